@@ -1,0 +1,42 @@
+# Everything runs in .venv, which is made once and remade when the dependencies change.
+PYTHON ?= python3
+PY := .venv/bin/python
+INSTALL := $(PY) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test check clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+.venv/bin/python:
+	@echo "make: creating .venv"
+	@$(PYTHON) -m venv .venv
+
+.venv/.demo: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "make: installing the project and its pinned dependencies into .venv (about 6 GB, minutes)"
+	@$(INSTALL) --editable ".[demo]"
+	@touch $@
+
+.venv/.test: .venv/.demo
+	@echo "make: installing the test dependencies into .venv"
+	@$(INSTALL) --editable ".[test]"
+	@touch $@
+
+demo: .venv/.demo  ## finetune resnest14d on scikit-learn's digits, on the CPU
+	@echo "make: finetuning resnest14d from scratch on 1,797 handwritten digits"
+	@$(PY) -m finetune --model resnest14d --dataset digits --no-pretrained --image-size 32 --accelerator cpu
+
+check: .venv/.test  ## ruff and mypy
+	@echo "make: ruff"
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@echo "make: mypy"
+	@.venv/bin/mypy
+
+test: .venv/.test  ## every test
+	@echo "make: pytest"
+	@.venv/bin/pytest
+
+clean:  ## remove .venv and caches
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,161 @@
+"""ResNeSt's bottleneck block, for timm's `ResNet` trunk.
+
+Source: https://arxiv.org/abs/2004.08955 and the authors' code, https://github.com/zhanghang1989/ResNeSt (Apache-2.0).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resnest_timm.split_attention import Layer, SplitAttention, normalize
+
+
+def refuse_aa_layer(aa_layer: object) -> None:
+    """Raise for an anti-aliasing layer.
+
+    Raises:
+        ValueError: `aa_layer` is not None.
+    """
+    if aa_layer is not None:
+        raise ValueError(
+            f"aa_layer is not supported by ResNeSt, got {aa_layer!r}: every block with a stride already averages before "
+            "it subsamples (avd=True). Leave aa_layer out."
+        )
+
+
+class ResNeStBottleneck(nn.Module):
+    """Residual bottleneck with split attention, `[B, inplanes, H, W]` -> `[B, 4 * planes, H / stride, W / stride]`.
+
+    Differs from timm's `ResNestBottleneck`, with the same parameter names and, at output stride 32 with ReLU and no
+    stochastic depth, the same outputs:
+
+    - Stochastic depth drops the residual branch, in blocks with and without a downsample.
+    - The first block of a dilated stage has the authors' form: a 3x3 average pool of stride 1 beside the split attention
+      (their `is_first`), and no pooling in the shortcut (theirs is the identity there).
+    - `act_layer` reaches the split attention.
+    - Train mode accepts a batch of 1, see `SplitAttention`; so do the block's own norms where the map is 1x1.
+
+    Args:
+        inplanes: Channels of the input.
+        planes: Width of the stage; the output has 4 times as many channels.
+        stride: Of the block, in pixels.
+        downsample: Shortcut of a stage's first block: pooling, 1x1 convolution, normalisation.
+        radix: Splits of the split attention.
+        cardinality: Groups within each split.
+        base_width: Channels of a group at `planes` 64.
+        avd: Average-pool where the block subsamples, instead of a strided convolution.
+        avd_first: Pool before the split attention instead of after it.
+        reduce_first: Must be 1; timm's trunk passes it.
+        dilation: Of the stage's 3x3 convolutions; above 1 in stages whose stride became dilation.
+        first_dilation: Of this block's 3x3 convolution; `dilation` when not given.
+        act_layer: Makes the activations.
+        norm_layer: Makes the normalisations.
+        attn_layer: Not supported: split attention is the attention.
+        aa_layer: Not supported, see `refuse_aa_layer`.
+        drop_block: Makes DropBlock, applied inside the split attention.
+        drop_path: Stochastic depth, applied to the residual branch.
+        device: Where parameters live.
+        dtype: Of the parameters.
+
+    Raises:
+        ValueError: `reduce_first` other than 1, or `attn_layer` or `aa_layer` given.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Sequential | None = None,
+        radix: int = 1,
+        cardinality: int = 1,
+        base_width: int = 64,
+        avd: bool = False,
+        avd_first: bool = False,
+        reduce_first: int = 1,
+        dilation: int = 1,
+        first_dilation: int | None = None,
+        act_layer: Layer = nn.ReLU,
+        norm_layer: Layer = nn.BatchNorm2d,
+        attn_layer: Any = None,
+        aa_layer: Any = None,
+        drop_block: Layer | None = None,
+        drop_path: nn.Module | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        refuse_aa_layer(aa_layer)
+        if attn_layer is not None:
+            raise ValueError(
+                f"attn_layer is not supported by ResNeSt, got {attn_layer!r}: split attention stands there"
+            )
+        if reduce_first != 1:
+            raise ValueError(f"block_reduce_first must be 1 for ResNeSt, got {reduce_first}")
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        group_width = int(planes * (base_width / 64)) * cardinality
+        first_dilation = first_dilation or dilation
+        # A stage whose stride became dilation: its first block keeps the pool of the strided one, at stride 1.
+        first_of_dilated = downsample is not None and dilation > 1
+        pool_stride = stride if avd and (stride > 1 or first_of_dilated) else None
+
+        self.conv1 = nn.Conv2d(inplanes, group_width, 1, bias=False, **factory)
+        self.bn1 = norm_layer(group_width, **factory)
+        self.act1 = act_layer(inplace=True)
+        self.avd_first = nn.AvgPool2d(3, pool_stride, padding=1) if pool_stride and avd_first else None
+        self.conv2 = SplitAttention(
+            group_width,
+            kernel_size=3,
+            stride=1 if pool_stride else stride,
+            padding=first_dilation,
+            dilation=first_dilation,
+            groups=cardinality,
+            radix=radix,
+            act_layer=act_layer,
+            norm_layer=norm_layer,
+            drop_layer=drop_block,
+            **factory,
+        )
+        self.avd_last = nn.AvgPool2d(3, pool_stride, padding=1) if pool_stride and not avd_first else None
+        self.conv3 = nn.Conv2d(group_width, planes * self.expansion, 1, bias=False, **factory)
+        self.bn3 = norm_layer(planes * self.expansion, **factory)
+        self.act3 = act_layer(inplace=True)
+        if downsample is not None and first_of_dilated and len(downsample) == 3:
+            # timm's trunk pools 2x2 at stride 1 here, which shifts the shortcut by half a pixel; the authors do not.
+            downsample = nn.Sequential(nn.Identity(), *downsample[1:])
+        self.downsample = downsample
+        self.drop_path = drop_path
+
+    def zero_init_last(self) -> None:
+        """Zero the last normalisation's weight, so that the block starts as its shortcut; timm's trunk calls it."""
+        if getattr(self.bn3, "weight", None) is not None:
+            nn.init.zeros_(self.bn3.weight)
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        if self.downsample is None:
+            return x
+        *layers, norm = self.downsample
+        if not norm.training or x.shape[0] > 1:
+            return self.downsample(x)
+        for layer in layers:  # one image in train mode: the norm may need its running statistics
+            x = layer(x)
+        return normalize(norm, x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, inplanes, H, W]` -> `[B, 4 * planes, H / stride, W / stride]`."""
+        out = self.act1(normalize(self.bn1, self.conv1(x)))
+        if self.avd_first is not None:
+            out = self.avd_first(out)
+        out = self.conv2(out)
+        if self.avd_last is not None:
+            out = self.avd_last(out)
+        out = normalize(self.bn3, self.conv3(out))
+        if self.drop_path is not None:
+            out = self.drop_path(out)
+        out += self._shortcut(x)
+        return self.act3(out)

@@ -1,0 +1,162 @@
+"""Split attention: a convolution whose output channels come in `radix` splits, mixed by learned attention.
+
+Source: Zhang et al., "ResNeSt: Split-Attention Networks", https://arxiv.org/abs/2004.08955, section 3, and the authors'
+`SplAtConv2d` (https://github.com/zhanghang1989/ResNeSt, Apache-2.0). Parameter and buffer names are those of timm's
+`SplitAttn`, which are the authors' too, so that every released checkpoint loads strictly.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import make_divisible
+from torch import Tensor, nn
+
+Layer = Callable[..., nn.Module]
+
+REDUCTION = 4
+MIN_ATTENTION_CHANNELS = 32
+
+
+def has_one_value_per_channel(norm: nn.Module, x: Tensor) -> bool:
+    """Whether `norm` would have to take batch statistics of `x` `[B, C, H, W]` from a single value per channel.
+
+    Only plain BatchNorm counts: SyncBatchNorm sees the other ranks' values too, and a rank that skipped its collective
+    call would leave the others waiting for ever.
+    """
+    single = norm.training and x.shape[0] == 1 and x.shape[2] == 1 and x.shape[3] == 1
+    return single and type(norm) is nn.BatchNorm2d and norm.running_mean is not None
+
+
+def normalize(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply `norm` to `x` `[B, C, H, W]`; with one value per channel in train mode, by its running statistics.
+
+    PyTorch's BatchNorm refuses that case ("Expected more than 1 value per channel when training"): the variance of one
+    value is zero, and normalising by it would erase the input. The running statistics are used and left unchanged.
+    """
+    if not has_one_value_per_channel(norm, x):
+        return norm(x)
+    if not torch.compiler.is_compiling():
+        _warn_running_statistics()
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+
+
+@functools.cache
+def _warn_running_statistics() -> None:
+    """Warn once per process."""
+    warnings.warn(
+        "ResNeSt got one image in train mode: BatchNorm layers that see a single value per channel normalise by their "
+        "running statistics for this batch and do not update them. Use at least 2 images per batch and device.",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
+class SplitAttention(nn.Module):
+    """Split-attention convolution, `[B, C, H, W]` -> `[B, C', H', W']`.
+
+    A grouped convolution makes `radix` splits of C' channels each. Their global average, summed over the splits, goes
+    through a two-layer bottleneck that yields one weight per split and channel (softmax over the splits; a sigmoid for
+    radix 1); the output is the weighted sum of the splits.
+
+    In train mode a batch of 1 is accepted: the bottleneck's BatchNorm sees a 1x1 map, so with one image it has a single
+    value per channel. It then normalises by its running statistics and leaves them as they are (warned once).
+
+    Args:
+        in_channels: C, channels of the input.
+        out_channels: C', channels of the output; C when not given.
+        kernel_size: Of the convolution, in pixels.
+        stride: Of the convolution, in pixels.
+        padding: Of the convolution, in pixels; half the kernel when not given.
+        dilation: Of the convolution, in pixels.
+        groups: Cardinality: groups within each split.
+        bias: Whether the convolution has a bias.
+        radix: Number of splits, at least 1.
+        act_layer: Makes the activation, called with `inplace=True`.
+        norm_layer: Makes the normalisation, called with a channel count; none when not given.
+        drop_layer: Makes a regulariser such as DropBlock, applied between normalisation and activation.
+        device: Where parameters live.
+        dtype: Of the parameters.
+
+    Raises:
+        ValueError: `radix` below 1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        radix: int = 2,
+        act_layer: Layer = nn.ReLU,
+        norm_layer: Layer | None = None,
+        drop_layer: Layer | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if radix < 1:
+            raise ValueError(f"radix must be at least 1, got {radix}; a plain convolution is torch.nn.Conv2d")
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        out_channels = out_channels or in_channels
+        split_channels = out_channels * radix
+        attention_channels = make_divisible(in_channels * radix / REDUCTION, min_value=MIN_ATTENTION_CHANNELS)
+        padding = kernel_size // 2 if padding is None else padding
+
+        self.radix = radix
+        self.cardinality = groups
+        self.conv = nn.Conv2d(
+            in_channels, split_channels, kernel_size, stride, padding, dilation, groups * radix, bias, **factory
+        )
+        self.bn0 = norm_layer(split_channels, **factory) if norm_layer else nn.Identity()
+        self.drop = drop_layer() if drop_layer else nn.Identity()
+        self.act0 = act_layer(inplace=True)
+        self.fc1 = nn.Conv2d(out_channels, attention_channels, 1, groups=groups, **factory)
+        self.bn1 = norm_layer(attention_channels, **factory) if norm_layer else nn.Identity()
+        self.act1 = act_layer(inplace=True)
+        self.fc2 = nn.Conv2d(attention_channels, split_channels, 1, groups=groups, **factory)
+
+    def attention(self, splits: Tensor) -> Tensor:
+        """Weights of the splits.
+
+        Args:
+            splits: Convolved, normalised and activated input, `[B, radix * C', H, W]`.
+
+        Returns:
+            Weights in (0, 1) of the same dtype, `[B, radix * C', 1, 1]`, summing to 1 over the splits for radix > 1.
+        """
+        batch = splits.shape[0]
+        # The mean comes before the sum over the splits: the sum then has 1x1 maps to add, not whole ones.
+        gap = splits.mean((2, 3), keepdim=True)  # [B, radix * C', 1, 1]
+        if self.radix > 1:
+            gap = gap.view(batch, self.radix, -1, 1, 1).sum(dim=1)  # [B, C', 1, 1]
+        weights = self.fc2(self.act1(normalize(self.bn1, self.fc1(gap))))  # [B, radix * C', 1, 1]
+        if self.radix == 1:
+            return torch.sigmoid(weights)
+        # The released weights order fc2's channels by cardinal group first; the convolution's by split first.
+        weights = weights.view(batch, self.cardinality, self.radix, -1).transpose(1, 2)
+        return F.softmax(weights, dim=1).reshape(batch, -1, 1, 1).to(splits.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` -> `[B, C', H', W']`."""
+        x = self.act0(self.drop(normalize(self.bn0, self.conv(x))))  # [B, radix * C', H', W']
+        weights = self.attention(x)
+        if self.radix == 1:
+            return x * weights
+        # One split after the other, accumulated: no [B, radix, C', H', W'] product is ever written to memory.
+        split, *splits = x.chunk(self.radix, dim=1)
+        weight, *others = weights.chunk(self.radix, dim=1)
+        out = split * weight  # [B, C', H', W']
+        for split, weight in zip(splits, others, strict=True):
+            out = torch.addcmul(out, split, weight)
+        return out
