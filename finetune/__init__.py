@@ -1,0 +1,51 @@
+"""From a dataset's name to a finetuned image model that stock timm and transformers load.
+
+    from finetune import RunConfig, run
+    result = run(RunConfig(model="resnest50", dataset="food101"))
+
+`ImageDataModule` and `ImageClassificationTask` also work in a Lightning Trainer of your own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finetune.config import RunConfig
+    from finetune.datamodule import ImageDataModule
+    from finetune.errors import FinetuneError
+    from finetune.evaluate import evaluate_run
+    from finetune.result import RunResult
+    from finetune.run import run
+    from finetune.tasks import TASKS, ImageClassificationTask
+
+_HOMES = {
+    "RunConfig": "finetune.config",
+    "FinetuneError": "finetune.errors",
+    "ImageDataModule": "finetune.datamodule",
+    "evaluate_run": "finetune.evaluate",
+    "RunResult": "finetune.result",
+    "run": "finetune.run",
+    "TASKS": "finetune.tasks",
+    "ImageClassificationTask": "finetune.tasks",
+}
+
+__all__ = [
+    "TASKS",
+    "FinetuneError",
+    "ImageClassificationTask",
+    "ImageDataModule",
+    "RunConfig",
+    "RunResult",
+    "evaluate_run",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `python -m finetune --help` must not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'finetune' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

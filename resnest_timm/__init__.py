@@ -1,7 +1,7 @@
 """Import this, and timm knows every released ResNeSt, under timm's names and the authors'.
 
-timm's eight ResNeSt names are taken over: same weights, same numbers at output stride 32, and right where timm's copy is
-not (stochastic depth, dilation, a batch of 1, `act_layer`).
+timm's eight ResNeSt names are taken over: same weights, same numbers at output stride 32, and right where timm's copy
+is not (stochastic depth, dilation, a batch of 1, `act_layer`).
 
     import resnest_timm, timm
     model = timm.create_model("resnest101", pretrained=True)

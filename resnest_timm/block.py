@@ -21,8 +21,8 @@ def refuse_aa_layer(aa_layer: object) -> None:
     """
     if aa_layer is not None:
         raise ValueError(
-            f"aa_layer is not supported by ResNeSt, got {aa_layer!r}: every block with a stride already averages before "
-            "it subsamples (avd=True). Leave aa_layer out."
+            f"aa_layer is not supported by ResNeSt, got {aa_layer!r}: every block with a stride already averages "
+            "before it subsamples (avd=True). Leave aa_layer out."
         )
 
 
@@ -33,8 +33,8 @@ class ResNeStBottleneck(nn.Module):
     stochastic depth, the same outputs:
 
     - Stochastic depth drops the residual branch, in blocks with and without a downsample.
-    - The first block of a dilated stage has the authors' form: a 3x3 average pool of stride 1 beside the split attention
-      (their `is_first`), and no pooling in the shortcut (theirs is the identity there).
+    - The first block of a dilated stage has the authors' form: a 3x3 average pool of stride 1 beside the split
+      attention (their `is_first`), and no pooling in the shortcut (theirs is the identity there).
     - `act_layer` reaches the split attention.
     - Train mode accepts a batch of 1, see `SplitAttention`; so do the block's own norms where the map is 1x1.
 
@@ -133,15 +133,17 @@ class ResNeStBottleneck(nn.Module):
 
     def zero_init_last(self) -> None:
         """Zero the last normalisation's weight, so that the block starts as its shortcut; timm's trunk calls it."""
-        if getattr(self.bn3, "weight", None) is not None:
-            nn.init.zeros_(self.bn3.weight)
+        weight = getattr(self.bn3, "weight", None)
+        if weight is not None:
+            nn.init.zeros_(weight)
 
     def _shortcut(self, x: Tensor) -> Tensor:
         if self.downsample is None:
             return x
         *layers, norm = self.downsample
         if not norm.training or x.shape[0] > 1:
-            return self.downsample(x)
+            shortcut: Tensor = self.downsample(x)
+            return shortcut
         for layer in layers:  # one image in train mode: the norm may need its running statistics
             x = layer(x)
         return normalize(norm, x)
@@ -158,4 +160,5 @@ class ResNeStBottleneck(nn.Module):
         if self.drop_path is not None:
             out = self.drop_path(out)
         out += self._shortcut(x)
-        return self.act3(out)
+        activated: Tensor = self.act3(out)
+        return activated

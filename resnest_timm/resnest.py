@@ -137,8 +137,8 @@ def stock_form(architecture: str, model_args: Mapping[str, Any]) -> tuple[str, d
         )
     if model_args.get("act_layer", "relu") not in ("relu", nn.ReLU):
         raise ValueError(
-            f"stock timm cannot reproduce {architecture} with act_layer={model_args['act_layer']!r}: its split attention "
-            "stays with ReLU. Use act_layer='relu'"
+            f"stock timm cannot reproduce {architecture} with act_layer={model_args['act_layer']!r}: its split "
+            "attention stays with ReLU. Use act_layer='relu'"
         )
     released = _CHECKPOINTS.get(architecture)
     if released is not None and released.hub_id:  # timm has exactly the variants whose weights it hosts

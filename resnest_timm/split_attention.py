@@ -39,8 +39,9 @@ def normalize(norm: nn.Module, x: Tensor) -> Tensor:
     PyTorch's BatchNorm refuses that case ("Expected more than 1 value per channel when training"): the variance of one
     value is zero, and normalising by it would erase the input. The running statistics are used and left unchanged.
     """
-    if not has_one_value_per_channel(norm, x):
-        return norm(x)
+    if not (isinstance(norm, nn.BatchNorm2d) and has_one_value_per_channel(norm, x)):
+        out: Tensor = norm(x)
+        return out
     if not torch.compiler.is_compiling():
         _warn_running_statistics()
     return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
@@ -110,7 +111,7 @@ class SplitAttention(nn.Module):
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         out_channels = out_channels or in_channels
         split_channels = out_channels * radix
-        attention_channels = make_divisible(in_channels * radix / REDUCTION, min_value=MIN_ATTENTION_CHANNELS)
+        attention_channels: int = make_divisible(in_channels * radix / REDUCTION, min_value=MIN_ATTENTION_CHANNELS)
         padding = kernel_size // 2 if padding is None else padding
 
         self.radix = radix

@@ -1,7 +1,7 @@
 """One row per released ResNeSt checkpoint; the pretrained configs that timm sees are made from it.
 
-Source of the weights: the authors' releases (https://github.com/zhanghang1989/ResNeSt, Apache-2.0) and, where they exist,
-timm's conversions on the Hugging Face Hub (Apache-2.0). ImageNet's own terms apply to what was trained on it.
+Source of the weights: the authors' releases (https://github.com/zhanghang1989/ResNeSt, Apache-2.0) and, where they
+exist, timm's conversions on the Hugging Face Hub (Apache-2.0). ImageNet's own terms apply to what was trained on it.
 """
 
 from __future__ import annotations

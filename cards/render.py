@@ -1,0 +1,5 @@
+from pathlib import Path
+
+
+def build(run: Path) -> Path:
+    return run

@@ -1,0 +1,198 @@
+"""argv -> RunConfig -> run; the only reader of sys.argv and the only place that turns errors into exit codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+from tyro import _errors as tyro_errors
+
+from finetune import console
+from finetune.config import GROUPS, RunConfig, RunOptions, flag
+from finetune.errors import ConfigError, FinetuneError, suggest
+
+T = TypeVar("T")
+
+PROG = "python -m finetune"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RunFlags(RunOptions):
+    """The run."""
+
+    config: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: none)")] = None
+    """YAML file of flags (a run's config.yaml, for instance); the command line wins over it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Evaluate the exported model of a run again, on the images that its splits.json names."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    split: str = "test"
+    """Which of the run's splits: test, validation or train."""
+    accelerator: str = "auto"
+    """auto, cpu, gpu, mps, ..."""
+    devices: str = "1"
+    """How many devices; the numbers do not depend on it."""
+    batch_size: int = 64
+    """Images per batch and device."""
+    workers: int | None = None
+    """Processes per device that decode images; chosen from the cores at hand when not given."""
+    json: bool = False
+    """Print the numbers as JSON, and nothing else, on standard output."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments after the program's name; `sys.argv[1:]` when not given.
+
+    Returns:
+        Exit code: 0 done, 2 the user's mistake, 75 stopped by a signal after saving. Anything else is a bug of ours and
+        raises.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        verb, arguments = _split_verb(argv)
+        VERBS[verb](arguments)
+    except FinetuneError as error:
+        print(f"error: {error}" if error.exit_code == 2 else str(error), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _split_verb(argv: list[str]) -> tuple[str, list[str]]:
+    if not argv or argv[0].startswith("-"):
+        return "train", argv
+    if argv[0] in VERBS:
+        return argv[0], argv[1:]
+    raise ConfigError(
+        f"expected one of {', '.join(VERBS)} or a flag first, got {argv[0]!r}{suggest(argv[0], VERBS)}; "
+        f"see {PROG} --help"
+    )
+
+
+def train(argv: Sequence[str]) -> None:
+    """`python -m finetune [train] ...`."""
+    config = parse_train(argv)
+    console.set_up(sys.stdout)
+    from finetune.run import run  # torch and friends are imported only once the flags are right
+
+    run(config)
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    """`python -m finetune evaluate RUN ...`."""
+    options = parse(EvaluateOptions, argv, prog=f"{PROG} evaluate")
+    console.set_up(sys.stderr if options.json else sys.stdout)
+    from finetune.evaluate import evaluate_run, report
+
+    arguments = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in ("run", "json")}
+    report(evaluate_run(options.run, **arguments), as_json=options.json)
+
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "evaluate": evaluate}
+
+
+def parse_train(argv: Sequence[str]) -> RunConfig:
+    """Flags of `train`, after those of the file that `--config` or `--resume` names.
+
+    Raises:
+        ConfigError: An unknown flag, a value of the wrong type or out of range, or a file that cannot be read.
+    """
+    argv = list(argv)
+    groups = GROUPS | {"run": _RunFlags}
+    flat: Any = tyro.conf.OmitArgPrefixes  # --lr, not --training.lr
+    fields = [(name, flat[group], field(default_factory=group)) for name, group in groups.items()]
+    flags: type[Any] = make_dataclass("Flags", fields, frozen=True)
+    flags.__doc__ = (
+        "Finetune an image model: from a dataset's name to a model that stock timm and transformers load.\n\n"
+        f"Verbs: {', '.join(VERBS)} (the default is train); `{PROG} VERB --help` describes each."
+    )
+    given = parse(flags, argv, prog=PROG)
+    run_flags = given.run
+    if run_flags.config and run_flags.resume:
+        raise ConfigError("--config and --resume cannot go together: --resume takes the flags of the run's config.yaml")
+    path = run_flags.config or (run_flags.resume / "config.yaml" if run_flags.resume else None)
+    if path is not None:
+        given = parse(flags, [*_file_arguments(path), *argv], prog=PROG)
+    values: dict[str, Any] = {}
+    for name in groups:
+        part = getattr(given, name)
+        values |= {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name != "config"}
+    return RunConfig(**values).resolved()
+
+
+def _file_arguments(path: Path) -> list[str]:
+    """A YAML file's settings as arguments, so that they are parsed and checked like those."""
+    import yaml
+
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; give the path of a YAML file of flags") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: expected lines of `flag: value`, got {type(settings).__name__}")
+    known = [f.name for f in dataclasses.fields(RunConfig)]
+    arguments = []
+    for key, value in settings.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise ConfigError(f"{path}: unknown setting {key!r}{suggest(name, known)}")
+        if isinstance(value, bool):
+            arguments.append(flag(name) if value else f"--no-{flag(name)[2:]}")
+        elif isinstance(value, list | dict):
+            raise ConfigError(f"{path}: {key} must be a single value, got {value!r}")
+        elif value is not None:
+            arguments += [flag(name), str(value)]
+    return arguments
+
+
+def parse(kind: type[T], argv: Sequence[str], prog: str) -> T:
+    """Parse flags derived from a dataclass.
+
+    Raises:
+        ConfigError: Instead of the parser's own box, in one line.
+    """
+    with tyro_errors.on_parse_error(_raise_config_error):
+        try:
+            return tyro.cli(kind, args=argv, prog=prog, config=(tyro.conf.DisallowNone,))
+        except SystemExit as stop:
+            if stop.code:
+                raise ConfigError(f"the flags cannot be understood; see {prog} --help") from stop
+            raise
+
+
+def _raise_config_error(event: tyro_errors.ParseErrorEvent) -> None:
+    """Say a parse error in one line; an event that is not known here falls through to the parser's own words."""
+    help_hint = f"; see {event.prog} --help"
+    match event:
+        case tyro_errors.UnrecognizedArgs(tokens=tokens):
+            unknown = next((t for t in tokens if t.startswith("-")), tokens[0])
+            known = [flag(f.name) for f in dataclasses.fields(RunConfig)] + ["--config", "--split", "--json"]
+            near = suggest(unknown.split("=")[0].replace("_", "-"), known)
+            raise ConfigError(f"unknown flag {unknown}{near or help_hint}")
+        case tyro_errors.MissingArgs(missing_arguments=missing):
+            names = ", ".join(a.arg.display_name() for a in missing)
+            raise ConfigError(f"{names} must be given{help_hint}")
+        case tyro_errors.InvalidChoice(argument=argument, value=value, choices=choices):
+            raise ConfigError(f"{argument.display_name()} must be one of {', '.join(choices)}, got {value!r}")
+        case tyro_errors.BadValue(argument=argument):
+            raise ConfigError(f"{argument.display_name()} needs a value{help_hint}")
+        case tyro_errors.InstantiationFailure(argument=argument, message=message):
+            name = argument.display_name() if argument else "a flag"
+            message = " ".join(message.split())
+            found = re.search(r"no type matching (\S+) could be instantiated from \[(.*?)\]", message)
+            problem = f"must be {found[1]}, got {found[2]}" if found else f"is wrong: {message}"
+            raise ConfigError(f"{name} {problem}{help_hint}")

@@ -1,0 +1,238 @@
+"""Every setting of a run: one sentence a field, from which the command line's flags and help are made.
+
+Config stops at the door: the model, the task and the data module take plain arguments. This module imports no torch, so
+that `--help` and a wrong flag answer at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from finetune.errors import ConfigError
+
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"]
+
+PRETRAINED_PRESET: dict[str, Any] = {
+    "epochs": 10,
+    "batch_size": 64,
+    "optimizer": "adamw",
+    "lr": 5e-4,
+    "weight_decay": 0.05,
+    "warmup_epochs": 1.0,
+    "label_smoothing": 0.1,
+    "crop_scale": 0.35,
+}
+SCRATCH_PRESET: dict[str, Any] = {
+    "epochs": 30,
+    "batch_size": 32,
+    "optimizer": "adamw",
+    "lr": 2e-3,
+    "weight_decay": 0.05,
+    "warmup_epochs": 1.0,
+    "label_smoothing": 0.1,
+    "crop_scale": 0.6,
+}
+
+
+_INFERRED = tyro.conf.arg(help_behavior_hint="(default: inferred)")
+_OWN = tyro.conf.arg(help_behavior_hint="(default: the model's own)")
+_NONE = tyro.conf.arg(help_behavior_hint="(default: none)")
+_AUTO = tyro.conf.arg(help_behavior_hint="(default: chosen)")
+_REQUIRED = tyro.conf.arg(help_behavior_hint="(required)", metavar="NAME|PATH", constructor=str)
+
+
+def _preset(name: str) -> Any:
+    """Show both presets' values where the help shows the default."""
+    hint = f"(default: {PRETRAINED_PRESET[name]}; from scratch {SCRATCH_PRESET[name]})"
+    return tyro.conf.arg(help_behavior_hint=hint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The dataset, and how to read it. What is not given is inferred, and the inference is printed."""
+
+    dataset: Annotated[Any, _REQUIRED] = None
+    """Hub id (OWNER/NAME[:CONFIG][@REVISION]), short name, folder, parquet, arrow or tar file, or digits (offline)."""
+    dataset_config: Annotated[str | None, _NONE] = None
+    """Configuration of a Hub dataset that has several."""
+    revision: Annotated[str | None, _NONE] = None
+    """Branch, tag or commit of a Hub dataset."""
+    image_column: Annotated[str | None, _INFERRED] = None
+    """Column that holds the images."""
+    target_column: Annotated[str | None, _INFERRED] = None
+    """Column that holds the classes."""
+    train_split: Annotated[str | None, _INFERRED] = None
+    """Split to train on."""
+    val_split: Annotated[str | None, _INFERRED] = None
+    """Split that the best epoch is chosen on."""
+    test_split: Annotated[str | None, _INFERRED] = None
+    """Split that the reported numbers come from."""
+    val_fraction: float = 0.1
+    """Share of the training split to hold out where there is no validation split."""
+    test_fraction: float = 0.1
+    """Share of the training split to hold out where there is no test split."""
+    max_samples: Annotated[int | None, _NONE] = None
+    """Use at most so many images of each split, drawn by class, for a quick try."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The model."""
+
+    model: Annotated[str, _REQUIRED] = ""
+    """timm name (ResNeSt under timm's and the authors' names), hf-hub:OWNER/NAME or local-dir:PATH."""
+    pretrained: bool = True
+    """Start from the model's pretrained weights."""
+    image_size: Annotated[int | None, _OWN] = None
+    """Side of the square input in pixels."""
+    drop_path: Annotated[float | None, _NONE] = None
+    """Rate of stochastic depth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Optimisation. What is not given comes from a preset: one for pretrained weights, one for --no-pretrained."""
+
+    epochs: Annotated[int | None, _preset("epochs")] = None
+    """Passes over the training split."""
+    batch_size: Annotated[int | None, _preset("batch_size")] = None
+    """Images per optimizer step, over all devices."""
+    optimizer: Annotated[str | None, _preset("optimizer")] = None
+    """Any optimizer that timm knows."""
+    lr: Annotated[float | None, _preset("lr")] = None
+    """Peak learning rate."""
+    weight_decay: Annotated[float | None, _preset("weight_decay")] = None
+    """Weight decay; norms and biases have none."""
+    warmup_epochs: Annotated[float | None, _preset("warmup_epochs")] = None
+    """Epochs over which the learning rate rises from zero before it falls along a cosine; at most half of all."""
+    label_smoothing: Annotated[float | None, _preset("label_smoothing")] = None
+    """Share of each target that is spread over all classes."""
+    crop_scale: Annotated[float | None, _preset("crop_scale")] = None
+    """Smallest share of an image's area that a random training crop may keep."""
+    hflip: float = 0.5
+    """Probability of a horizontal flip in training; 0 where left and right mean something."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareOptions:
+    """Where it runs, in Lightning's terms."""
+
+    accelerator: str = "auto"
+    """auto, cpu, gpu, mps, ..."""
+    devices: str = "auto"
+    """How many devices, or which: auto, 2, 0,3."""
+    num_nodes: int = 1
+    """How many machines."""
+    strategy: str = "auto"
+    """auto, ddp, ..."""
+    precision: Precision = "auto"
+    """Arithmetic of the training; auto takes bf16 where the hardware has it. Reported numbers are always fp32."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    workers: Annotated[int | None, _AUTO] = None
+    """Processes per device that decode images; chosen from the cores at hand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The run."""
+
+    seed: int = 0
+    """Of the splits, the order, the augmentation and the initial weights."""
+    output: Annotated[Path | None, _AUTO] = None
+    """Run folder to make; runs/DATASET-MODEL-TIME otherwise."""
+    resume: Annotated[Path | None, _NONE] = None
+    """Run folder to go on with, after its last complete epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(DataOptions, ModelOptions, TrainingOptions, HardwareOptions, RunOptions):
+    """All settings of one run; `finetune.run` takes it.
+
+    `dataset` may also be a `datasets.Dataset` or `datasets.DatasetDict` in memory.
+    """
+
+    def resolved(self) -> RunConfig:
+        """The same config, checked, with the preset's values where none was given.
+
+        Raises:
+            ConfigError: Every problem found, at once.
+        """
+        preset = PRETRAINED_PRESET if self.pretrained else SCRATCH_PRESET
+        missing = {key: value for key, value in preset.items() if getattr(self, key) is None}
+        config = dataclasses.replace(self, **missing)
+        problems = list(_problems(config))
+        if problems:
+            raise ConfigError("; ".join(problems))
+        return config
+
+
+GROUPS: dict[str, type] = {
+    "data": DataOptions,
+    "model": ModelOptions,
+    "training": TrainingOptions,
+    "hardware": HardwareOptions,
+    "run": RunOptions,
+}
+
+
+def flag(field: str) -> str:
+    """The flag of a field: `batch_size` -> `--batch-size`."""
+    return "--" + field.replace("_", "-")
+
+
+# field: (smallest, largest, whether the smallest itself is allowed)
+_RANGES: dict[str, tuple[float, float, bool]] = {
+    "val_fraction": (0, 0.5, False),
+    "test_fraction": (0, 0.5, False),
+    "max_samples": (1, math.inf, True),
+    "image_size": (1, 8192, True),
+    "drop_path": (0, 0.99, True),
+    "epochs": (1, math.inf, True),
+    "batch_size": (2, math.inf, True),
+    "lr": (0, 1e4, False),
+    "weight_decay": (0, 1e4, True),
+    "warmup_epochs": (0, math.inf, True),
+    "label_smoothing": (0, 0.99, True),
+    "crop_scale": (0, 1, False),
+    "hflip": (0, 1, True),
+    "num_nodes": (1, math.inf, True),
+    "workers": (0, 1024, True),
+    "seed": (0, 2**32 - 1, True),
+}
+
+
+def _problems(config: RunConfig) -> list[str]:
+    problems = []
+    missing = [flag(name) for name in ("model", "dataset") if getattr(config, name) in (None, "")]
+    if missing:
+        problems.append(f"{' and '.join(missing)} must be given, for instance --model resnest50 --dataset food101")
+    for name, (low, high, inclusive) in _RANGES.items():
+        value = getattr(config, name)
+        if value is None:
+            continue
+        inside = (low <= value if inclusive else low < value) and value <= high and math.isfinite(value)
+        if not inside:
+            bounds = f"{'at least' if inclusive else 'above'} {low:g}"
+            bounds += f" and at most {high:g}" if math.isfinite(high) else ""
+            problems.append(f"{flag(name)} must be {bounds}, got {value}")
+    splits = [s for s in (config.train_split, config.val_split, config.test_split) if s]
+    if len(set(splits)) < len(splits):
+        problems.append(
+            f"--train-split, --val-split and --test-split must differ, got {', '.join(splits)}: "
+            "what a model was trained or chosen on says nothing about new images"
+        )
+    if not _valid_devices(config.devices):
+        problems.append(f"--devices must be auto, a number such as 2, or indices such as 0,3, got {config.devices!r}")
+    return problems
+
+
+def _valid_devices(devices: str) -> bool:
+    parts = devices.split(",")
+    return devices in ("auto", "-1") or (all(p.strip().isdigit() for p in parts) and devices != "0")

@@ -1,0 +1,35 @@
+"""What a run says. The library logs; the command line prints the log, on the first process only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from typing import TextIO
+
+log = logging.getLogger("finetune")
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of the processes that Lightning, torchrun or SLURM started."""
+    ranks = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
+    return all(os.environ.get(rank, "0") == "0" for rank in ranks)
+
+
+def interactive() -> bool:
+    """Whether somebody watches, so that a progress bar makes sense."""
+    return sys.stderr.isatty()
+
+
+def set_up(stream: TextIO) -> None:
+    """Print the log's messages to `stream`, and quieten the libraries'."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.INFO if is_main_process() else logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Lightning 2.6.6 uses a class that torch 2.15 deprecates; nothing a user can do about.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)

@@ -1,0 +1,142 @@
+"""A source, its schema and its splits, brought together: what there is to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, Image
+
+from finetune import images, schema, source, splits
+from finetune.console import log
+from finetune.errors import DatasetError, listing
+from finetune.schema import DatasetSchema
+from finetune.source import Source
+from finetune.splits import Splits
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """A dataset that is ready for training.
+
+    Attributes:
+        source: Where it comes from.
+        schema: What it holds.
+        splits: Which image is for what.
+        undecodable: By source split, images that were left out because they do not decode.
+        unlabelled: By source split, how many images were left out because they have no label.
+    """
+
+    source: Source
+    schema: DatasetSchema
+    splits: Splits
+    undecodable: dict[str, list[images.BadImage]] = field(default_factory=dict)
+    unlabelled: dict[str, int] = field(default_factory=dict)
+
+    def encoded(self, role: str) -> Dataset:
+        """The source's split that holds a role's images, which are not decoded yet."""
+        column = self.schema.image_column
+        return self.source.splits[self.splits.parts[role].source].cast_column(column, Image(decode=False))
+
+
+def prepare(
+    dataset: str | Dataset | DatasetDict | Source,
+    *,
+    dataset_config: str | None = None,
+    revision: str | None = None,
+    image_column: str | None = None,
+    target_column: str | None = None,
+    train_split: str | None = None,
+    val_split: str | None = None,
+    test_split: str | None = None,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    max_samples: int | None = None,
+    seed: int = 0,
+) -> LabelledImages:
+    """Open a dataset, infer what it holds, leave out what cannot be used, and split the rest.
+
+    The arguments are the command line's flags, see `finetune.config.DataOptions`.
+
+    Raises:
+        DatasetError: It cannot be opened, or too much of it cannot be read.
+        SchemaError: Its columns do not say what to learn.
+        SplitError: It cannot be split.
+    """
+    opened = dataset if isinstance(dataset, Source) else source.load(dataset, dataset_config, revision)
+    features = next(iter(opened.splits.values())).features
+    inferred = schema.infer(features, image_column, target_column)
+    targets = {name: split[inferred.target_column][:] for name, split in opened.splits.items()}
+    inferred = inferred.with_values(targets.values())
+    labels = {name: inferred.encode(column) for name, column in targets.items()}
+    labelled = [name for name in labels if (labels[name] != schema.UNLABELLED).any()]
+    if not labelled:
+        raise DatasetError(f"column {inferred.target_column!r} has no labels in any split ({listing(labels)})")
+    roles = splits.assign(labelled, {"train": train_split, "validation": val_split, "test": test_split})
+    rng = np.random.default_rng(seed)
+    rows = {name: splits.subset(labels[name], max_samples, rng) for name in roles.values()}
+    bad = {name: images.find_bad(opened.splits[name], inferred.image_column, rows[name].tolist()) for name in rows}
+    usable = {name: np.setdiff1d(rows[name], [image.row for image in bad[name]]) for name in rows}
+    for name in rows:
+        if len(bad[name]) == len(rows[name]):
+            raise DatasetError(
+                f"no image of the {name!r} split decodes: rows {listing(image.row for image in bad[name])}. "
+                f"Row {bad[name][0].row}: {bad[name][0].reason}"
+            )
+    made = splits.make(labels, usable, roles, inferred.classes, val_fraction, test_fraction, seed)
+    unlabelled = {name: int((labels[name] == schema.UNLABELLED).sum()) for name in rows}
+    prepared = LabelledImages(
+        opened,
+        inferred,
+        made,
+        {name: found for name, found in bad.items() if found},
+        {name: count for name, count in unlabelled.items() if count},
+    )
+    _describe(prepared)
+    return prepared
+
+
+def _describe(prepared: LabelledImages) -> None:
+    """Say what was inferred and what was left out."""
+    found, made = prepared.schema, prepared.splits
+    log.info(
+        f"task: {found.task}, images in column {found.image_column!r}, {len(found.classes)} classes in column "
+        f"{found.target_column!r} ({found.target_kind}): {listing(found.classes, 6)}"
+    )
+    for role, part in made.parts.items():
+        carved = made.held_out.get(role)
+        origin = (
+            f"held out, {carved['fraction']:.0%} of {carved['from']}, by class" if carved else f"split {part.source!r}"
+        )
+        log.info(f"{role}: {len(part.rows)} images ({origin})")
+    for name in made.ignored:
+        log.info(f"not used: split {name!r}")
+    for name, count in prepared.unlabelled.items():
+        log.info(f"left out: {count} images of {name!r} without a label")
+    for name, bad in prepared.undecodable.items():
+        log.info(f"left out: {len(bad)} images of {name!r} that do not decode, rows {listing(b.row for b in bad)}")
+    _describe_classes(prepared)
+
+
+def _describe_classes(prepared: LabelledImages) -> None:
+    classes = prepared.schema.classes
+    counts = np.bincount(prepared.splits.parts["train"].labels, minlength=len(classes))
+    absent = [classes[i] for i in np.flatnonzero(counts == 0)]
+    if absent:
+        log.info(f"warning: no training image of {listing(absent)}; the model cannot learn these classes")
+    present = counts[counts > 0]
+    if present.max() > 1.5 * present.min():
+        log.info(
+            f"imbalance: the largest class has {present.max() / present.min():.1f} times the images of the smallest"
+        )
+
+
+def excluded(prepared: LabelledImages) -> dict[str, Any]:
+    """What was left out, as result.json lists it."""
+    rows: Mapping[str, list[images.BadImage]] = prepared.undecodable
+    return {
+        "undecodable": {name: [{"row": b.row, "reason": b.reason} for b in bad] for name, bad in rows.items()},
+        "unlabelled": prepared.unlabelled,
+    }

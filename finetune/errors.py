@@ -1,0 +1,68 @@
+"""What a user can do wrong, each with its remedy in the message; the command line prints it and exits with 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FinetuneError(Exception):
+    """Base of every error that is the user's to mend: the message says what was expected, what was got, what to do."""
+
+    exit_code = 2
+
+
+class ConfigError(FinetuneError, ValueError):
+    """A flag, or a combination of flags, makes no sense."""
+
+
+class DatasetError(FinetuneError, ValueError):
+    """The dataset does not exist, cannot be reached or cannot be read."""
+
+
+class SchemaError(FinetuneError, ValueError):
+    """The dataset's columns do not say what to train on."""
+
+
+class SplitError(FinetuneError, ValueError):
+    """The dataset cannot be split into train, validation and test."""
+
+
+class ModelError(FinetuneError, ValueError):
+    """The model does not exist, cannot be reached or does not fit the input."""
+
+
+class RunFolderError(FinetuneError, OSError):
+    """The run folder is taken, missing or incomplete."""
+
+
+class ExportError(FinetuneError, ValueError):
+    """The model cannot be saved in a form that other libraries load with equal outputs."""
+
+
+class Stopped(FinetuneError):
+    """A signal ended the training after the state was saved."""
+
+    exit_code = 75
+
+
+def suggest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """A clause that names the nearest known names, or nothing.
+
+    Args:
+        name: What the user gave.
+        known: What there is.
+        count: How many to name at most.
+
+    Returns:
+        For instance `"; did you mean resnest50 or resnest50d?"`, or an empty string.
+    """
+    near = difflib.get_close_matches(name, list(known), n=count, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def listing(items: Iterable[object], limit: int = 10) -> str:
+    """`a, b, c, ... (20 in all)`."""
+    texts = [str(item) for item in items]
+    shown = ", ".join(texts[:limit])
+    return f"{shown}, ... ({len(texts)} in all)" if len(texts) > limit else shown

@@ -1,0 +1,91 @@
+"""A trained model -> a folder that stock timm and transformers load, with equal logits."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from finetune.errors import ExportError
+from finetune.runfolder import write_text
+from resnest_timm import stock_form
+from resnest_timm.resnest import VARIANTS
+
+
+def save(model: nn.Module, folder: Path, classes: Sequence[str], data_config: Mapping[str, Any]) -> None:
+    """Write config.json and model.safetensors; the folder appears whole or not at all.
+
+    Args:
+        model: A timm model.
+        folder: To make; replaced if it exists.
+        classes: Names, in the order of the outputs.
+        data_config: timm's, as the model was evaluated with.
+
+    Raises:
+        ExportError: Stock timm cannot build the same network.
+    """
+    temporary = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    config = _config(model, temporary, classes, data_config)
+    write_text(temporary / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    safetensors.torch.save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def stock_architecture(model: nn.Module) -> tuple[str, dict[str, Any]]:
+    """Name and arguments by which stock timm builds the same network.
+
+    Raises:
+        ExportError: It cannot.
+    """
+    described: Any = model
+    architecture: str = described.pretrained_cfg["architecture"]
+    arguments = dict(getattr(model, "_model_args", {}))
+    if architecture not in VARIANTS:
+        return architecture, arguments
+    try:
+        return stock_form(architecture, arguments)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+
+
+def check(model: nn.Module) -> None:
+    """Raise before a training whose result could not be exported.
+
+    Raises:
+        ExportError: Stock timm cannot build the same network.
+    """
+    stock_architecture(model)
+
+
+def _config(model: nn.Module, folder: Path, classes: Sequence[str], data_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Timm's config.json, with an architecture that stock timm has."""
+    stock: Any = copy.copy(model)  # timm reads the name and the arguments from attributes; the original keeps its own
+    architecture, arguments = stock_architecture(model)
+    stock.pretrained_cfg = {**stock.pretrained_cfg, "architecture": architecture}
+    stock._model_args = arguments
+    path = folder / "config.json"
+    save_config_for_hf(
+        stock, str(path), model_config={"label_names": list(classes)}, data_config=dict(data_config)
+    )  # fmt: skip
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    # transformers 5 passes num_classes itself and refuses it twice; timm 1.0 refuses a null.
+    config["model_args"] = {k: v for k, v in config.get("model_args", {}).items() if k != "num_classes"}
+    return config
+
+
+def best_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The model's weights in a Lightning checkpoint of one of our tasks."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}

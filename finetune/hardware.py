@@ -1,0 +1,42 @@
+"""Flags -> Lightning's terms, and what `auto` means on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_LIGHTNING = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+def precision(choice: str, accelerator: str = "auto") -> str:
+    """Lightning's name of the training precision.
+
+    Args:
+        choice: `auto`, or a precision as the command line takes it.
+        accelerator: As the command line takes it.
+
+    Returns:
+        `bf16-mixed` for `auto` where the hardware multiplies bf16 natively: a recent CUDA GPU, or a CPU with AMX or
+        AVX512-BF16; else `32-true`.
+    """
+    if choice != "auto":
+        return _LIGHTNING.get(choice, choice)
+    cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if cuda:
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = accelerator in ("auto", "cpu") and _cpu_has_bf16()
+    return "bf16-mixed" if native else "32-true"
+
+
+def _cpu_has_bf16() -> bool:
+    find: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # torch 2.11 does not have it
+    capabilities = find()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def devices(choice: str) -> int | str:
+    """Lightning's form of `--devices`: a number stays a number, indices and `auto` stay text."""
+    return int(choice) if choice.lstrip("-").isdigit() else choice

@@ -1,0 +1,129 @@
+"""(name, classes) -> a timm model with the right head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from timm.data import resolve_data_config
+from torch import nn
+
+import resnest_timm
+from finetune.errors import ModelError, suggest
+
+
+def build(
+    name: str,
+    num_classes: int,
+    pretrained: bool = True,
+    image_size: int | None = None,
+    drop_path: float | None = None,
+) -> nn.Module:
+    """Build a model.
+
+    Args:
+        name: timm name, `hf-hub:OWNER/NAME` or `local-dir:PATH`.
+        num_classes: Outputs of the new head; a pretrained head of as many classes is kept.
+        pretrained: Load its weights.
+        image_size: Side of the square input in pixels, checked against the model; its own when not given.
+        drop_path: Rate of stochastic depth; the model's own when not given.
+
+    Returns:
+        A model with timm's `pretrained_cfg`; float32 `[B, 3, H, W]` -> `[B, num_classes]`.
+
+    Raises:
+        ModelError: Unknown, unreachable, without weights, or unfit for the image size.
+    """
+    check_name(name)
+    arguments = {"drop_path_rate": drop_path} | _size_arguments(name, image_size)
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **arguments)
+    except GatedRepoError as error:
+        raise ModelError(f"{name} is gated: accept its conditions on the Hub, then log in (`hf auth login`)") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"{name}: no such repository at {constants.ENDPOINT}, or it is private: check the name"
+        ) from error
+    except (OSError, RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise ModelError(f"cannot build {name}: {' '.join(str(error).split())[:300]}{_remedy(name, error)}") from error
+    if image_size is not None:
+        _check_image_size(model, name, image_size)
+    return model
+
+
+def check_name(name: str) -> None:
+    """Raise unless timm could know the model.
+
+    Raises:
+        ModelError: Names the nearest known ones.
+    """
+    if name.startswith(("hf-hub:", "hf_hub:")):
+        return
+    if name.startswith("local-dir:"):
+        from pathlib import Path
+
+        if not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
+            raise ModelError(f"{name}: expected a folder with config.json and model.safetensors, as a run's model/ is")
+        return
+    known = timm.list_models()
+    if name.split(".")[0] not in known:
+        raise ModelError(
+            f"unknown model {name!r}{suggest(name.split('.')[0], known)} Expected a name of timm.list_models(), "
+            "hf-hub:OWNER/NAME or local-dir:PATH"
+        )
+    tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
+    if "." in name and name not in tags:
+        raise ModelError(f"unknown weights {name!r}{suggest(name, tags)} Known: {', '.join(tags) or 'none'}")
+
+
+def data_config(model: nn.Module, image_size: int | None = None) -> dict[str, Any]:
+    """How the model wants its images: timm's data config, at another size where one is given."""
+    args = {} if image_size is None else {"input_size": (3, image_size, image_size)}
+    config: dict[str, Any] = resolve_data_config(args, model=model)
+    return config
+
+
+def _size_arguments(name: str, image_size: int | None) -> dict[str, Any]:
+    """Transformers are built for one size, convolutional networks for any."""
+    if image_size is None or name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        return {}
+    config = timm.get_pretrained_cfg(name)
+    return {"img_size": image_size} if config and config.fixed_input_size else {}
+
+
+def _check_image_size(model: nn.Module, name: str, image_size: int) -> None:
+    """A map smaller than one pixel, or a shape the model was not built for."""
+    info = getattr(model, "feature_info", None)
+    entries = info if isinstance(info, list) else []
+    stride = max((entry["reduction"] for entry in entries if isinstance(entry["reduction"], int)), default=1)
+    if image_size < stride:
+        raise ModelError(
+            f"--image-size {image_size} is too small for {name}, which halves its input down to 1/{stride}: use "
+            f"{stride} or more"
+        )
+    model.eval()
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ModelError(
+            f"--image-size {image_size} does not fit {name}: {' '.join(str(error).split())[:200]}"
+        ) from error
+    finally:
+        model.train()
+
+
+def _remedy(name: str, error: Exception) -> str:
+    if isinstance(error, resnest_timm.WeightsError):
+        return ""
+    if "No pretrained weights" in str(error):
+        return "; or give --no-pretrained to train from scratch"
+    if isinstance(error, OSError) and not name.startswith("local-dir:"):
+        return (
+            f". Tried {constants.ENDPOINT}; behind a mirror set HF_ENDPOINT. Without a network give --no-pretrained, "
+            "or local-dir:PATH of weights you have"
+        )
+    return ""

@@ -1,0 +1,108 @@
+"""What a finished run says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from finetune.config import RunConfig
+from finetune.dataset import LabelledImages, excluded
+from finetune.export import stock_architecture
+from finetune.result import RunResult
+from finetune.runfolder import RunFolder
+from finetune.training import Session
+
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "top5_accuracy": "top-5 accuracy",
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+    "loss": "loss",
+}
+
+
+def describe(
+    config: RunConfig,
+    folder: RunFolder,
+    data: LabelledImages,
+    model: nn.Module,
+    data_config: dict[str, Any],
+    session: Session,
+    metrics: dict[str, dict[str, float]],
+) -> RunResult:
+    """Gather a run's numbers and facts."""
+    return RunResult(
+        task=data.schema.task,
+        model=_model(config, model, data_config),
+        dataset=_dataset(data),
+        metrics=metrics,
+        training=_training(config, data, session),
+        seed=config.seed,
+        folder=folder.path,
+    )
+
+
+def _model(config: RunConfig, model: nn.Module, data_config: dict[str, Any]) -> dict[str, Any]:
+    pretrained: Any = model.pretrained_cfg if config.pretrained else {}
+    return {
+        "name": config.model,
+        "architecture": stock_architecture(model)[0],
+        "pretrained": config.pretrained,
+        "pretrained_tag": pretrained.get("tag"),
+        "base_model": pretrained.get("hf_hub_id"),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "image_size": data_config["input_size"][-1],
+    }
+
+
+def _dataset(data: LabelledImages) -> dict[str, Any]:
+    source = data.source
+    return {
+        "id": source.id,
+        "hub": source.hub,
+        "config": source.config,
+        "revision": source.revision,
+        "license": source.license,
+        "classes": list(data.schema.classes),
+        "splits": data.splits.counts(),
+        "held_out": data.splits.held_out,
+        "excluded": excluded(data),
+    }
+
+
+def _training(config: RunConfig, data: LabelledImages, session: Session) -> dict[str, Any]:
+    images = len(data.splits.parts["train"].rows) * session.epochs.count
+    best = session.checkpoints.best_epoch
+    return {
+        "epochs": config.epochs,
+        "best_epoch": None if best is None else best + 1,
+        "batch_size": config.batch_size,
+        "seconds": round(session.epochs.seconds, 3),
+        "images_per_second": round(images / session.epochs.train_seconds, 3),
+        "devices": session.trainer.world_size,
+        "precision": session.precision,
+        "optimizer": config.optimizer,
+        "lr": config.lr,
+        "weight_decay": config.weight_decay,
+        "warmup_epochs": config.warmup_epochs,
+        "label_smoothing": config.label_smoothing,
+        "crop_scale": config.crop_scale,
+        "hflip": config.hflip,
+        "drop_path": config.drop_path,
+    }
+
+
+def table(result: RunResult) -> str:
+    """The few lines that end a run: test numbers, and where everything lies."""
+    folder = result.folder
+    counts = result.dataset["splits"]
+    test, validation = result.metrics["test"], result.metrics["validation"]
+    lines = ["", f"{'':20}{'test':>10}{'validation':>12}"]
+    lines += [
+        f"{METRIC_NAMES[name]:20}{test[name]:>10.4f}{validation[name]:>12.4f}" for name in METRIC_NAMES if name in test
+    ]
+    lines += [f"{'images':20}{counts['test']:>10}{counts['validation']:>12}", ""]
+    paths = {"model": "model", "numbers": "result.json", "card": "model/README.md"}
+    lines += [f"{name:20}{folder / path if folder else path}" for name, path in paths.items()]
+    return "\n".join(lines)

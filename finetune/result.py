@@ -1,0 +1,64 @@
+"""RunResult <-> result.json: every number that anything downstream prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import RunFolderError
+from finetune.runfolder import write_text
+
+SCHEMA_VERSION = 1
+_PACKAGES = ("resnest-timm", "torch", "torchvision", "timm", "lightning", "torchmetrics", "datasets", "huggingface_hub")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The outcome of a run, see the README for each key.
+
+    Attributes:
+        task: Hub's name of the task.
+        model: `name`, `architecture`, `pretrained_tag`, `parameters`, `image_size`, ...
+        dataset: `id`, `config`, `revision`, `license`, `classes`, `splits`, `held_out`, ...
+        metrics: `validation` and `test`, computed in float32 on the exported weights.
+        training: `epochs`, `best_epoch`, `batch_size`, `seconds`, `images_per_second`, `devices`, `precision`, ...
+        seed: Of everything random.
+        environment: Package versions.
+        folder: The run folder; not in the file.
+    """
+
+    task: str
+    model: dict[str, Any]
+    dataset: dict[str, Any]
+    metrics: dict[str, dict[str, float]]
+    training: dict[str, Any]
+    seed: int
+    environment: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in _PACKAGES})
+    folder: Path | None = None
+
+    def save(self, path: Path) -> None:
+        """Write result.json, whole or not at all."""
+        content = {"schema_version": SCHEMA_VERSION} | dataclasses.asdict(self)
+        del content["folder"]
+        write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> RunResult:
+        """Read result.json.
+
+        Raises:
+            RunFolderError: It is missing, or of another version.
+        """
+        if not path.is_file():
+            raise RunFolderError(f"{path.parent} holds no complete run: no {path.name}")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("schema_version", None) != SCHEMA_VERSION:
+            raise RunFolderError(
+                f"{path} is not of schema version {SCHEMA_VERSION}: read it with the version that wrote it"
+            )
+        known = {f.name for f in dataclasses.fields(cls)}
+        return cls(folder=path.parent, **{key: value for key, value in content.items() if key in known})

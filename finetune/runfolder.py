@@ -1,0 +1,138 @@
+"""The folder of a run: its name, its files, and how each process of a run gets to know it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from datasets import Dataset, DatasetDict
+
+from finetune.config import RunConfig
+from finetune.console import is_main_process
+from finetune.errors import RunFolderError
+from finetune.splits import Splits
+
+# Lightning runs the same command again for each further process; they learn the name, which holds the time, from here.
+_ENVIRONMENT = "FINETUNE_RUN_FOLDER"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run's folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Resolved flags."""
+        return self.path / "config.yaml"
+
+    @property
+    def result(self) -> Path:
+        """Every number; written last, so that its presence says that the run is complete."""
+        return self.path / "result.json"
+
+    @property
+    def splits(self) -> Path:
+        """Which image belongs to which split."""
+        return self.path / "splits.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One row per epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Lightning checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The epoch that is evaluated and exported."""
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The last complete epoch."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def model(self) -> Path:
+        """The exported model."""
+        return self.path / "model"
+
+    def create(self, config: RunConfig, splits: Splits) -> None:
+        """Make the folder and write what is known before training; in the first process only."""
+        if not is_main_process():
+            return
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_text(self.config, yaml.safe_dump(_settings(config), sort_keys=False))
+        write_text(self.splits, json.dumps({role: part.to_json() for role, part in splits.parts.items()}) + "\n")
+        os.environ[_ENVIRONMENT] = str(self.path)
+
+
+def choose(config: RunConfig) -> RunFolder:
+    """The folder of a run that is about to start; nothing is created yet.
+
+    Raises:
+        RunFolderError: It holds a run already, or other files; or there is nothing to resume.
+    """
+    if not is_main_process():
+        # torchrun and SLURM start all processes at once; there the name has to be given.
+        given = os.environ.get(_ENVIRONMENT) or config.resume or config.output
+        if given is None:
+            raise RunFolderError("under torchrun or SLURM name the run folder by --output: every process must know it")
+        return RunFolder(Path(given))
+    if config.resume is not None:
+        return _resumable(RunFolder(config.resume.absolute()))
+    path = (config.output or _fresh_name(config)).absolute()
+    if (path / "config.yaml").exists():
+        raise RunFolderError(f"{path} already holds a run: give another --output, or go on with it by --resume {path}")
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise RunFolderError(f"{path} is not an empty folder: give another --output")
+    return RunFolder(path)
+
+
+def _resumable(folder: RunFolder) -> RunFolder:
+    if not folder.config.is_file():
+        raise RunFolderError(f"--resume: {folder.path} holds no run (no config.yaml)")
+    if folder.result.is_file():
+        raise RunFolderError(f"--resume: the run in {folder.path} is complete; see its result.json")
+    return folder
+
+
+def _fresh_name(config: RunConfig) -> Path:
+    dataset = "memory" if isinstance(config.dataset, Dataset | DatasetDict) else Path(str(config.dataset)).name
+    model = config.model.rstrip("/").split("/")[-1]
+    stem = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", part).strip("_") for part in (dataset, model))
+    base = Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    candidates = [base, *(base.with_name(f"{base.name}-{n}") for n in range(2, 100))]
+    return next(path for path in candidates if not path.exists())
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """All flags but `output` and `resume`, paths absolute, so that the file repeats the run from anywhere."""
+    settings = dataclasses.asdict(
+        dataclasses.replace(config, dataset=None) if isinstance(config.dataset, Dataset | DatasetDict) else config
+    )
+    del settings["output"], settings["resume"]
+    if settings["dataset"] is not None and Path(settings["dataset"]).expanduser().exists():
+        settings["dataset"] = str(Path(settings["dataset"]).expanduser().resolve())
+    if config.model.startswith("local-dir:"):
+        settings["model"] = f"local-dir:{Path(config.model.removeprefix('local-dir:')).resolve()}"
+    return settings
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

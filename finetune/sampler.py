@@ -1,0 +1,105 @@
+"""Which image goes into which optimizer step, on which device: a function of (seed, epoch) alone.
+
+An epoch is cut into global batches that differ by at most one image, and each batch into shares that differ by at most
+one. So there is no ragged last batch, no image is dropped or padded for it, and the images of a step do not depend on
+how many devices there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch.distributed
+from torch.utils.data.distributed import DistributedSampler
+
+from finetune.errors import SplitError
+
+Item = tuple[int, int]
+"""(epoch, index): all that a training sample and its augmentation depend on, besides the seed."""
+
+
+def cut(count: int, parts: int) -> np.ndarray:
+    """Bounds of `parts` near-equal consecutive parts of `count` things, int64 `[parts + 1]`."""
+    return np.arange(parts + 1, dtype=np.int64) * count // parts
+
+
+def process() -> tuple[int, int]:
+    """Rank and number of the processes that share the work."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+# Lightning leaves a loader alone whose sampler is a DistributedSampler, and would pad any other one over several
+# devices. That is all the base class is for: nothing of it is used.
+class TrainBatches(DistributedSampler[list[Item]]):
+    """Yields this process's share of each global batch, as a list of `Item`.
+
+    Args:
+        count: Images of the training split.
+        batch_size: Images per optimizer step over all processes; the batches are near-equal and at most this large.
+        seed: Of the order.
+        rank: Of this process.
+        world: Number of processes.
+
+    Raises:
+        SplitError: A process would get fewer than 2 images of some batch: BatchNorm cannot train on one.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1) -> None:
+        self.count, self.seed, self.rank, self.world, self.epoch = count, seed, rank, world, 0
+        self.bounds = cut(count, -(-count // batch_size))
+        smallest = int(np.diff(self.bounds).min())
+        if smallest < 2 * world:
+            raise SplitError(
+                f"batches of {smallest} images cannot be shared by {world} device{'s' if world > 1 else ''} with at "
+                f"least 2 images each ({count} training images, batch size {batch_size}): raise --batch-size or lower "
+                "--devices"
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        for start, stop in zip(self.bounds[:-1], self.bounds[1:], strict=True):
+            shares = start + cut(int(stop - start), self.world)
+            share = order[shares[self.rank] : shares[self.rank + 1]]
+            yield [(self.epoch, int(index)) for index in share]
+
+
+class EvalBatches(DistributedSampler[list[Item]]):
+    """Yields every image of this process's share once, in order, as lists of `Item` of epoch 0.
+
+    All processes get the same number of batches, because in validation under DDP each forward is a collective call.
+
+    Args:
+        count: Images of the split.
+        batch_size: Images per batch and process at most.
+        rank: Of this process.
+        world: Number of processes.
+
+    Raises:
+        SplitError: There are fewer images than processes.
+    """
+
+    def __init__(self, count: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        if count < world:
+            raise SplitError(f"{count} images cannot be evaluated on {world} devices: lower --devices")
+        shares = cut(count, world)
+        batches = -(-int(np.diff(shares).max()) // batch_size)
+        # A share one image smaller than the largest still fills as many batches, unless each held a single image.
+        self.start = int(shares[rank])
+        self.bounds = cut(int(shares[rank + 1] - shares[rank]), min(batches, int(np.diff(shares).min())))
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        for start, stop in zip(self.bounds[:-1], self.bounds[1:], strict=True):
+            yield [(0, self.start + int(index)) for index in range(start, stop)]

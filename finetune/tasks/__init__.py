@@ -1,0 +1,7 @@
+"""One LightningModule per task, by the Hub's name of the task."""
+
+from finetune.tasks.image_classification import ImageClassificationTask
+
+TASKS = {"image-classification": ImageClassificationTask}
+
+__all__ = ["TASKS", "ImageClassificationTask"]

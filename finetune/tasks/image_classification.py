@@ -1,0 +1,127 @@
+"""Single-label image classification."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+
+from finetune import models
+from finetune.metrics import ClassificationScores
+
+Batch = tuple[Tensor, Tensor]
+
+
+class ImageClassificationTask(L.LightningModule):
+    """Trains and evaluates an image classifier; works in any Lightning Trainer.
+
+    Batches are float32 `[B, 3, H, W]` and int64 `[B]`. Logs `train_loss`, and for `val` and `test` `{stage}_accuracy`,
+    `{stage}_top5_accuracy` (more than five classes), `{stage}_macro_f1`, `{stage}_balanced_accuracy`, `{stage}_loss`.
+    Validation and test run in float32 whatever the Trainer's precision.
+
+    Args:
+        model: A model that gives logits `[B, num_classes]`, or the name of one, see `finetune.models.build`.
+        num_classes: Number of classes.
+        pretrained: Load the weights of a model given by name.
+        optimizer: Any that timm knows.
+        lr: Peak learning rate.
+        weight_decay: Weight decay; norms and biases have none.
+        warmup_epochs: Epochs of linear warm-up, at most half of all, before the cosine to zero; stepped per batch.
+        label_smoothing: Share of each target that is spread over all classes.
+
+    Attributes:
+        exact: The scores of the last validation or test, in float64.
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        num_classes: int,
+        pretrained: bool = True,
+        optimizer: str = "adamw",
+        lr: float = 5e-4,
+        weight_decay: float = 0.05,
+        warmup_epochs: float = 1.0,
+        label_smoothing: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["model"])
+        built = models.build(model, num_classes, pretrained) if isinstance(model, str) else model
+        self.model = built.to(memory_format=torch.channels_last)
+        self.scores = nn.ModuleDict({stage: ClassificationScores(num_classes) for stage in ("val", "test")})
+        self.exact: dict[str, float] = {}
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits `[B, num_classes]` of float32 `[B, 3, H, W]`."""
+        logits: Tensor = self.model(pixels.contiguous(memory_format=torch.channels_last))
+        return logits
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Mean loss of this process's share, weighted so that DDP's mean gradient is that of the whole batch."""
+        pixels, targets = batch
+        loss = F.cross_entropy(self(pixels), targets, label_smoothing=self.hparams["label_smoothing"])
+        weight = self._share(len(targets))
+        self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(targets), sync_dist=True)
+        return loss * weight
+
+    def _share(self, size: int) -> float | Tensor:
+        """Images here, divided by the mean over the processes."""
+        if self.trainer.world_size == 1:
+            return 1.0
+        total = self.trainer.strategy.reduce(torch.tensor(float(size), device=self.device), reduce_op="sum")
+        return size * self.trainer.world_size / total
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Adds a batch to the validation scores."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        """Adds a batch to the test scores."""
+        self._evaluate(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation scores."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test scores."""
+        self._log_scores("test")
+
+    def _evaluate(self, batch: Batch, stage: str) -> None:
+        pixels, targets = batch
+        with torch.autocast(self.device.type, enabled=False):
+            logits = self(pixels.float())
+        self.scores[stage].update(logits.float(), targets)  # type: ignore[operator]
+
+    def _log_scores(self, stage: str) -> None:
+        scores: Any = self.scores[stage]
+        values = scores.compute()
+        # Lightning keeps float32; what is reported comes from here, in float64.
+        self.exact = {name: value.item() for name, value in values.items()}
+        self.log_dict({f"{stage}_{name}": value.float() for name, value in values.items()}, sync_dist=True)
+        scores.reset()
+
+    def configure_optimizers(self) -> Any:
+        """Timm's optimizer, and a warm-up and cosine over the optimizer steps that the Trainer plans."""
+        options = self.hparams
+        optimizer = create_optimizer_v2(
+            self.model, opt=options["optimizer"], lr=options["lr"], weight_decay=options["weight_decay"]
+        )
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        epochs = self.trainer.max_epochs or 1
+        warmup = min(round(options["warmup_epochs"] * steps / max(epochs, 1)), steps // 2)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def warmup_cosine(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak learning rate at step `step` of `steps`: up a line for `warmup` steps, down a cosine to 0."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

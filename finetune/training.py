@@ -1,0 +1,123 @@
+"""Lightning's Trainer, set up for one run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+from finetune import hardware
+from finetune.callbacks import Checkpoints, EpochLog, StopOnSignal
+from finetune.config import RunConfig
+from finetune.console import interactive
+from finetune.datamodule import ImageDataModule
+from finetune.errors import ConfigError
+from finetune.runfolder import RunFolder
+from finetune.tasks import ImageClassificationTask
+
+
+def make_trainer(
+    accelerator: str,
+    devices: str,
+    callbacks: list[L.Callback],
+    precision: str = "32-true",
+    num_nodes: int = 1,
+    strategy: str = "auto",
+    max_epochs: int | None = None,
+) -> L.Trainer:
+    """A Trainer without loggers and files of its own.
+
+    Raises:
+        ConfigError: Lightning does not take the combination, for instance a GPU that is not there.
+    """
+    bar: list[L.Callback] = [TQDMProgressBar(leave=True)] if interactive() else []
+    try:
+        with quiet():
+            return L.Trainer(
+                accelerator=accelerator,
+                devices=hardware.devices(devices),
+                num_nodes=num_nodes,
+                strategy=strategy,
+                precision=precision,  # type: ignore[arg-type]  # text that Lightning checks
+                max_epochs=max_epochs,
+                callbacks=[*callbacks, *bar],
+                logger=False,
+                num_sanity_val_steps=0,
+                enable_model_summary=False,
+                enable_progress_bar=bool(bar),
+                enable_checkpointing=any(isinstance(c, Checkpoints) for c in callbacks),
+            )
+    except (ValueError, RuntimeError, TypeError, MisconfigurationException) as error:
+        raise ConfigError(
+            f"--accelerator {accelerator}, --devices {devices}, --strategy {strategy}: {' '.join(str(error).split())}"
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out Lightning's remarks that a user of ours can do nothing about."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # Lightning 2.6.6 uses a class that torch 2.15 deprecates.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        # The number of workers is chosen from the cores at hand.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+class Session:
+    """One training and the evaluations after it, on the same devices.
+
+    Args:
+        config: Resolved settings.
+        folder: Where checkpoints and metrics go.
+    """
+
+    def __init__(self, config: RunConfig, folder: RunFolder) -> None:
+        self.config, self.folder = config, folder
+        self.checkpoints = Checkpoints(folder.checkpoints)
+        self.epochs = EpochLog(folder.metrics, config.epochs or 0)
+        advice = f"go on with: python -m finetune --resume {folder.path}"
+        self.precision = hardware.precision(config.precision, config.accelerator)
+        self.trainer = make_trainer(
+            config.accelerator,
+            config.devices,
+            [self.checkpoints, self.epochs, StopOnSignal(advice)],
+            self.precision,
+            config.num_nodes,
+            config.strategy,
+            config.epochs,
+        )
+
+    def fit(self, task: ImageClassificationTask, loader: ImageDataModule) -> None:
+        """Train, from the last complete epoch where the run is resumed."""
+        last = self.folder.last_checkpoint
+        resume = self.config.resume is not None and last.exists()
+        # Processes that Lightning starts from here find in the cache what this one has fetched.
+        online = os.environ.get("HF_HUB_OFFLINE")
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        try:
+            with quiet():
+                self.trainer.fit(task, loader, ckpt_path=last if resume else None, weights_only=True)
+        finally:
+            os.environ.pop("HF_HUB_OFFLINE") if online is None else os.environ.update(HF_HUB_OFFLINE=online)
+
+    def evaluate(self, task: ImageClassificationTask, loader: ImageDataModule, role: str) -> dict[str, float]:
+        """Scores of the task's weights on `validation` or `test`, in float32."""
+        loop = {"validation": self.trainer.validate, "test": self.trainer.test}[role]
+        with quiet():
+            loop(task, loader, verbose=False)
+        return task.exact
