@@ -1,5 +1,6 @@
-"""Model cards from a run's folder; imports neither of the other packages."""
+"""Model cards from a run's folder (`result.json`, `model/`); imports neither of the other packages."""
 
-from cards.render import build
+from cards.data import CardError
+from cards.render import build, render
 
-__all__ = ["build"]
+__all__ = ["CardError", "build", "render"]

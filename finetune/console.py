@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import warnings
 from typing import TextIO
 
 log = logging.getLogger("finetune")
@@ -19,17 +18,16 @@ def is_main_process() -> bool:
 
 def interactive() -> bool:
     """Whether somebody watches, so that a progress bar makes sense."""
-    return sys.stderr.isatty()
+    return sys.stdout.isatty() and sys.stderr.isatty()
 
 
 def set_up(stream: TextIO) -> None:
-    """Print the log's messages to `stream`, and quieten the libraries'."""
+    """Print the log's messages to `stream`; no progress bars where nobody watches."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers[:] = [handler]
     log.propagate = False
     log.setLevel(logging.INFO if is_main_process() else logging.ERROR)
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Lightning 2.6.6 uses a class that torch 2.15 deprecates; nothing a user can do about.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    if not interactive():  # before the libraries are imported, which read these
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -19,6 +19,9 @@ from finetune.runfolder import write_text
 from resnest_timm import stock_form
 from resnest_timm.resnest import VARIANTS
 
+# Said of the weights that the architecture was released with; these are other ones, and the card says whose.
+_PROVENANCE = ("tag", "license", "origin_url", "paper_ids", "paper_name", "description", "notes")
+
 
 def save(model: nn.Module, folder: Path, classes: Sequence[str], data_config: Mapping[str, Any]) -> None:
     """Write config.json and model.safetensors; the folder appears whole or not at all.
@@ -80,6 +83,8 @@ def _config(model: nn.Module, folder: Path, classes: Sequence[str], data_config:
         stock, str(path), model_config={"label_names": list(classes)}, data_config=dict(data_config)
     )  # fmt: skip
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for key in _PROVENANCE:
+        config["pretrained_cfg"].pop(key, None)
     # transformers 5 passes num_classes itself and refuses it twice; timm 1.0 refuses a null.
     config["model_args"] = {k: v for k, v in config.get("model_args", {}).items() if k != "num_classes"}
     return config

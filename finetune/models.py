@@ -48,7 +48,7 @@ def build(
             f"{name}: no such repository at {constants.ENDPOINT}, or it is private: check the name"
         ) from error
     except (OSError, RuntimeError, AssertionError, TypeError, ValueError) as error:
-        raise ModelError(f"cannot build {name}: {' '.join(str(error).split())[:300]}{_remedy(name, error)}") from error
+        raise ModelError(_explain(name, error)) from error
     if image_size is not None:
         _check_image_size(model, name, image_size)
     return model
@@ -116,14 +116,16 @@ def _check_image_size(model: nn.Module, name: str, image_size: int) -> None:
         model.train()
 
 
-def _remedy(name: str, error: Exception) -> str:
+def _explain(name: str, error: Exception) -> str:
+    text = " ".join(str(error).split())[:300]
     if isinstance(error, resnest_timm.WeightsError):
-        return ""
-    if "No pretrained weights" in str(error):
-        return "; or give --no-pretrained to train from scratch"
+        return text
+    if "No pretrained weights" in text:
+        return f"{name} has no pretrained weights: give --no-pretrained to train from scratch"
     if isinstance(error, OSError) and not name.startswith("local-dir:"):
         return (
-            f". Tried {constants.ENDPOINT}; behind a mirror set HF_ENDPOINT. Without a network give --no-pretrained, "
-            "or local-dir:PATH of weights you have"
+            f"cannot fetch the weights of {name}: tried {constants.ENDPOINT}, and they are not in the local cache "
+            f"({type(error).__name__}). Behind a mirror set HF_ENDPOINT; without a network give --no-pretrained, or "
+            "--model local-dir:PATH"
         )
-    return ""
+    return f"cannot build {name}: {text}"

@@ -51,6 +51,7 @@ def _model(config: RunConfig, model: nn.Module, data_config: dict[str, Any]) -> 
         "pretrained": config.pretrained,
         "pretrained_tag": pretrained.get("tag"),
         "base_model": pretrained.get("hf_hub_id"),
+        "base_license": pretrained.get("license"),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "image_size": data_config["input_size"][-1],
     }

@@ -35,6 +35,7 @@ def run(config: RunConfig) -> RunResult:
     """
     config = _checked(config)
     folder = runfolder.choose(config)
+    session = training.Session(config, folder)
     data = _load(config)
     L.seed_everything(config.seed, verbose=False)
     model = _build_model(config, data)
@@ -42,7 +43,6 @@ def run(config: RunConfig) -> RunResult:
     config = _with_inferred(config, data, data_config)
     loader = ImageDataModule(data, data_config=data_config, **_fields(config, _LOADER))
     task = TASKS[data.schema.task](model, num_classes=len(data.schema.classes), **_fields(config, _TASK))
-    session = training.Session(config, folder)
     folder.create(config, data.splits)
     session.fit(task, loader)
     model.load_state_dict(export.best_weights(folder.best_checkpoint))

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from datasets import Dataset, DatasetDict
 
-from finetune.config import RunConfig
+from finetune.config import GROUPS, RunConfig
 from finetune.console import is_main_process
 from finetune.errors import RunFolderError
 from finetune.splits import Splits
@@ -120,10 +120,10 @@ def _fresh_name(config: RunConfig) -> Path:
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     """All flags but `output` and `resume`, paths absolute, so that the file repeats the run from anywhere."""
-    settings = dataclasses.asdict(
-        dataclasses.replace(config, dataset=None) if isinstance(config.dataset, Dataset | DatasetDict) else config
-    )
-    del settings["output"], settings["resume"]
+    names = [f.name for group in GROUPS.values() for f in dataclasses.fields(group)]
+    settings = {name: getattr(config, name) for name in names if name not in ("output", "resume")}
+    if isinstance(config.dataset, Dataset | DatasetDict):
+        settings["dataset"] = None
     if settings["dataset"] is not None and Path(settings["dataset"]).expanduser().exists():
         settings["dataset"] = str(Path(settings["dataset"]).expanduser().resolve())
     if config.model.startswith("local-dir:"):

@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, HfApi, constants
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from finetune.console import log
 from finetune.errors import DatasetError, suggest
@@ -141,10 +141,7 @@ def _hub_facts(repo: str, revision: str | None) -> tuple[str | None, str | None]
     try:
         info = HfApi().dataset_info(repo, revision=revision)
     except GatedRepoError as error:
-        raise DatasetError(
-            f"{repo} is gated: accept its conditions at {constants.ENDPOINT}/datasets/{repo}, then log in "
-            "(`hf auth login`, or set HF_TOKEN)"
-        ) from error
+        raise _gated(repo) from error
     except RevisionNotFoundError as error:
         raise DatasetError(f"{repo} has no branch, tag or commit {revision!r}: check --revision") from error
     except RepositoryNotFoundError as error:
@@ -152,15 +149,18 @@ def _hub_facts(repo: str, revision: str | None) -> tuple[str | None, str | None]
             f"unknown dataset {repo!r}: {constants.ENDPOINT}/datasets/{repo} does not exist, or is private and you are "
             f"not logged in (`hf auth login`, or set HF_TOKEN){suggest(repo, SHORT_NAMES.values())}"
         ) from error
-    except (
-        HfHubHTTPError,
-        OSError,
-        RuntimeError,
-    ) as error:  # no connection, a time-out, offline mode, a server's fault
+    except Exception as error:  # no connection, offline mode, a server's fault: the client's classes vary by version
         log.info(f"cannot ask {constants.ENDPOINT} about {repo} ({type(error).__name__}); trying the local cache")
         return None, None
     card_license = info.card_data.get("license") if info.card_data else None
     return info.sha, card_license if isinstance(card_license, str) else None
+
+
+def _gated(repo: str) -> DatasetError:
+    return DatasetError(
+        f"{repo} is gated: accept its conditions at {constants.ENDPOINT}/datasets/{repo}, then log in (`hf auth login`, or "
+        "set HF_TOKEN)"
+    )
 
 
 def _read(name: str, read: Callable[[], Any]) -> Any:
@@ -168,6 +168,8 @@ def _read(name: str, read: Callable[[], Any]) -> Any:
     try:
         splits = read()
     except datasets.exceptions.DatasetNotFoundError as error:
+        if "gated" in str(error):  # its facts are public, its files are not
+            raise _gated(name) from error
         raise DatasetError(f"cannot open {name}: {_first_line(error)}") from error
     except ConnectionError as error:
         raise DatasetError(

@@ -1,0 +1,119 @@
+"""result.json -> what a card prints. Nothing is computed here that is not in the file."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+METRICS = {
+    "accuracy": ("accuracy", "Accuracy"),
+    "top5_accuracy": ("accuracy", "Top-5 accuracy"),
+    "macro_f1": ("f1", "Macro F1"),
+    "balanced_accuracy": ("accuracy", "Balanced accuracy"),
+    "loss": ("loss", "Loss"),
+}
+"""By key of result.json: the Hub's metric type, and the name to print."""
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]!|<>~$&])")
+
+
+class CardError(ValueError):
+    """A run's folder does not hold what a card needs."""
+
+    exit_code = 2
+
+
+def read(run: Path) -> dict[str, Any]:
+    """A run's result.json.
+
+    Raises:
+        CardError: The run is not complete.
+    """
+    path = run / "result.json"
+    if not path.is_file():
+        raise CardError(f"{run} holds no complete run: expected {path}; give the folder that `finetune --output` made")
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if result.get("schema_version") != 1:
+        raise CardError(f"{path}: expected schema version 1, got {result.get('schema_version')!r}")
+    return result
+
+
+def escape(text: object) -> str:
+    """Text from a dataset as plain Markdown text, on one line: no markup, HTML, table cell or template in it acts."""
+    return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
+
+
+def metadata(result: dict[str, Any], name: str) -> ModelCardData:
+    """The card's YAML head.
+
+    Args:
+        result: Content of result.json.
+        name: Of the model, for the model index.
+    """
+    dataset, model = result["dataset"], result["model"]
+    return ModelCardData(
+        library_name="timm",
+        pipeline_tag=result["task"],
+        license=model.get("base_license") or "unknown",
+        base_model=model["base_model"],
+        datasets=[dataset["id"]] if dataset["hub"] else None,
+        tags=[result["task"], "timm", "transformers"],
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type=result["task"],
+                dataset_type=dataset["id"],
+                dataset_name=dataset["id"],
+                dataset_config=dataset["config"],
+                dataset_split="test",
+                dataset_revision=dataset["revision"],
+                metric_type=METRICS[key][0],
+                metric_name=METRICS[key][1],
+                metric_value=value,
+            )
+            for key, value in result["metrics"]["test"].items()
+        ],
+    )
+
+
+def sections(result: dict[str, Any]) -> dict[str, Any]:
+    """The template's variables: text that is already escaped, and numbers."""
+    dataset, model, training, metrics = (result[key] for key in ("dataset", "model", "training", "metrics"))
+    counts, held_out = dataset["splits"], dataset["held_out"]
+    excluded = dataset["excluded"]
+    return {
+        "architecture": model["architecture"],
+        "parameters": f"{model['parameters']:,}",
+        "image_size": model["image_size"],
+        "pretrained": model["pretrained"],
+        "base_model": escape(model["base_model"]) if model["base_model"] else None,
+        "base_license": model.get("base_license"),
+        "dataset": escape(dataset["id"]),
+        "dataset_url": f"https://huggingface.co/datasets/{dataset['id']}" if dataset["hub"] else None,
+        "dataset_config": escape(dataset["config"]) if dataset["config"] else None,
+        "dataset_revision": dataset["revision"],
+        "dataset_license": escape(dataset["license"]) if dataset["license"] else None,
+        "classes": [escape(name) for name in dataset["classes"]],
+        "splits": [(role, f"{count:,}", _origin(role, held_out)) for role, count in counts.items()],
+        "undecodable": sum(len(rows) for rows in excluded["undecodable"].values()),
+        "unlabelled": sum(excluded["unlabelled"].values()),
+        "metrics": [
+            (METRICS[key][1], f"{value:.4f}", f"{metrics['validation'][key]:.4f}")
+            for key, value in metrics["test"].items()
+        ],
+        "training": [(name.replace("_", " "), value) for name, value in training.items() if value is not None],
+        "seed": result["seed"],
+        "environment": result["environment"],
+    }
+
+
+def _origin(role: str, held_out: dict[str, Any]) -> str:
+    if role in held_out:
+        return f"{held_out[role]['fraction']:.0%} of {escape(held_out[role]['from'])}, held out by class"
+    if role == "train" and held_out:
+        return "what was not held out"
+    return "as in the dataset"

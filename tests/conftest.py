@@ -1,0 +1,72 @@
+"""What all tests share: no network, a cache of their own, the command line as a user calls it."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+CACHE = Path(tempfile.mkdtemp(prefix="finetune-tests-"))
+
+# The libraries read these when they are imported, so they must be set before that.
+os.environ |= {
+    "HF_HOME": str(CACHE / "hf"),
+    "TORCH_HOME": str(CACHE / "torch"),
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_XET": "1",
+    "NETWORK_LOG": str(CACHE / "network.log"),
+    "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "no_network"), str(ROOT)]),
+}
+for name in ("HF_ENDPOINT", "HF_TOKEN", "LOCAL_RANK", "RANK", "WORLD_SIZE"):
+    os.environ.pop(name, None)
+sys.path.insert(0, str(ROOT / "tests" / "no_network"))
+if "sitecustomize" in sys.modules:
+    del sys.modules["sitecustomize"]
+import sitecustomize  # noqa: E402, F401
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def _no_network() -> Iterator[None]:
+    """Fail a test in which this process, or one it started, reached for anything but loopback."""
+    log = Path(os.environ["NETWORK_LOG"])
+    log.unlink(missing_ok=True)
+    yield
+    assert not log.exists(), f"connections outside loopback: {log.read_text()}"
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """`python -m MODULE ...` in a process of its own; `cli("finetune", "--model", ...)`."""
+
+    def call(module: str, *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None, timeout=600):
+        command = [sys.executable, "-W", "error::DeprecationWarning:finetune", "-m", module, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=timeout, check=False)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real image datasets that lie beside the checkout on the project's own machines."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the real image datasets in {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def digits_run(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run of the command line: resnest14d for two epochs on 400 digits. Do not write into it."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    arguments = ["--model", "resnest14d", "--dataset", "digits", "--no-pretrained", "--image-size", 32]
+    arguments += ["--epochs", 2, "--max-samples", 400, "--accelerator", "cpu", "--workers", 0, "--output", folder]
+    done = cli("finetune", *arguments)
+    assert done.returncode == 0, done.stderr
+    return folder

@@ -1,0 +1,53 @@
+"""`python -m finetune evaluate`, on one and on several devices."""
+
+import json
+import shutil
+
+import pytest
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3])
+def test_numbers_do_not_depend_on_the_number_of_devices(digits_run, cli, devices):
+    done = cli("finetune", "evaluate", digits_run, "--accelerator", "cpu", "--devices", devices, "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)  # and nothing else on standard output
+    recorded = json.loads((digits_run / "result.json").read_text())["metrics"]["test"]
+    assert said["images"] == 40
+    for name in ("accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy"):
+        assert said["metrics"][name] == recorded[name]
+    assert said["metrics"]["loss"] == pytest.approx(recorded["loss"], abs=1e-6)
+
+
+def test_table_names_the_split_and_the_recorded_numbers(digits_run, cli):
+    done = cli("finetune", "evaluate", digits_run, "--split", "validation")
+    recorded = json.loads((digits_run / "result.json").read_text())["metrics"]["validation"]
+    assert done.returncode == 0, done.stderr
+    assert "validation" in done.stdout
+    assert done.stdout.count(f"{recorded['accuracy']:.6f}") >= 1
+    assert "images" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["/nowhere"], "holds no complete run: no result.json"),
+        (["RUN", "--split", "tset"], "--split must be one of train, validation, test, got 'tset'"),
+        (["RUN", "--devices", "many"], "--devices"),
+    ],
+)
+def test_mistakes_are_explained(digits_run, cli, arguments, message):
+    done = cli("finetune", "evaluate", *[digits_run if a == "RUN" else a for a in arguments])
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_changed_dataset_is_noticed(digits_run, cli, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(digits_run, run)
+    splits = json.loads((run / "splits.json").read_text())
+    splits["test"]["rows"][-1] = 5000
+    (run / "splits.json").write_text(json.dumps(splits))
+    done = cli("finetune", "evaluate", run)
+    assert done.returncode == 2
+    assert "the dataset has changed since the run" in done.stderr

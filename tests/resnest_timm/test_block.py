@@ -1,0 +1,128 @@
+"""The block: stochastic depth, which stock timm's block gets wrong, and what it refuses."""
+
+import copy
+from functools import partial
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers import BlurPool2d, DropPath
+from timm.models.resnest import ResNestBottleneck
+from timm.models.resnet import downsample_avg
+from torch import Tensor, nn
+
+from resnest_timm import ResNeStBottleneck
+from tests.resnest_timm.helpers import assert_same, images, is_same, randomize
+
+BLOCKS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "downsample": {"stride": 1, "projects": True},
+    "stride": {"stride": 2, "projects": True},
+    "stride-avd_first": {"stride": 2, "projects": True, "avd_first": True},
+    "radix-1": {"radix": 1},
+}
+
+
+def block(
+    block_class: type[nn.Module] = ResNeStBottleneck, stride: int = 1, projects: bool = False, **kwargs: Any
+) -> nn.Module:
+    """64 channels in and out, in train mode."""
+    downsample = downsample_avg(64, 64, 1, stride, norm_layer=nn.BatchNorm2d) if projects else None
+    kwargs = {"radix": 2, "avd": True, **kwargs}
+    return randomize(block_class(64, 16, stride, downsample, **kwargs).double())
+
+
+def shortcut(model: nn.Module, x: Tensor) -> Tensor:
+    """What the residual branch is added to."""
+    return x if model.downsample is None else copy.deepcopy(model.downsample)(x)
+
+
+@pytest.mark.parametrize("options", BLOCKS.values(), ids=BLOCKS)
+def test_dropped_branch_leaves_the_shortcut(options: dict[str, Any]) -> None:
+    x = images(4, 9, channels=64)
+    model = block(drop_path=DropPath(1.0), **options)
+    expected = F.relu(shortcut(model, x))
+    assert torch.equal(model(x), expected)
+    assert not is_same(model.eval()(x), F.relu(shortcut(model, x)), 1e-3)  # in eval mode nothing is dropped
+
+
+@pytest.mark.parametrize("options", BLOCKS.values(), ids=BLOCKS)
+def test_kept_branches_are_scaled_image_by_image(options: dict[str, Any]) -> None:
+    x = images(16, 9, channels=64)
+    model, without = block(drop_path=DropPath(0.5), **options), block(**options)
+    torch.manual_seed(0)
+    out = model(x)
+    without.act3 = nn.Identity()
+    base = shortcut(model, x)
+    branch = without(x) - base
+    dropped, kept = F.relu(base), F.relu(base + 2 * branch)
+    assert not is_same(dropped, kept, 1e-2)
+    is_dropped = torch.tensor([is_same(out[i], dropped[i]) for i in range(16)])
+    assert torch.equal(~is_dropped, torch.tensor([is_same(out[i], kept[i]) for i in range(16)]))
+    assert 0 < is_dropped.sum() < 16
+
+
+@pytest.mark.parametrize("options", BLOCKS.values(), ids=BLOCKS)
+def test_stock_timm_drops_something_else(options: dict[str, Any]) -> None:
+    """Nothing where there is no downsample, otherwise the shortcut's input: the first test above has teeth."""
+    x = images(4, 9, channels=64)
+    theirs, without = block(ResNestBottleneck, drop_path=DropPath(1.0), **options), block(ResNestBottleneck, **options)
+    out = theirs(x)
+    assert not is_same(out, F.relu(shortcut(theirs, x)), 1e-3)
+    assert is_same(out, without(x)) == (theirs.downsample is None)
+
+
+def test_drop_path_rate_grows_with_depth_and_acts_in_train_mode_only() -> None:
+    model = timm.create_model("resnest26d", drop_path_rate=0.7, num_classes=4)
+    blocks = [*model.layer1, *model.layer2, *model.layer3, *model.layer4]
+    assert blocks[0].drop_path is None
+    assert [round(b.drop_path.drop_prob, 6) for b in blocks[1:]] == [round(0.1 * i, 6) for i in range(1, 8)]
+    randomize(model)
+    x = images(2, 64, dtype=torch.float32)
+    assert torch.equal(model.eval()(x), model(x))
+    assert not is_same(model.train()(x), model(x), 1e-3)
+
+
+def test_zero_init_last_makes_the_block_its_shortcut() -> None:
+    model, x = block(), images(2, 5, channels=64)
+    model.bn3.bias.data.zero_()
+    assert not is_same(model(x), F.relu(x), 1e-3)
+    model.zero_init_last()
+    assert torch.equal(model(x), F.relu(x))
+    ResNeStBottleneck(64, 16, norm_layer=partial(nn.BatchNorm2d, affine=False)).zero_init_last()  # nothing to zero
+
+
+@pytest.mark.parametrize("avd_first", [True, False])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_without_avd_the_convolution_has_the_stride(stride: int, avd_first: bool) -> None:
+    arguments = {"stride": stride, "projects": True, "avd": False, "avd_first": avd_first}
+    ours, theirs = block(**arguments), block(ResNestBottleneck, **arguments)
+    assert ours.conv2.conv.stride == (stride, stride)
+    x = images(3, 9, channels=64)
+    assert_same(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("name", ["resnest14d", "resnest50"])
+def test_aa_layer_is_refused(name: str) -> None:
+    message = r"aa_layer is not supported by ResNeSt, got .*BlurPool2d.*Leave aa_layer out"
+    with pytest.raises(ValueError, match=message):
+        timm.create_model(name, aa_layer=BlurPool2d)
+    with pytest.raises(ValueError, match=message):
+        ResNeStBottleneck(64, 16, aa_layer=BlurPool2d)
+
+
+def test_attn_layer_is_refused() -> None:
+    with pytest.raises(ValueError, match="attn_layer is not supported by ResNeSt, got 'se': split attention stands"):
+        timm.create_model("resnest14d", block_args={"radix": 2, "attn_layer": "se"})
+
+
+def test_block_reduce_first_is_refused() -> None:
+    with pytest.raises(ValueError, match="block_reduce_first must be 1 for ResNeSt, got 2"):
+        timm.create_model("resnest14d", block_reduce_first=2)
+
+
+def test_radix_0_is_refused() -> None:
+    with pytest.raises(ValueError, match="radix must be at least 1, got 0"):
+        timm.create_model("resnest14d", block_args={"radix": 0})

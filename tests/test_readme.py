@@ -1,0 +1,44 @@
+"""The README's examples run as they are written."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def example(name: str) -> str:
+    found = re.search(rf"<!-- example: {re.escape(name)} -->\n```\w+\n(.*?)```", README, re.DOTALL)
+    assert found, f"the README has no example {name!r}"
+    return found[1]
+
+
+def test_parts_work_in_a_trainer_of_ones_own(tmp_path):
+    (tmp_path / "example.py").write_text(example("trainer"))
+    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    accuracy = re.search(r"test_accuracy\D+(0\.\d+)", done.stdout)
+    assert accuracy, done.stdout
+    assert 0 < float(accuracy[1]) <= 1
+
+
+@pytest.mark.slow
+def test_parts_work_with_lightning_cli(tmp_path):
+    (tmp_path / "cli.py").write_text(example("cli.py"))
+    command = shlex.split(example("cli command").replace("\\\n", " "))
+    command[0] = sys.executable
+    command += ["--trainer.limit_train_batches", "3"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    config = next(tmp_path.rglob("config.yaml")).read_text()
+    assert "resnest14d" in config
+
+
+def test_measured_numbers_have_their_command():
+    """A table of results without the command that makes it would be a claim."""
+    measured = README.split("## Measured")[1].split("\n## ")[0]
+    assert "python -m finetune" in measured
