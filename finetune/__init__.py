@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from finetune.errors import FinetuneError
     from finetune.evaluate import evaluate_run
     from finetune.result import RunResult
-    from finetune.run import run
+    from finetune.flow import run
     from finetune.tasks import TASKS, ImageClassificationTask
 
 _HOMES = {
@@ -25,7 +25,7 @@ _HOMES = {
     "ImageDataModule": "finetune.datamodule",
     "evaluate_run": "finetune.evaluate",
     "RunResult": "finetune.result",
-    "run": "finetune.run",
+    "run": "finetune.flow",
     "TASKS": "finetune.tasks",
     "ImageClassificationTask": "finetune.tasks",
 }

@@ -21,6 +21,13 @@ T = TypeVar("T")
 
 PROG = "python -m finetune"
 
+# Where the parser says which type a value should have had, and the value.
+_WRONG_TYPE = (
+    r"no type matching (\S+) could be instantiated from \[(.*?)\]",
+    r"invalid literal for (int)\(\) with base 10: (.*)",
+    r"could not convert string to (float): (.*)",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _RunFlags(RunOptions):
@@ -85,7 +92,7 @@ def train(argv: Sequence[str]) -> None:
     """`python -m finetune [train] ...`."""
     config = parse_train(argv)
     console.set_up(sys.stdout)
-    from finetune.run import run  # torch and friends are imported only once the flags are right
+    from finetune.flow import run  # torch and friends are imported only once the flags are right
 
     run(config)
 
@@ -123,6 +130,10 @@ def parse_train(argv: Sequence[str]) -> RunConfig:
     if run_flags.config and run_flags.resume:
         raise ConfigError("--config and --resume cannot go together: --resume takes the flags of the run's config.yaml")
     path = run_flags.config or (run_flags.resume / "config.yaml" if run_flags.resume else None)
+    if run_flags.resume and not (run_flags.resume / "config.yaml").is_file():
+        raise ConfigError(
+            f"--resume: {run_flags.resume} holds no run (no config.yaml): give the folder that --output made"
+        )
     if path is not None:
         given = parse(flags, [*_file_arguments(path), *argv], prog=PROG)
     values: dict[str, Any] = {}
@@ -150,12 +161,16 @@ def _file_arguments(path: Path) -> list[str]:
         name = str(key).replace("-", "_")
         if name not in known:
             raise ConfigError(f"{path}: unknown setting {key!r}{suggest(name, known)}")
-        if isinstance(value, bool):
+        switch = isinstance(getattr(RunConfig(), name), bool)
+        if value is None:
+            continue
+        if isinstance(value, list | dict) or (switch and not isinstance(value, bool)):
+            expected = "true or false" if switch else "a single value"
+            raise ConfigError(f"{path}: {key} must be {expected}, got {value!r}")
+        if switch:
             arguments.append(flag(name) if value else f"--no-{flag(name)[2:]}")
-        elif isinstance(value, list | dict):
-            raise ConfigError(f"{path}: {key} must be a single value, got {value!r}")
-        elif value is not None:
-            arguments += [flag(name), str(value)]
+        else:
+            arguments.append(f"{flag(name)}={value}")  # one argument, for a value may begin with a dash
     return arguments
 
 
@@ -193,6 +208,6 @@ def _raise_config_error(event: tyro_errors.ParseErrorEvent) -> None:
         case tyro_errors.InstantiationFailure(argument=argument, message=message):
             name = argument.display_name() if argument else "a flag"
             message = " ".join(message.split())
-            found = re.search(r"no type matching (\S+) could be instantiated from \[(.*?)\]", message)
-            problem = f"must be {found[1]}, got {found[2]}" if found else f"is wrong: {message}"
+            found = next((f for pattern in _WRONG_TYPE if (f := re.search(pattern, message))), None)
+            problem = f"must be {found[1].upper()}, got {found[2]}" if found else f"is wrong: {message}"
             raise ConfigError(f"{name} {problem}{help_hint}")

@@ -219,9 +219,11 @@ def _problems(config: RunConfig) -> list[str]:
             continue
         inside = (low <= value if inclusive else low < value) and value <= high and math.isfinite(value)
         if not inside:
-            bounds = f"{'at least' if inclusive else 'above'} {low:g}"
-            bounds += f" and at most {high:g}" if math.isfinite(high) else ""
+            bounds = f"{'at least' if inclusive else 'above'} {low:.10g}"
+            bounds += f" and at most {high:.10g}" if math.isfinite(high) else ""
             problems.append(f"{flag(name)} must be {bounds}, got {value}")
+    if config.val_fraction == config.test_fraction == 0.5:
+        problems.append("--val-fraction and --test-fraction must be below 1 together, got 1: none is left to train on")
     splits = [s for s in (config.train_split, config.val_split, config.test_split) if s]
     if len(set(splits)) < len(splits):
         problems.append(

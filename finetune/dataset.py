@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict, Image
 
 from finetune import images, schema, source, splits
 from finetune.console import log
-from finetune.errors import DatasetError, listing
+from finetune.errors import DatasetError, SchemaError, listing
 from finetune.schema import DatasetSchema
 from finetune.source import Source
 from finetune.splits import Splits
@@ -66,10 +66,7 @@ def prepare(
         SplitError: It cannot be split.
     """
     opened = dataset if isinstance(dataset, Source) else source.load(dataset, dataset_config, revision)
-    features = next(iter(opened.splits.values())).features
-    inferred = schema.infer(features, image_column, target_column)
-    targets = {name: split[inferred.target_column][:] for name, split in opened.splits.items()}
-    inferred = inferred.with_values(targets.values())
+    inferred, targets = inspect(opened.splits, image_column, target_column)
     labels = {name: inferred.encode(column) for name, column in targets.items()}
     labelled = [name for name in labels if (labels[name] != schema.UNLABELLED).any()]
     if not labelled:
@@ -96,6 +93,31 @@ def prepare(
     )
     _describe(prepared)
     return prepared
+
+
+def inspect(
+    splits: DatasetDict, image_column: str | None = None, target_column: str | None = None
+) -> tuple[DatasetSchema, dict[str, Sequence[Any]]]:
+    """What a dataset holds, and what stands in the target column of each split; nulls where a split has no such column.
+
+    Raises:
+        SchemaError: Its columns do not say what to learn, or its splits number their classes differently.
+    """
+    richest = max(splits.values(), key=lambda split: len(split.column_names))
+    found = schema.infer(richest.features, image_column, target_column)
+    targets: dict[str, Sequence[Any]] = {}
+    for name, split in splits.items():
+        if not {found.image_column, found.target_column} <= set(split.column_names):
+            targets[name] = [None] * len(split)
+            continue
+        names = getattr(split.features[found.target_column], "names", ())
+        if tuple(names) != found.classes:
+            raise SchemaError(
+                f"column {found.target_column!r} of split {name!r} has classes {listing(names)}, in another split they "
+                f"are {listing(found.classes)}: cast all splits to one ClassLabel (DatasetDict.cast_column)"
+            )
+        targets[name] = split[found.target_column][:]
+    return found.with_values(targets.values()), targets
 
 
 def _describe(prepared: LabelledImages) -> None:

@@ -14,7 +14,7 @@ import yaml
 from finetune import models, schema, source
 from finetune.console import is_main_process, log
 from finetune.datamodule import ImageDataModule
-from finetune.dataset import LabelledImages
+from finetune.dataset import LabelledImages, inspect
 from finetune.errors import DatasetError, RunFolderError, listing
 from finetune.report import METRIC_NAMES
 from finetune.result import RunResult
@@ -91,10 +91,7 @@ def _reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
     if config["dataset"] is None:
         raise DatasetError(f"the run in {folder.path} was made from a dataset in memory: it cannot be opened again")
     opened = source.load(config["dataset"], config["dataset_config"], config["revision"])
-    features = next(iter(opened.splits.values())).features
-    found = schema.infer(features, config["image_column"], config["target_column"])
-    targets = {name: opened.splits[name][found.target_column][:] for name in opened.splits}
-    found = found.with_values(targets.values())
+    found, targets = inspect(opened.splits, config["image_column"], config["target_column"])
     if list(found.classes) != result.dataset["classes"]:
         raise DatasetError(
             f"the dataset has changed since the run: its classes were {listing(result.dataset['classes'])}, now they "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,8 @@ def decode(value: dict[str, Any] | str | PILImage.Image | None) -> PILImage.Imag
     """
     if value is None:
         raise ValueError("no image")
+    if isinstance(value, str):
+        value = {"path": value, "bytes": None}
     return to_rgb(_DECODER.decode_example(value))
 
 
@@ -55,16 +58,18 @@ def to_rgb(image: PILImage.Image) -> PILImage.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith(("I", "F")):
-        return PILImage.fromarray(_to_uint8(np.asarray(image))).convert("RGB")
+        # A dark image of 16 bits is dark, whatever its brightest pixel; the other modes do not say their range.
+        top = 65535 if image.mode.startswith("I;16") else None
+        return PILImage.fromarray(_to_uint8(np.asarray(image), top)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns about a direct conversion, and gives the same colours
     return image.convert("RGB")
 
 
-def _to_uint8(pixels: np.ndarray) -> np.ndarray:
-    """Greys of unknown range -> uint8: 0 to 1 and 16 bits are scaled by their full range, 8 bits stay as they are."""
+def _to_uint8(pixels: np.ndarray, top: float | None = None) -> np.ndarray:
+    """Greys up to about `top` -> uint8: 0 to 1 and 16 bits are scaled by their full range, 8 bits stay as they are."""
     pixels = np.nan_to_num(pixels.astype(np.float64))
-    top = pixels.max(initial=0)
+    top = pixels.max(initial=0) if top is None else top
     if top <= 1:
         scale = 255.0
     elif top <= 255:
@@ -103,7 +108,8 @@ def _scan(encoded: Dataset, column: str, rows: Sequence[int]) -> Iterator[BadIma
         try:
             decode(encoded[row][column])
         except Exception as error:  # Pillow's decoders raise whatever they like on broken input
-            return BadImage(row, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            reason = re.sub(r" <\S+ object at 0x\w+>", "", " ".join(str(error).split()))
+            return BadImage(row, f"{type(error).__name__}: {reason[:200]}")
         return None
 
     quiet = not (interactive() and is_main_process())

@@ -71,12 +71,12 @@ def check_name(name: str) -> None:
     known = timm.list_models()
     if name.split(".")[0] not in known:
         raise ModelError(
-            f"unknown model {name!r}{suggest(name.split('.')[0], known)} Expected a name of timm.list_models(), "
+            f"unknown model {name!r}{suggest(name.split('.')[0], known) or '.'} Expected a name of timm.list_models(), "
             "hf-hub:OWNER/NAME or local-dir:PATH"
         )
     tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
     if "." in name and name not in tags:
-        raise ModelError(f"unknown weights {name!r}{suggest(name, tags)} Known: {', '.join(tags) or 'none'}")
+        raise ModelError(f"unknown weights {name!r}{suggest(name, tags) or '.'} Known: {', '.join(tags) or 'none'}")
 
 
 def data_config(model: nn.Module, image_size: int | None = None) -> dict[str, Any]:

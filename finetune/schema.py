@@ -52,7 +52,9 @@ class DatasetSchema:
         """
         schema = self
         if self.target_kind != "class-label":
-            seen = {_plain(value) for column in columns for value in column}
+            splits = [{_plain(value) for value in column} for column in columns]
+            # A split of nothing but -1 is one without labels, also where -1 is no ClassLabel's.
+            seen = {value for split in splits if not split <= {UNLABELLED, None} for value in split}
             values = tuple(sorted(value for value in seen if not _is_missing(value)))
             schema = dataclasses.replace(self, values=values, classes=tuple(str(value) for value in values))
         if len(schema.classes) < 2:
@@ -102,7 +104,13 @@ def infer(
     """
     for name, option in ((image_column, "--image-column"), (target_column, "--target-column")):
         if name is not None and name not in features:
-            raise SchemaError(f"{option}: no column {name!r}{suggest(name, features)} Columns: {listing(features)}")
+            hint = suggest(name, features) or "."
+            raise SchemaError(f"{option}: no column {name!r}{hint} Columns: {listing(features)}")
+    if image_column is not None and not _may_hold_images(features[image_column]):
+        raise SchemaError(
+            f"--image-column: column {image_column!r} has type {_type_name(features[image_column])}; expected images, "
+            f"encoded images or paths. Columns: {listing(features)}"
+        )
     if target_column is None:
         _refuse_other_tasks(features)
     image_column = image_column or _find_image(features)
@@ -121,6 +129,12 @@ def infer(
 def _is_image(feature: Any) -> bool:
     # Parquet written without the datasets library has images as plain structs.
     return isinstance(feature, Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
+
+
+def _may_hold_images(feature: Any) -> bool:
+    if isinstance(feature, Value):
+        return feature.dtype in ("string", "large_string", "binary", "large_binary")
+    return not isinstance(feature, ClassLabel)  # lists of pixels do
 
 
 def _find_image(features: Mapping[str, Any]) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+import yaml
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, HfApi, constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -70,6 +72,8 @@ def load(dataset: str | Dataset | DatasetDict, config: str | None = None, revisi
     if isinstance(dataset, Dataset):
         return Source(DatasetDict(train=dataset), "memory")
     if isinstance(dataset, DatasetDict):
+        if not dataset:
+            raise DatasetError("the DatasetDict has no splits: expected at least one, train")
         return Source(dataset, "memory")
     if not isinstance(dataset, str | os.PathLike):
         raise DatasetError(
@@ -113,7 +117,7 @@ def _card_license(folder: Path) -> str | None:
         return None
     try:
         license_name = DatasetCard.load(card).data.get("license")
-    except ValueError:  # a README without metadata, or with broken metadata
+    except (ValueError, yaml.YAMLError):  # a README without metadata, or with broken metadata
         return None
     return license_name if isinstance(license_name, str) else None
 
@@ -127,8 +131,8 @@ def _from_hub(name: str, config: str | None, revision: str | None) -> Source:
     if "/" not in repo:
         known = [*SHORT_NAMES, "digits"]
         raise DatasetError(
-            f"unknown dataset {name!r}{suggest(match[1], known)} Expected a Hub id (OWNER/NAME), an existing folder or "
-            f"file, or one of {', '.join(known)}"
+            f"unknown dataset {name!r}{suggest(match[1], known) or '.'} Expected a Hub id (OWNER/NAME), an existing "
+            f"folder or file, or one of {', '.join(known)}"
         )
     commit, license_name = _hub_facts(repo, revision)
     log.info(f"dataset: {repo}{f', configuration {config}' if config else ''} at {commit or 'the cached revision'}")
@@ -158,8 +162,8 @@ def _hub_facts(repo: str, revision: str | None) -> tuple[str | None, str | None]
 
 def _gated(repo: str) -> DatasetError:
     return DatasetError(
-        f"{repo} is gated: accept its conditions at {constants.ENDPOINT}/datasets/{repo}, then log in (`hf auth login`, or "
-        "set HF_TOKEN)"
+        f"{repo} is gated: accept its conditions at {constants.ENDPOINT}/datasets/{repo}, then log in "
+        "(`hf auth login`, or set HF_TOKEN)"
     )
 
 
@@ -181,7 +185,9 @@ def _read(name: str, read: Callable[[], Any]) -> Any:
         if "Config name is missing" in str(error) or "BuilderConfig" in str(error):
             raise DatasetError(f"{name}: {_first_line(error)} Pick one by --dataset-config") from error
         raise DatasetError(f"cannot read {name}: {_first_line(error)}") from error
-    except (OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except yaml.YAMLError as error:
+        raise DatasetError(f"cannot read {name}: the head of its README.md is not YAML: {_first_line(error)}") from error
+    except (OSError, RuntimeError, tarfile.TarError, datasets.exceptions.DatasetsError) as error:
         cause = error.__cause__ or error
         raise DatasetError(f"cannot read {name}: {_first_line(cause)}") from error
     if isinstance(splits, Dataset):

@@ -79,7 +79,8 @@ def assign(names: Sequence[str], asked: Mapping[str, str | None] | None = None) 
     for role, name in wanted.items():
         if name not in names:
             option = {"train": "--train-split", "validation": "--val-split", "test": "--test-split"}[role]
-            raise SplitError(f"{option}: no labelled split {name!r}{suggest(name, names)} Splits: {listing(names)}")
+            hint = suggest(name, names) or "."
+            raise SplitError(f"{option}: no labelled split {name!r}{hint} Splits: {listing(names)}")
     free = [name for name in names if name not in wanted.values()]
     found = dict(wanted)
     for role in ROLES:
@@ -89,6 +90,8 @@ def assign(names: Sequence[str], asked: Mapping[str, str | None] | None = None) 
                 found[role] = known[0]
     if "train" not in found:
         others = [name for name in free if name not in found.values()]
+        if not free:
+            raise SplitError(f"no split is left to train on: {listing(names)} is all there is, and has another role")
         if len(names) != 1 and len(others) != 1:
             raise SplitError(f"no split is called train ({listing(names)}): name one by --train-split")
         found["train"] = others[0] if others else names[0]

@@ -7,6 +7,7 @@ Source: Zhang et al., "ResNeSt: Split-Attention Networks", https://arxiv.org/abs
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -145,4 +146,4 @@ def stock_form(architecture: str, model_args: Mapping[str, Any]) -> tuple[str, d
         return architecture, dict(model_args)
     nearest = VARIANTS["resnest50d"]
     differences = {key: value for key, value in VARIANTS[architecture].items() if value != nearest[key]}
-    return "resnest50d", {**differences, **model_args}
+    return "resnest50d", {**copy.deepcopy(differences), **model_args}

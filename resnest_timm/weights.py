@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlparse
 
 from timm.models import PretrainedCfg, list_pretrained, resolve_pretrained_cfg
 from timm.models._hub import check_cached_file, download_cached_file, get_cache_dir
@@ -64,5 +64,5 @@ def _download(url: str, cache_dir: str | Path | None) -> str:
 
 def _discard_damaged(url: str, cache_dir: str | Path | None) -> None:
     """Remove a cached file that failed its check: timm would take it for the download."""
-    path = Path(cache_dir or get_cache_dir()) / os.path.basename(url)
+    path = Path(cache_dir or get_cache_dir()) / PurePosixPath(urlparse(url).path).name  # as timm names it
     path.unlink(missing_ok=True)

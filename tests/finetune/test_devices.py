@@ -46,7 +46,7 @@ def test_stopped_by_a_signal_and_resumed(cli, tmp_path):
 
     done = cli("finetune", "--resume", run)
     assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert json.loads((run / "result.json").read_text())["training"]["epochs"] == 3
     again = cli("finetune", "--resume", run)

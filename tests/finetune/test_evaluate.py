@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from finetune.cli import main
+
 
 @pytest.mark.parametrize("devices", [1, 2, 3])
 def test_numbers_do_not_depend_on_the_number_of_devices(digits_run, cli, devices):
@@ -18,13 +20,13 @@ def test_numbers_do_not_depend_on_the_number_of_devices(digits_run, cli, devices
     assert said["metrics"]["loss"] == pytest.approx(recorded["loss"], abs=1e-6)
 
 
-def test_table_names_the_split_and_the_recorded_numbers(digits_run, cli):
-    done = cli("finetune", "evaluate", digits_run, "--split", "validation")
+def test_table_names_the_split_and_the_recorded_numbers(digits_run, capsys):
+    assert main(["evaluate", str(digits_run), "--split", "validation"]) == 0
+    said = capsys.readouterr().out
     recorded = json.loads((digits_run / "result.json").read_text())["metrics"]["validation"]
-    assert done.returncode == 0, done.stderr
-    assert "validation" in done.stdout
-    assert done.stdout.count(f"{recorded['accuracy']:.6f}") >= 1
-    assert "images" in done.stdout
+    assert "validation" in said
+    assert f"{recorded['accuracy']:.6f}" in said
+    assert "images" in said
 
 
 @pytest.mark.parametrize(
@@ -35,19 +37,17 @@ def test_table_names_the_split_and_the_recorded_numbers(digits_run, cli):
         (["RUN", "--devices", "many"], "--devices"),
     ],
 )
-def test_mistakes_are_explained(digits_run, cli, arguments, message):
-    done = cli("finetune", "evaluate", *[digits_run if a == "RUN" else a for a in arguments])
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_mistakes_are_explained(digits_run, capsys, arguments, message):
+    code = main(["evaluate", *[str(digits_run) if a == "RUN" else a for a in arguments]])
+    assert code == 2
+    assert message in capsys.readouterr().err
 
 
-def test_a_changed_dataset_is_noticed(digits_run, cli, tmp_path):
+def test_a_changed_dataset_is_noticed(digits_run, capsys, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(digits_run, run)
     splits = json.loads((run / "splits.json").read_text())
     splits["test"]["rows"][-1] = 5000
     (run / "splits.json").write_text(json.dumps(splits))
-    done = cli("finetune", "evaluate", run)
-    assert done.returncode == 2
-    assert "the dataset has changed since the run" in done.stderr
+    assert main(["evaluate", str(run)]) == 2
+    assert "the dataset has changed since the run" in capsys.readouterr().err

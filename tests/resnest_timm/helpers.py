@@ -179,6 +179,30 @@ def is_same(actual: Tensor, expected: Tensor, relative: float = 1e-9) -> bool:
     return float((actual - expected).detach().abs().max()) <= relative * float(expected.detach().abs().max())
 
 
+def norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """The plain BatchNorms by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+
+
+def norms_of_single_values(model: ResNet, size: int) -> set[str]:
+    """Norms that see 1x1 maps, found with a pair of images, which nothing treats specially; leaves eval mode."""
+    single = set()
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
+            if inputs[0].shape[2:] == (1, 1):
+                single.add(name)
+
+        return hook
+
+    handles = [norm.register_forward_pre_hook(watch(name)) for name, norm in norms(model).items()]
+    with torch.no_grad():
+        model.eval()(torch.zeros(2, 3, size, size, dtype=next(model.parameters()).dtype))
+    for handle in handles:
+        handle.remove()
+    return single
+
+
 STRIDES = {32: (1, 2, 2, 2), 16: (1, 2, 2, 1), 8: (1, 2, 1, 1)}
 DILATIONS = {32: (1, 1, 1, 1), 16: (1, 1, 1, 2), 8: (1, 1, 2, 4)}
 

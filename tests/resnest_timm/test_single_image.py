@@ -6,8 +6,7 @@ from functools import partial
 import pytest
 import timm
 import torch
-from timm.models.resnet import ResNet
-from torch import Tensor, nn
+from torch import nn
 
 import resnest_timm  # noqa: F401
 from resnest_timm.split_attention import _warn_running_statistics
@@ -19,6 +18,8 @@ from tests.resnest_timm.helpers import (
     create,
     images,
     materialize,
+    norms,
+    norms_of_single_values,
     run_model,
     stock,
 )
@@ -32,29 +33,6 @@ def warns_anew() -> Iterator[None]:
     _warn_running_statistics.cache_clear()
     yield
     _warn_running_statistics.cache_clear()
-
-
-def norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
-
-
-def norms_of_single_values(model: ResNet, size: int) -> set[str]:
-    """Norms that see 1x1 maps, found with a pair of images, which nothing treats specially."""
-    single = set()
-
-    def watch(name: str) -> object:
-        def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
-            if inputs[0].shape[2:] == (1, 1):
-                single.add(name)
-
-        return hook
-
-    handles = [norm.register_forward_pre_hook(watch(name)) for name, norm in norms(model).items()]
-    with torch.no_grad():
-        model.eval()(torch.zeros(2, 3, size, size, dtype=next(model.parameters()).dtype))
-    for handle in handles:
-        handle.remove()
-    return single
 
 
 @pytest.mark.parametrize("size", [64, 32])

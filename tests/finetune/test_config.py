@@ -1,0 +1,179 @@
+"""Settings: what they default to, and what is said of those that make no sense."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+
+from finetune import RunConfig
+from finetune.config import GROUPS, PRETRAINED_PRESET, SCRATCH_PRESET, flag
+from finetune.errors import ConfigError
+
+GIVEN = {"model": "resnest50", "dataset": "food101"}
+
+
+def test_every_setting_has_a_group_and_a_sentence():
+    grouped = [f.name for group in GROUPS.values() for f in dataclasses.fields(group)]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {f.name for f in dataclasses.fields(RunConfig)}
+    assert all(f.default is not dataclasses.MISSING for f in dataclasses.fields(RunConfig))
+
+
+@pytest.mark.parametrize(("pretrained", "preset"), [(True, PRETRAINED_PRESET), (False, SCRATCH_PRESET)])
+def test_what_is_not_given_comes_from_the_preset(pretrained, preset):
+    config = RunConfig(**GIVEN, pretrained=pretrained).resolved()
+    assert {name: getattr(config, name) for name in preset} == preset
+
+
+def test_the_presets_set_the_same_and_differ():
+    assert PRETRAINED_PRESET.keys() == SCRATCH_PRESET.keys()
+    assert PRETRAINED_PRESET["lr"] < SCRATCH_PRESET["lr"]
+    assert PRETRAINED_PRESET["epochs"] < SCRATCH_PRESET["epochs"]
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 3),
+        ("batch_size", 2),
+        ("optimizer", "sgd"),
+        ("lr", 0.7),
+        ("weight_decay", 0.0),
+        ("warmup_epochs", 0.0),
+        ("label_smoothing", 0.0),
+        ("crop_scale", 1.0),
+    ],
+)
+def test_what_is_given_wins_over_the_preset_zero_included(name, value, pretrained):
+    preset = PRETRAINED_PRESET if pretrained else SCRATCH_PRESET
+    config = RunConfig(**GIVEN, pretrained=pretrained, **{name: value}).resolved()
+    assert {key: getattr(config, key) for key in preset} == preset | {name: value}
+
+
+def test_resolving_twice_changes_nothing_and_the_original_stays():
+    config = RunConfig(**GIVEN)
+    resolved = config.resolved()
+    assert config.epochs is None
+    assert resolved.resolved() == resolved
+    with pytest.raises(dataclasses.FrozenInstanceError, match="epochs"):
+        resolved.epochs = 3
+
+
+def test_defaults_are_those_of_the_design():
+    config = RunConfig(**GIVEN).resolved()
+    expected = {"val_fraction": 0.1, "test_fraction": 0.1, "pretrained": True, "seed": 0, "num_nodes": 1}
+    expected |= dict.fromkeys(("accelerator", "devices", "strategy", "precision"), "auto")
+    expected |= dict.fromkeys(("image_size", "max_samples", "output", "resume", "workers", "drop_path"))
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert config.compile is False
+
+
+def in_memory():
+    features = Features(image=Image(), label=ClassLabel(names=["a", "b"]), id=Value("int64"))
+    return Dataset.from_dict({"image": [], "label": [], "id": []}, features=features)
+
+
+def test_a_dataset_in_memory_is_accepted_as_it_is():
+    for dataset in (in_memory(), DatasetDict(train=in_memory()), DatasetDict()):
+        assert RunConfig(model="resnest50", dataset=dataset).resolved().dataset is dataset
+
+
+BELOW_ONE = math.nextafter(1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "right", "bounds"),
+    [
+        ("val_fraction", [0, -0.1, 0.51, 1], [0.01, 0.5], "above 0 and at most 0.5"),
+        ("test_fraction", [0, -0.1, 0.51, 1], [0.01, 0.5], "above 0 and at most 0.5"),
+        ("max_samples", [0, -3], [1, 10**9], "at least 1"),
+        ("image_size", [0, -32, 8193], [1, 32, 8192], "at least 1 and at most 8192"),
+        ("drop_path", [-0.1, 1, BELOW_ONE], [0, 0.1, 0.99], "at least 0 and at most 0.99"),
+        ("epochs", [0, -1], [1, 1000], "at least 1"),
+        ("batch_size", [1, 0, -8], [2, 4096], "at least 2"),
+        ("lr", [0, -1e-3, 1e5], [1e-12, 1e4], "above 0 and at most 10000"),
+        ("weight_decay", [-1e-9, 1e5], [0, 1], "at least 0 and at most 10000"),
+        ("warmup_epochs", [-1], [0, 0.5, 5], "at least 0"),
+        ("label_smoothing", [-0.1, 1], [0, 0.99], "at least 0 and at most 0.99"),
+        ("crop_scale", [0, -0.1, 1.1], [0.01, 1], "above 0 and at most 1"),
+        ("hflip", [-0.1, 1.1], [0, 0.5, 1], "at least 0 and at most 1"),
+        ("num_nodes", [0, -1], [1, 64], "at least 1"),
+        ("workers", [-1, 1025], [0, 1, 1024], "at least 0 and at most 1024"),
+        ("seed", [-1, 2**32], [0, 2**32 - 1], "at least 0 and at most 4294967295"),
+    ],
+)
+def test_ranges(name, wrong, right, bounds):
+    for value in right:
+        assert getattr(RunConfig(**GIVEN, **{name: value}).resolved(), name) == value
+    for value in [*wrong, math.nan, math.inf, -math.inf]:
+        with pytest.raises(ConfigError, match=f"^{flag(name)} must be {bounds}, got {value}$"):
+            RunConfig(**GIVEN, **{name: value}).resolved()
+
+
+@pytest.mark.parametrize("devices", ["auto", "-1", "1", "2", "16", "0,3", "0, 3", "0,1,2"])
+def test_devices_are_a_number_or_indices(devices):
+    assert RunConfig(**GIVEN, devices=devices).resolved().devices == devices
+
+
+@pytest.mark.parametrize("devices", ["0", "", "many", "1.5", "-2", "0;1", "0,", ",1", "a,b", "0,-1"])
+def test_other_devices_are_refused(devices):
+    with pytest.raises(ConfigError, match=r"--devices must be auto, a number such as 2, or indices such as 0,3, got '"):
+        RunConfig(**GIVEN, devices=devices).resolved()
+
+
+@pytest.mark.parametrize(
+    ("splits", "named"),
+    [
+        ({"train_split": "a", "test_split": "a"}, "a, a"),
+        ({"val_split": "b", "test_split": "b", "train_split": "a"}, "a, b, b"),
+        ({"train_split": "x", "val_split": "x"}, "x, x"),
+    ],
+)
+def test_one_split_cannot_play_two_roles(splits, named):
+    with pytest.raises(
+        ConfigError, match=f"--train-split, --val-split and --test-split must differ, got {named}: what"
+    ):
+        RunConfig(**GIVEN, **splits).resolved()
+
+
+def test_holding_out_everything_is_refused():
+    with pytest.raises(ConfigError, match="--val-fraction and --test-fraction must be below 1 together, got 1"):
+        RunConfig(**GIVEN, val_fraction=0.5, test_fraction=0.5).resolved()
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({}, "--model and --dataset"),
+        ({"model": "", "dataset": ""}, "--model and --dataset"),
+        ({"model": "m"}, "--dataset"),
+        ({"dataset": "d"}, "--model"),
+    ],
+)
+def test_model_and_dataset_must_be_given(given, missing):
+    with pytest.raises(
+        ConfigError, match=f"^{missing} must be given, for instance --model resnest50 --dataset food101"
+    ):
+        RunConfig(**given).resolved()
+
+
+def test_all_problems_are_reported_at_once():
+    config = RunConfig(
+        epochs=0, lr=-1.0, hflip=2.0, val_fraction=0.9, train_split="a", test_split="a", devices="x", seed=-1
+    )
+    with pytest.raises(ConfigError, match="--model and --dataset must be given") as error:
+        config.resolved()
+    problems = str(error.value).split("; ")
+    for name in ("--epochs", "--lr", "--hflip", "--val-fraction", "--train-split", "--devices", "--seed"):
+        assert sum(problem.startswith(name) for problem in problems) == 1
+    assert len(problems) == 8
+
+
+def test_the_settings_need_neither_torch_nor_datasets():
+    code = "import finetune.config, sys; print({'torch', 'timm', 'datasets', 'numpy', 'lightning'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
