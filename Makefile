@@ -25,7 +25,7 @@ help:  ## list the targets
 
 demo: .venv/.demo  ## finetune resnest14d on scikit-learn's digits, on the CPU
 	@echo "make: finetuning resnest14d from scratch on 1,797 handwritten digits"
-	@$(PY) -m finetune --model resnest14d --dataset digits --no-pretrained --image-size 32 --accelerator cpu
+	@$(PY) -m finetune --model resnest14d --dataset digits --no-pretrained --image-size 32 --epochs 12 --hflip 0 --accelerator cpu
 
 check: .venv/.test  ## ruff and mypy
 	@echo "make: ruff"

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -36,7 +37,10 @@ def read(run: Path) -> dict[str, Any]:
     path = run / "result.json"
     if not path.is_file():
         raise CardError(f"{run} holds no complete run: expected {path}; give the folder that `finetune --output` made")
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CardError(f"{path} is not JSON: {error}") from error
     if result.get("schema_version") != 1:
         raise CardError(f"{path}: expected schema version 1, got {result.get('schema_version')!r}")
     return result
@@ -75,9 +79,14 @@ def metadata(result: dict[str, Any], name: str) -> ModelCardData:
                 metric_name=METRICS[key][1],
                 metric_value=value,
             )
-            for key, value in result["metrics"]["test"].items()
+            for key, value in _known(result["metrics"]["test"])
         ],
     )
+
+
+def _known(metrics: dict[str, float]) -> list[tuple[str, float]]:
+    """Those that this version has a name for; a later one may have written more."""
+    return [(key, metrics[key]) for key in METRICS if key in metrics]
 
 
 def sections(result: dict[str, Any]) -> dict[str, Any]:
@@ -86,34 +95,35 @@ def sections(result: dict[str, Any]) -> dict[str, Any]:
     counts, held_out = dataset["splits"], dataset["held_out"]
     excluded = dataset["excluded"]
     return {
-        "architecture": model["architecture"],
+        "architecture": escape(model["architecture"]),
         "parameters": f"{model['parameters']:,}",
         "image_size": model["image_size"],
         "pretrained": model["pretrained"],
         "base_model": escape(model["base_model"]) if model["base_model"] else None,
-        "base_license": model.get("base_license"),
+        "base_license": escape(model["base_license"]) if model.get("base_license") else None,
         "dataset": escape(dataset["id"]),
-        "dataset_url": f"https://huggingface.co/datasets/{dataset['id']}" if dataset["hub"] else None,
+        "dataset_url": f"https://huggingface.co/datasets/{quote(dataset['id'])}" if dataset["hub"] else None,
         "dataset_config": escape(dataset["config"]) if dataset["config"] else None,
-        "dataset_revision": dataset["revision"],
+        "dataset_revision": escape(dataset["revision"]) if dataset["revision"] else None,
         "dataset_license": escape(dataset["license"]) if dataset["license"] else None,
         "classes": [escape(name) for name in dataset["classes"]],
         "splits": [(role, f"{count:,}", _origin(role, held_out)) for role, count in counts.items()],
+        "max_samples": dataset.get("max_samples"),
         "undecodable": sum(len(rows) for rows in excluded["undecodable"].values()),
         "unlabelled": sum(excluded["unlabelled"].values()),
         "metrics": [
             (METRICS[key][1], f"{value:.4f}", f"{metrics['validation'][key]:.4f}")
-            for key, value in metrics["test"].items()
+            for key, value in _known(metrics["test"])
         ],
-        "training": [(name.replace("_", " "), value) for name, value in training.items() if value is not None],
+        "training": [(escape(k.replace("_", " ")), escape(v)) for k, v in training.items() if v is not None],
         "seed": result["seed"],
-        "environment": result["environment"],
+        "environment": {escape(name): escape(version) for name, version in result["environment"].items()},
     }
 
 
 def _origin(role: str, held_out: dict[str, Any]) -> str:
     if role in held_out:
-        return f"{held_out[role]['fraction']:.0%} of {escape(held_out[role]['from'])}, held out by class"
+        return f"{100 * held_out[role]['fraction']:g}% of {escape(held_out[role]['from'])}, held out by class"
     if role == "train" and held_out:
         return "what was not held out"
     return "as in the dataset"

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from finetune.datamodule import ImageDataModule
     from finetune.errors import FinetuneError
     from finetune.evaluate import evaluate_run
-    from finetune.result import RunResult
     from finetune.flow import run
+    from finetune.result import RunResult
     from finetune.tasks import TASKS, ImageClassificationTask
 
 _HOMES = {

@@ -11,6 +11,7 @@ import lightning as L
 import numpy as np
 import torch
 from datasets import Dataset
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -60,7 +61,8 @@ class ImageRows(TorchDataset[Batch]):
         return self.transform(images.decode(self.encoded[int(self.rows[index])][self.column]))
 
     def __getitem__(self, items: Sequence[Item]) -> Batch:
-        pixels = torch.stack([self._sample(epoch, index) for epoch, index in items])
+        with isolate_rng(include_cuda=False):  # without workers the model's dropout draws from the same generators
+            pixels = torch.stack([self._sample(epoch, index) for epoch, index in items])
         targets = torch.from_numpy(self.labels[[index for _, index in items]])
         return pixels, targets
 

@@ -129,9 +129,9 @@ def _describe(prepared: LabelledImages) -> None:
     )
     for role, part in made.parts.items():
         carved = made.held_out.get(role)
-        origin = (
-            f"held out, {carved['fraction']:.0%} of {carved['from']}, by class" if carved else f"split {part.source!r}"
-        )
+        origin = f"split {part.source!r}"
+        if carved:
+            origin = f"held out, {100 * carved['fraction']:g}% of {carved['from']}, by class"
         log.info(f"{role}: {len(part.rows)} images ({origin})")
     for name in made.ignored:
         log.info(f"not used: split {name!r}")

@@ -35,7 +35,7 @@ def describe(
     return RunResult(
         task=data.schema.task,
         model=_model(config, model, data_config),
-        dataset=_dataset(data),
+        dataset=_dataset(data) | {"max_samples": config.max_samples},
         metrics=metrics,
         training=_training(config, data, session),
         seed=config.seed,

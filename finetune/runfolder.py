@@ -96,6 +96,8 @@ def choose(config: RunConfig) -> RunFolder:
     path = (config.output or _fresh_name(config)).absolute()
     if (path / "config.yaml").exists():
         raise RunFolderError(f"{path} already holds a run: give another --output, or go on with it by --resume {path}")
+    if isinstance(config.dataset, str | os.PathLike) and path == Path(config.dataset).absolute():
+        raise RunFolderError(f"--output {config.output} is what --dataset names too: give another --output")
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise RunFolderError(f"{path} is not an empty folder: give another --output")
     return RunFolder(path)
@@ -110,7 +112,9 @@ def _resumable(folder: RunFolder) -> RunFolder:
 
 
 def _fresh_name(config: RunConfig) -> Path:
-    dataset = "memory" if isinstance(config.dataset, Dataset | DatasetDict) else Path(str(config.dataset)).name
+    in_memory = isinstance(config.dataset, Dataset | DatasetDict)
+    # The name of `.`, `..` and `~` is that of the folder they stand for.
+    dataset = "memory" if in_memory else os.path.basename(os.path.abspath(os.path.expanduser(config.dataset)))
     model = config.model.rstrip("/").split("/")[-1]
     stem = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", part).strip("_") for part in (dataset, model))
     base = Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"

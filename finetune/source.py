@@ -186,7 +186,8 @@ def _read(name: str, read: Callable[[], Any]) -> Any:
             raise DatasetError(f"{name}: {_first_line(error)} Pick one by --dataset-config") from error
         raise DatasetError(f"cannot read {name}: {_first_line(error)}") from error
     except yaml.YAMLError as error:
-        raise DatasetError(f"cannot read {name}: the head of its README.md is not YAML: {_first_line(error)}") from error
+        problem = f"the head of its README.md is not YAML: {_first_line(error)}"
+        raise DatasetError(f"cannot read {name}: {problem}") from error
     except (OSError, RuntimeError, tarfile.TarError, datasets.exceptions.DatasetsError) as error:
         cause = error.__cause__ or error
         raise DatasetError(f"cannot read {name}: {_first_line(cause)}") from error

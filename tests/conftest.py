@@ -1,6 +1,7 @@
 """What all tests share: no network, a cache of their own, the command line as a user calls it."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,11 @@ sys.path.insert(0, str(ROOT / "tests" / "no_network"))
 if "sitecustomize" in sys.modules:
     del sys.modules["sitecustomize"]
 import sitecustomize  # noqa: E402, F401
+
+
+def pytest_sessionfinish() -> None:
+    shutil.rmtree(CACHE, ignore_errors=True)
+
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -13,7 +13,19 @@ RUN = ["--model", "resnest14d", "--dataset", "digits", "--no-pretrained", "--ima
 
 
 def test_two_processes_train_one_model(cli, digits_run, tmp_path):
-    arguments = [*RUN, "--epochs", 1, "--max-samples", 400, "--workers", 0, "--devices", 2, "--output", tmp_path / "run"]
+    arguments = [
+        *RUN,
+        "--epochs",
+        1,
+        "--max-samples",
+        400,
+        "--workers",
+        0,
+        "--devices",
+        2,
+        "--output",
+        tmp_path / "run",
+    ]
     done = cli("finetune", *arguments)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run/result.json").read_text())

@@ -77,7 +77,9 @@ def test_result_has_the_contracts_keys(digits_run):
     assert training <= set(result["training"])
     assert result["environment"]["timm"] == timm.__version__
     assert result["dataset"]["splits"] == {"train": 320, "validation": 40, "test": 40}
-    assert result["model"]["parameters"] == sum(p.numel() for p in timm.create_model("resnest14d", num_classes=10).parameters())
+    assert result["model"]["parameters"] == sum(
+        p.numel() for p in timm.create_model("resnest14d", num_classes=10).parameters()
+    )
 
 
 def test_splits_are_disjoint_and_stratified(digits_run):

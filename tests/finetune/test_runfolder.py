@@ -76,6 +76,13 @@ def test_a_file_and_a_folder_with_other_files_are_refused(tmp_path):
     assert (tmp_path / "full" / "notes.txt").read_text() == "content"
 
 
+@pytest.mark.parametrize("dataset", ["digits", "ethz/food101", Path("pets")])
+def test_a_folder_of_the_datasets_own_name_is_refused(dataset):
+    """Later the name would mean the folder: to `--resume`, to `evaluate` and to `--config RUN/config.yaml`."""
+    with pytest.raises(RunFolderError, match=f"--output {dataset} is what --dataset names too: give another --output"):
+        choose(config_of(dataset=dataset, output=Path(dataset)))
+
+
 def test_a_stopped_run_is_resumed_where_it_is(tmp_path):
     folder = created(config_of(output=Path("run")))
     assert choose(config_of(resume=Path("run"))) == folder
@@ -226,7 +233,7 @@ def test_the_written_settings_repeat_the_run(options):
 def test_every_flag_is_written_but_output_and_resume():
     written = yaml.safe_load(created(config_of(output=Path("run"))).config.read_text())
     assert set(written) == {f.name for f in dataclasses.fields(RunConfig)} - {"output", "resume"}
-    assert list(written)[0] == "dataset"  # in the order of the help
+    assert next(iter(written)) == "dataset"  # in the order of the help
     assert written["epochs"] == 10  # as resolved
 
 
@@ -251,9 +258,9 @@ def test_paths_are_written_so_that_they_hold_from_anywhere(tmp_path, monkeypatch
     assert yaml.safe_load(created(config).config.read_text())["dataset"] == str(tmp_path / "pets")
 
 
-def test_names_that_are_no_paths_stay(tmp_path):
+def test_names_that_are_no_paths_stay():
     for dataset in ("digits", "food101", "ethz/food101"):
-        config = config_of(dataset=dataset, output=Path(dataset))
+        config = config_of(dataset=dataset, output=Path("run of", dataset))
         assert yaml.safe_load(created(config).config.read_text())["dataset"] == dataset
 
 

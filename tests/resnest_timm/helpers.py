@@ -61,6 +61,10 @@ SHALLOW: dict[str, Any] = {"layers": [2, 1, 1, 1], "num_classes": 10}
 """Arguments that leave every sort of block in a variant of any depth: a test of all KINDS stays cheap."""
 
 
+NARROW: dict[str, Any] = {"channels": (32, 64, 128, 256)}
+"""Arguments that halve the width: what depends on form and depth alone is tested so, at a quarter of the cost."""
+
+
 def stock(name: str, **kwargs: Any) -> ResNet:
     """The variant in stock timm's classes; its own function where it has one, although the registry is taken over."""
     facts = FACTS[name]

@@ -11,6 +11,7 @@ import resnest_timm  # noqa: F401
 from tests.resnest_timm.helpers import (
     FACTS,
     NAMES,
+    NARROW,
     Reference,
     assert_same,
     assert_same_run,
@@ -38,7 +39,8 @@ COMPARED = (
 @pytest.mark.parametrize("name", COMPARED)
 def test_outputs_and_gradients_equal_the_plain_network(name: str, output_stride: int, train: bool) -> None:
     facts = replace(FACTS[name], layers=tuple(min(depth, 2) for depth in FACTS[name].layers))
-    model = create(name, num_classes=10, output_stride=output_stride, layers=list(facts.layers)).train(train)
+    arguments = {"num_classes": 10, "output_stride": output_stride, "layers": list(facts.layers), **NARROW}
+    model = create(name, **arguments).train(train)
     x = images(3, 34)  # maps of 17, 9, 5, and where not dilated 3 and 2 pixels
     expected = run_reference(facts, model, x, output_stride=output_stride)
     assert_same_run(run_model(model, x), expected)
@@ -56,7 +58,7 @@ def test_outputs_and_gradients_at_full_depth(name: str, output_stride: int) -> N
 @pytest.mark.parametrize("name", COMPARED)
 def test_stock_timm_differs_where_dilated_and_only_there(name: str, output_stride: int) -> None:
     """The comparison has teeth: a network without the authors' form is told apart by several per cent."""
-    theirs = materialize(stock(name, device="meta", output_stride=output_stride)).eval()
+    theirs = materialize(stock(name, device="meta", output_stride=output_stride, **NARROW)).eval()
     x = images(2, 48)
     with torch.no_grad():
         expected = Reference(FACTS[name], theirs.state_dict(), output_stride).features(x)

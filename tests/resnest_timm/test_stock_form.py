@@ -22,6 +22,7 @@ import json, sys
 import timm, torch
 from tests.resnest_timm.helpers import images, materialize
 
+torch.set_num_threads(1)
 logits = {}
 for name, (architecture, arguments) in json.load(sys.stdin).items():
     model = materialize(timm.create_model(architecture, device="meta", **arguments)).eval()

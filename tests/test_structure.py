@@ -1,0 +1,228 @@
+"""How the packages hang together, what a wheel holds, and that the tests have no network."""
+
+import ast
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("resnest_timm", "finetune", "cards")
+
+
+def modules(package):
+    """Name and path of every module of a package."""
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports(path):
+    """Every module that a file imports, wherever in it: `a.b` and, for `from a import b`, `a.b` too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "import_module":
+            found |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
+    return found
+
+
+def imported_packages(path):
+    return {name.split(".")[0] for name in imports(path)}
+
+
+def test_the_reader_of_imports_sees_every_form(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(
+        "import a.b as c\ndef f():\n    from d import e\n    import_module('g.h')\nif x:\n    import i, j\n"
+    )
+    assert imports(path) == {"a.b", "d", "d.e", "g.h", "i", "j"}
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"), [("resnest_timm", set()), ("cards", set()), ("finetune", {"resnest_timm", "cards"})]
+)
+def test_imports_point_one_way(package, allowed):
+    found = list(modules(package))
+    assert len(found) > 2
+    for name, path in found:
+        others = imported_packages(path) & set(PACKAGES) - {package}
+        assert others <= allowed, name
+        assert not imported_packages(path) & {"tests", "benchmarks"}, name
+
+
+def test_finetune_uses_both_others():
+    used = set().union(*(imported_packages(path) for _, path in modules("finetune")))
+    assert set(PACKAGES) <= used
+
+
+def test_config_stops_at_the_door():
+    """Models, tasks, data and transforms take plain arguments, and so work in anybody's Trainer."""
+    inner = (
+        "models",
+        "datamodule",
+        "dataset",
+        "transforms",
+        "sampler",
+        "images",
+        "schema",
+        "splits",
+        "source",
+        "export",
+    )
+    checked = 0
+    for name, path in modules("finetune"):
+        if name.startswith(("finetune.tasks", "finetune.callbacks")) or name.removeprefix("finetune.") in inner:
+            assert not {"finetune.config", "finetune.cli"} & imports(path), name
+            checked += 1
+    assert checked >= len(inner) + 4
+
+
+def test_only_the_flow_knows_the_data_module_and_the_model():
+    by_name = {name: imports(path) for name, path in modules("finetune")}
+    assert not {"finetune.models", "timm.create_model"} & by_name["finetune.datamodule"]
+    for name, found in by_name.items():
+        if name.startswith("finetune.tasks"):
+            assert not {"finetune.datamodule", "finetune.dataset", "finetune.source"} & found, name
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_only_the_command_line_reads_the_arguments(package):
+    readers = {name for name, path in modules(package) if "sys.argv" in path.read_text(encoding="utf-8")}
+    assert readers <= {"finetune.cli"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_module_says_what_it_is_for(package):
+    for name, path in modules(package):
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), name
+
+
+def test_light_modules_stay_light():
+    """Flags, errors and cards must not wait for torch."""
+    code = "import sys, {}; print('torch' in sys.modules or 'timm' in sys.modules)"
+    for names in ("finetune.config, finetune.cli, finetune.errors, finetune.console", "cards, cards.__main__"):
+        done = subprocess.run([sys.executable, "-c", code.format(names)], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "False", names
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Built from a copy, so that nothing is left in the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    for name in (*PACKAGES, "tests", "benchmarks"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "out", source]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (folder / "out").iterdir()
+    return path
+
+
+def test_a_wheel_holds_the_three_packages_and_nothing_else(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert re.fullmatch(r"resnest_timm-[\w.]+-py3-none-any\.whl", wheel.name)
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == set(PACKAGES)
+    expected = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert expected <= names
+    assert {"cards/template.md"} | {f"{package}/py.typed" for package in PACKAGES} <= names
+    assert not {name for name in names if name.endswith((".pyc", ".pt", ".png"))}
+
+
+def test_a_wheel_carries_its_licence_its_readme_and_its_command(wheel):
+    archive = zipfile.ZipFile(wheel)
+    by_end = {
+        name.split(".dist-info/")[1]: archive.read(name).decode() for name in archive.namelist() if ".dist-" in name
+    }
+    assert "Apache License" in by_end["licenses/LICENSE"]
+    assert "finetune = finetune.cli:main" in by_end["entry_points.txt"]
+    metadata = by_end["METADATA"]
+    assert "License-Expression: Apache-2.0" in metadata
+    assert (ROOT / "README.md").read_text(encoding="utf-8").strip() in metadata
+    for extra in ("demo", "verify", "test"):
+        assert f"Provides-Extra: {extra}" in metadata
+
+
+def test_constraints_are_versions_alone():
+    """No address of a registry, no hash, no range: such lines work behind any mirror."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    names = []
+    for line in lines:
+        match = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([0-9][A-Za-z0-9.+!]*)", line)
+        assert match, line
+        names.append(match[1].lower().replace("_", "-"))
+    assert len(names) == len(set(names)) > 30
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    pinned = re.findall(r'^    "([a-zA-Z0-9_-]+)[>\[=]', project, re.MULTILINE)
+    assert {"torch", "timm", "pytest"} <= set(pinned)
+    assert {name.lower().replace("_", "-") for name in pinned if not name.startswith("resnest")} <= set(names)
+
+
+# --- the guard of tests/no_network -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def network_log():
+    """The record of refused connections, taken away again so that it does not fail this test as it should others."""
+    log = Path(os.environ["NETWORK_LOG"])
+    yield log
+    log.unlink(missing_ok=True)
+
+
+REACHES = {
+    "socket.socket().connect(('10.0.0.1', 80))": "10.0.0.1",
+    "socket.socket(socket.AF_INET6).connect(('2001:db8::1', 80))": "2001:db8::1",
+    "socket.create_connection(('10.0.0.1', 80), timeout=1)": "10.0.0.1",
+    "socket.getaddrinfo('host.example', 80)": "host.example",
+    "urllib.request.urlopen('http://host.example/', timeout=1)": "host.example",
+}
+
+
+@pytest.mark.parametrize(("reach", "recorded"), REACHES.items())
+def test_processes_that_tests_start_are_refused_and_recorded(network_log, reach, recorded):
+    code = f"import socket, urllib.request; {reach}"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the tests have no network" in done.stderr
+    assert recorded in network_log.read_text()
+
+
+def test_a_refusal_that_is_swallowed_is_recorded_all_the_same(network_log):
+    code = "import socket\ntry:\n    socket.socket().connect_ex(('10.0.0.1', 80))\nexcept OSError:\n    pass"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+    assert "10.0.0.1" in network_log.read_text()
+
+
+@pytest.mark.skipif("pytest_socket" in sys.modules, reason="pytest-socket, not ours, lifts our guard after every test")
+def test_the_process_of_the_tests_is_refused_and_recorded_too(network_log):
+    with socket.socket() as client, pytest.raises(OSError, match="the tests have no network"):
+        client.connect(("10.0.0.1", 80))
+    assert "10.0.0.1" in network_log.read_text()
+
+
+def test_names_are_not_even_looked_up(network_log):
+    with pytest.raises(OSError, match="the tests have no network"):
+        socket.getaddrinfo("host.example", 80)
+    assert "host.example" in network_log.read_text()
+
+
+def test_loopback_is_open(network_log):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for host in ("127.0.0.1", "localhost"):
+            with socket.create_connection((host, server.getsockname()[1]), timeout=5):
+                pass
+    assert not network_log.exists()
