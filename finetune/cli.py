@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, make_dataclass
@@ -64,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; `sys.argv[1:]` when not given.
 
     Returns:
-        Exit code: 0 done, 2 the user's mistake, 75 stopped by a signal after saving. Anything else is a bug of ours and
-        raises.
+        Exit code: 0 done, 2 the user's mistake, 75 stopped by a signal after saving, 130 by Ctrl-C where there was
+        nothing to save. Anything else is a bug of ours and raises.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -74,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FinetuneError as error:
         print(f"error: {error}" if error.exit_code == 2 else str(error), file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:  # before or after the training, which catches it itself
+        print("stopped; nothing was saved", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 
