@@ -14,6 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 CACHE = Path(tempfile.mkdtemp(prefix="finetune-tests-"))
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many threads as there are cores in as many processes would spend their time waiting for each other.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 # The libraries read these when they are imported, so they must be set before that.
 os.environ |= {
     "HF_HOME": str(CACHE / "hf"),

@@ -57,12 +57,11 @@ NAMES = tuple(FACTS)
 KINDS = tuple({(f.stem, f.radix, f.cardinality, f.width, f.avd_first): name for name, f in FACTS.items()}.values())
 """One variant of each kind: the others differ from it in depth alone."""
 
-SHALLOW: dict[str, Any] = {"layers": [2, 1, 1, 1], "num_classes": 10}
-"""Arguments that leave every sort of block in a variant of any depth: a test of all KINDS stays cheap."""
-
-
 NARROW: dict[str, Any] = {"channels": (32, 64, 128, 256)}
 """Arguments that halve the width: what depends on form and depth alone is tested so, at a quarter of the cost."""
+
+SHALLOW: dict[str, Any] = {**NARROW, "layers": [2, 1, 1, 1], "num_classes": 10}
+"""Arguments that leave one block of every sort in a variant of any depth: a test of all KINDS stays cheap."""
 
 
 def stock(name: str, **kwargs: Any) -> ResNet:

@@ -86,7 +86,7 @@ def test_parameter_groups_cover_the_network_block_by_block(name: str) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_intermediates_are_the_features_and_lead_to_the_logits(name: str) -> None:
     model = create(name, **SHALLOW).eval()
-    features = timm.create_model(name, features_only=True, layers=SHALLOW["layers"], device="meta").eval()
+    features = timm.create_model(name, features_only=True, device="meta", **{**SHALLOW, "num_classes": 0}).eval()
     body = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("fc.")}
     features.load_state_dict(body, strict=True, assign=True)
     x = images(2, 64)
@@ -97,7 +97,7 @@ def test_intermediates_are_the_features_and_lead_to_the_logits(name: str) -> Non
         assert torch.equal(final, model.forward_features(x))
         assert torch.equal(model.forward_head(final), model(x))
         some = model.forward_intermediates(x, indices=(1, 2), stop_early=True, intermediates_only=True)
-        assert [tuple(map_.shape) for map_ in some] == [(2, 256, 16, 16), (2, 512, 8, 8)]
+        assert [tuple(map_.shape) for map_ in some] == [(2, 128, 16, 16), (2, 256, 8, 8)]
         assert torch.equal(some[1], intermediates[2])
         model.prune_intermediate_layers(2)
         assert torch.equal(model.forward_features(x), intermediates[4])

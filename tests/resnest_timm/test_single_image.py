@@ -123,7 +123,7 @@ def test_sync_batch_norm_is_left_to_the_other_ranks() -> None:
         module.train(module is attention.bn1)
     # Without a process group it is a plain BatchNorm, whose refusal shows that it was called.
     with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
-        attention(images(1, 8, channels=64))
+        attention(images(1, 8, channels=32))
 
 
 def test_norms_without_running_statistics_are_left_to_pytorch() -> None:
