@@ -41,7 +41,9 @@ def select(pattern: str | None) -> list[Checkpoint]:
     if pattern is None:
         return list(CHECKPOINTS)
     rows = [row for row in CHECKPOINTS if any(fnmatch(name, pattern) for name in row.names)]
-    rows = rows or [row for row in CHECKPOINTS if any(fnmatch(name, f"*{pattern}*") for name in (*row.names, row.source))]
+    rows = rows or [
+        row for row in CHECKPOINTS if any(fnmatch(name, f"*{pattern}*") for name in (*row.names, row.source))
+    ]
     if not rows:
         without = ", ".join(unreleased())
         raise UsageError(
