@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch import Tensor
 from resnest_timm import ndarray_list
 from resnest_timm.errors import ConversionError
 
+_OLD_TORCH_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")  # pickled first in a file of torch before 1.6
 _MAX_PARAMS_BYTES = 4 << 30  # the largest released file has 0.45 GB
 
 _RESAVE = (
@@ -71,18 +73,23 @@ def read(path: Path, sha256: str) -> CheckpointFile:
         ConversionError: Another format, a damaged file, or one that only unpickling code could read.
     """
     with path.open("rb") as file:
-        head = file.read(16)
-    if head == ndarray_list.MAGIC:
+        head = file.read(32)
+    if head.startswith(ndarray_list.MAGIC):
         return _from_params(path, sha256, "MXNet parameters", path.read_bytes())
     if head[:4] == b"PK\x03\x04":
         return _from_zip(path, sha256)
+    if _OLD_TORCH_MAGIC in head:
+        return CheckpointFile(path, sha256, "PyTorch (old format)", _load_torch(path))
+    if head[:1] == b"\x80":
+        raise ConversionError(
+            f"{path} is refused: it is a plain pickle, as detectron2's .pkl, which only unpickling code could read. "
+            f"{_RESAVE}"
+        )
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         try:
             return CheckpointFile(path, sha256, "safetensors", safetensors.torch.load_file(path))
         except (SafetensorError, OSError) as error:
             raise ConversionError(f"{path} is truncated or damaged, or not safetensors: {_line(error)}") from error
-    if head[:1] == b"\x80":
-        return CheckpointFile(path, sha256, "PyTorch (old format)", _load_torch(path))
     kinds = "safetensors, PyTorch .pth, MXNet .params or a zip of .params"
     raise ConversionError(f"{path} is none of {kinds}; it begins with {head[:8]!r}")
 
@@ -127,10 +134,14 @@ def _from_params(path: Path, sha256: str, kind: str, data: bytes) -> CheckpointF
 
 def _load_torch(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's hints about what it then refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ConversionError(f"{path} is refused: {_why_code(error)}. {_RESAVE}") from error
     except Exception as error:  # a damaged pickle fails in every way there is
+        if "TorchScript" in str(error):
+            raise ConversionError(f"{path} is refused: it is a TorchScript program, not weights. {_RESAVE}") from error
         raise ConversionError(f"{path} is truncated or damaged: {_line(error)}") from error
     return _state_dict(path, content)
 

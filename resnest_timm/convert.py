@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -157,8 +158,9 @@ def rename(name: str, layout: Layout) -> str:
     return name
 
 
+@functools.cache
 def expected_shapes(architecture: str, num_classes: int) -> Shapes:
-    """Shapes of the variant's state dict by name."""
+    """Shapes of the variant's state dict by name; not to be changed."""
     model = timm.create_model(architecture, num_classes=num_classes, device="meta")
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 

@@ -43,7 +43,11 @@ def test_every_byte_of_a_small_file_is_understood() -> None:
 
 @pytest.mark.parametrize("magic", [V1, V2, V3])
 def test_versions(magic: int) -> None:
-    assert ndarray_list.parse(packed([dense(magic, (3, 2), 0, SIX)], ["arg:a"]))["a"].tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert ndarray_list.parse(packed([dense(magic, (3, 2), 0, SIX)], ["arg:a"]))["a"].tolist() == [
+        [0, 1],
+        [2, 3],
+        [4, 5],
+    ]
 
 
 def test_the_oldest_version_has_sides_of_32_bits_and_no_magic() -> None:
@@ -74,7 +78,7 @@ def test_scalars_and_empty_arrays_and_none() -> None:
 
 @pytest.mark.parametrize("length", range(len(FILE)))
 def test_every_truncation_is_an_error(length: int) -> None:
-    with pytest.raises(ConversionError, match="truncated or damaged.*needs|not an MXNet|it claims 2 arrays"):
+    with pytest.raises(ConversionError, match=r"truncated or damaged.*needs|not an MXNet|it claims 2 arrays"):
         ndarray_list.parse(FILE[:length])
 
 
