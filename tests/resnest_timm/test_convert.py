@@ -255,7 +255,7 @@ def pickled_arrays(path: Path) -> Path:
 
 def scripted(path: Path) -> Path:
     """The directory that TorchScript writes, as far as its readers look; writing a real one is deprecated."""
-    return zipped(path, {"a/data.pkl": b"\x80\x02}.", "a/constants.pkl": b"\x80\x02)."})
+    return zipped(path, {"a/data.pkl": b"\x80\x02}.", "a/constants.pkl": b"\x80\x02).", "a/version": b"3\n"})
 
 
 def truncated(path: Path, share: float = 0.5) -> Path:
