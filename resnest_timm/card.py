@@ -76,10 +76,12 @@ def input_note(done: Conversion, config: dict[str, Any]) -> str:
     if done.converted.num_classes:
         return note
     pixels = [[round(255 * value, 3) for value in cfg[key]] for key in ("mean", "std")]
+    detector = "what the authors' detectron2 configs and mmdetection's ResNeSt configs use"
+    whose = detector if done.converted.is_detector else "ImageNet's, which mmsegmentation's ResNeSt configs use too"
     return (
-        f"{note} On pixels of 0 to 255 that is mean {pixels[0]} and std {pixels[1]}: what the authors' detectron2 "
-        "configs and OpenMMLab's ResNeSt configs use. The checkpoint itself does not say how its input was normalised; "
-        "if its config has another mean, std or channel order (detectron2's defaults: BGR and std 1), use that."
+        f"{note} On pixels of 0 to 255 that is mean {pixels[0]} and std {pixels[1]}: {whose}. The checkpoint itself does "
+        "not say how its input was normalised; if its config has another mean, std or channel order (detectron2's "
+        "defaults: BGR and std 1), use that."
     )
 
 

@@ -68,6 +68,12 @@ class Converted:
     num_classes: int
     left_out: dict[str, int]
 
+    @property
+    def is_detector(self) -> bool:
+        """Whether they come from a detector, whose input is normalised in another way than a classifier's."""
+        mmdetection = self.layout == "openmmlab" and "decode_head" not in self.left_out
+        return not self.num_classes and (self.layout == "detectron2" or mmdetection)
+
 
 def architecture_of(name: str) -> str:
     """The name that a model carries, from any of its names.

@@ -22,7 +22,7 @@ from resnest_timm.errors import ConversionError, UsageError
 from resnest_timm.resnest import stock_form
 from resnest_timm.zoo import CHECKPOINTS, Checkpoint
 
-# The authors' detectron2 configs and OpenMMLab's ResNeSt configs: RGB, 0 to 255.
+# The authors' detectron2 configs and mmdetection's ResNeSt configs, RGB, 0 to 255; mmsegmentation's keep ImageNet's.
 DETECTION_MEAN, DETECTION_STD = (123.68, 116.779, 103.939), (58.393, 57.12, 57.375)
 
 _PROVENANCE = ("tag", "license", "origin_url", "paper_ids", "paper_name", "description", "notes")
@@ -144,7 +144,7 @@ def hub_config(done: Conversion, path: Path) -> dict[str, Any]:
         pretrained |= {"crop_pct": released.crop_pct, "interpolation": released.interpolation, "tag": released.tag}
     else:
         pretrained = {key: value for key, value in pretrained.items() if key not in _PROVENANCE}
-    if was_detector(converted):
+    if converted.is_detector:
         pretrained |= {"mean": tuple(value / 255 for value in DETECTION_MEAN)}
         pretrained |= {"std": tuple(value / 255 for value in DETECTION_STD)}
     model.pretrained_cfg, model._model_args = pretrained, arguments
@@ -153,11 +153,6 @@ def hub_config(done: Conversion, path: Path) -> dict[str, Any]:
     # transformers passes num_classes itself and refuses it twice; timm 1.0 refuses a null instead of a dict.
     config["model_args"] = {key: value for key, value in arguments.items() if key != "num_classes"}
     return config
-
-
-def was_detector(converted: Converted) -> bool:
-    """Whether the weights come from a detection or segmentation model, whose input was normalised in its own way."""
-    return converted.layout in ("detectron2", "openmmlab") and not converted.num_classes
 
 
 def report(done: Conversion) -> str:
@@ -173,7 +168,7 @@ def report(done: Conversion) -> str:
     ]
     if converted.left_out:
         lines.append(f"left out: {', '.join(f'{count} of {name}' for name, count in converted.left_out.items())}")
-    if was_detector(converted):
+    if not converted.num_classes:
         config = json.loads((done.folder / "config.json").read_text(encoding="utf-8"))
         lines.append(f"input: {input_note(done, config)}")
     return "\n".join(lines)

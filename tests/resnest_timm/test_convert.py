@@ -115,6 +115,11 @@ def mmdetection(state: State) -> State:
     return renamed(body, modules(3), "backbone.") | {"neck.lateral_convs.0.conv.weight": torch.zeros(2)}
 
 
+def mmsegmentation(state: State) -> State:
+    body = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    return renamed(body, modules(3), "backbone.") | {"decode_head.conv_seg.weight": torch.zeros(2)}
+
+
 def mmpretrain(state: State) -> State:
     names = {timm: MMPRETRAIN.get(theirs, theirs) for timm, theirs in modules(3).items()}
     return renamed(state, names, "backbone.")
@@ -159,6 +164,7 @@ SOURCES: dict[str, tuple[Callable[[Path, State], Path], str]] = {
     "detectron2": (lambda d, s: saved(d / "a.pth", {"model": detectron2(s), "iteration": 9}), "detectron2"),
     "detectron2 safetensors": (lambda d, s: tensors(d / "a.safetensors", detectron2(s)), "detectron2"),
     "mmdetection": (lambda d, s: saved(d / "a.pth", {"meta": {}, "state_dict": mmdetection(s)}), "openmmlab"),
+    "mmsegmentation": (lambda d, s: saved(d / "a.pth", {"state_dict": mmsegmentation(s)}), "openmmlab"),
     "mmpretrain": (lambda d, s: saved(d / "a.pth", {"state_dict": mmpretrain(s)}), "openmmlab"),
 }
 
@@ -179,7 +185,7 @@ def test_every_layout_gives_the_same_weights(kind: str, state: State, tmp_path: 
     done = hub_folder.convert_file(make(tmp_path, state), NAME, tmp_path / "out")
     assert done.converted.layout == layout
     result = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
-    is_backbone = layout == "detectron2" or kind == "mmdetection"
+    is_backbone = layout == "detectron2" or kind in ("mmdetection", "mmsegmentation")
     expected = {name for name in state if not (is_backbone and name.startswith("fc."))}
     assert result.keys() == expected
     assert all(torch.equal(result[name], state[name]) for name in expected)
@@ -198,8 +204,12 @@ def test_every_layout_gives_the_same_weights(kind: str, state: State, tmp_path: 
         assert hashlib.sha256(path.read_bytes()).hexdigest() in card
     assert "license" not in card.split("---")[1]  # a licence of unknown weights would be a claim
     if is_backbone:
-        assert config["pretrained_cfg"]["mean"] == pytest.approx([123.68 / 255, 116.779 / 255, 103.939 / 255])
-        assert "mean [123.68, 116.779, 103.939] and std [58.393, 57.12, 57.375]" in card
+        mean, std = [123.68, 116.779, 103.939], [58.393, 57.12, 57.375]
+        if kind == "mmsegmentation":
+            mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+        assert config["pretrained_cfg"]["mean"] == pytest.approx([value / 255 for value in mean])
+        assert config["pretrained_cfg"]["std"] == pytest.approx([value / 255 for value in std])
+        assert f"mean {mean} and std {std}" in card
         assert done.converted.left_out
         assert all(f"1 of `{name}`" in card for name in done.converted.left_out)
 
