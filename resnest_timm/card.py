@@ -79,7 +79,7 @@ def input_note(done: Conversion, config: dict[str, Any]) -> str:
     detector = "what the authors' detectron2 configs and mmdetection's ResNeSt configs use"
     whose = detector if done.converted.is_detector else "ImageNet's, which mmsegmentation's ResNeSt configs use too"
     return (
-        f"{note} On pixels of 0 to 255 that is mean {pixels[0]} and std {pixels[1]}: {whose}. The checkpoint itself does "
+        f"{note} On pixels of 0 to 255: mean {pixels[0]} and std {pixels[1]}: {whose}. The checkpoint does "
         "not say how its input was normalised; if its config has another mean, std or channel order (detectron2's "
         "defaults: BGR and std 1), use that."
     )
