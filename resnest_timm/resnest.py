@@ -18,7 +18,7 @@ from torch import nn
 
 from resnest_timm.block import ResNeStBottleneck, refuse_aa_layer
 from resnest_timm.weights import verified_overlay
-from resnest_timm.zoo import CHECKPOINTS, pretrained_config
+from resnest_timm.zoo import default_checkpoint, pretrained_config
 
 Entrypoint = Callable[..., ResNet]
 
@@ -31,8 +31,6 @@ VARIANTS: dict[str, dict[str, Any]] = {}
 
 ALIASES: dict[str, str] = {}
 """Authors' name -> the name that the model carries, where timm has one of its own."""
-
-_CHECKPOINTS = {checkpoint.architecture: checkpoint for checkpoint in CHECKPOINTS}
 
 
 def _build(architecture: str, pretrained: bool, **kwargs: Any) -> ResNet:
@@ -52,7 +50,7 @@ def _register(name: str, architecture: str) -> Entrypoint:
     entrypoint.__doc__ = (
         f"{name}. {same}`kwargs` are those of timm's `ResNet`, and its builder's (`features_only`, ...)."
     )
-    checkpoint = _CHECKPOINTS.get(architecture)
+    checkpoint = default_checkpoint(architecture)
     key = f"{name}.{checkpoint.tag}" if checkpoint else name
     default_cfgs.update(generate_default_cfgs({key: pretrained_config(checkpoint)}))
     with warnings.catch_warnings():
@@ -141,7 +139,7 @@ def stock_form(architecture: str, model_args: Mapping[str, Any]) -> tuple[str, d
             f"stock timm cannot reproduce {architecture} with act_layer={model_args['act_layer']!r}: its split "
             "attention stays with ReLU. Use act_layer='relu'"
         )
-    released = _CHECKPOINTS.get(architecture)
+    released = default_checkpoint(architecture)
     if released is not None and released.hub_id:  # timm has exactly the variants whose weights it hosts
         return architecture, dict(model_args)
     nearest = VARIANTS["resnest50d"]
