@@ -1,6 +1,5 @@
 """The models for `torch.hub`, under the names and arguments of the authors' repository.
 
-torch.hub.list("PATH/TO/A/CLONE", source="local")
 torch.hub.load("PATH/TO/A/CLONE", "resnest50", source="local", pretrained=True)
 """
 

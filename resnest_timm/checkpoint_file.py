@@ -160,8 +160,9 @@ def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(wrapping), Mapping):
             content = content[wrapping]
     if not isinstance(content, Mapping):
-        raise ConversionError(f"{path}: expected a dict of tensors, or one under 'state_dict' or 'model', "
-                              f"got {type(content).__name__}")  # fmt: skip
+        raise ConversionError(
+            f"{path}: expected a dict of tensors, or one under 'state_dict' or 'model', got {type(content).__name__}"
+        )
     others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise ConversionError(f"{path}: expected tensors alone in the state dict, got others: {', '.join(others[:5])}")
