@@ -199,6 +199,8 @@ def _raise_config_error(event: tyro_errors.ParseErrorEvent) -> None:
     match event:
         case tyro_errors.UnrecognizedArgs(tokens=tokens):
             unknown = next((t for t in tokens if t.startswith("-")), tokens[0])
+            if not unknown.startswith("-"):
+                raise ConfigError(f"expected only flags and their values, got {unknown!r} besides{help_hint}")
             known = [flag(f.name) for f in dataclasses.fields(RunConfig)] + ["--config", "--split", "--json"]
             near = suggest(unknown.split("=")[0].replace("_", "-"), known)
             raise ConfigError(f"unknown flag {unknown}{near or help_hint}")

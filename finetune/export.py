@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,16 +10,12 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from finetune.errors import ExportError
 from finetune.runfolder import write_text
-from resnest_timm import stock_form
 from resnest_timm.resnest import VARIANTS
-
-# Said of the weights that the architecture was released with; these are other ones, and the card says whose.
-_PROVENANCE = ("tag", "license", "origin_url", "paper_ids", "paper_name", "description", "notes")
+from resnest_timm.stock import PROVENANCE, stock_config, stock_form
 
 
 def save(model: nn.Module, folder: Path, classes: Sequence[str], data_config: Mapping[str, Any]) -> None:
@@ -74,19 +69,11 @@ def check(model: nn.Module) -> None:
 
 def _config(model: nn.Module, folder: Path, classes: Sequence[str], data_config: Mapping[str, Any]) -> dict[str, Any]:
     """Timm's config.json, with an architecture that stock timm has."""
-    stock: Any = copy.copy(model)  # timm reads the name and the arguments from attributes; the original keeps its own
     architecture, arguments = stock_architecture(model)
-    stock.pretrained_cfg = {**stock.pretrained_cfg, "architecture": architecture}
-    stock._model_args = arguments
-    path = folder / "config.json"
-    save_config_for_hf(
-        stock, str(path), model_config={"label_names": list(classes)}, data_config=dict(data_config)
-    )  # fmt: skip
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for key in _PROVENANCE:
+    names = {"label_names": list(classes)}
+    config = stock_config(model, architecture, arguments, folder / "config.json", names, data_config)
+    for key in PROVENANCE:  # the card says whose weights these are
         config["pretrained_cfg"].pop(key, None)
-    # transformers 5 passes num_classes itself and refuses it twice; timm 1.0 refuses a null.
-    config["model_args"] = {k: v for k, v in config.get("model_args", {}).items() if k != "num_classes"}
     return config
 
 

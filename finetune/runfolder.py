@@ -93,7 +93,7 @@ def choose(config: RunConfig) -> RunFolder:
         return RunFolder(Path(given))
     if config.resume is not None:
         return _resumable(RunFolder(config.resume.absolute()))
-    path = (config.output or _fresh_name(config)).absolute()
+    path = (config.output.expanduser() if config.output else _fresh_name(config)).absolute()
     if (path / "config.yaml").exists():
         raise RunFolderError(f"{path} already holds a run: give another --output, or go on with it by --resume {path}")
     if isinstance(config.dataset, str | os.PathLike) and path == Path(config.dataset).absolute():

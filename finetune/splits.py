@@ -219,5 +219,6 @@ def _check_class_sizes(labels: np.ndarray, classes: Sequence[str], carved: Seque
     if carved and small:
         raise SplitError(
             f"too few images to hold out {' and '.join(carved)}: every class needs at least {needed} images, not "
-            f"{listing(small)}. Add images, leave the class out, or name splits by --val-split and --test-split"
+            f"{listing(small)}. Add images (or raise --max-samples), leave the class out, or name splits by "
+            "--val-split and --test-split"
         )

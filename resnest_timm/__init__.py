@@ -32,9 +32,9 @@ from resnest_timm.resnest import (
     resnest200e,
     resnest269,
     resnest269e,
-    stock_form,
 )
 from resnest_timm.split_attention import SplitAttention
+from resnest_timm.stock import stock_form
 from resnest_timm.weights import WeightsError
 
 __all__ = [

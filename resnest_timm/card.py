@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from resnest_timm.convert import LAYOUTS
-
-if TYPE_CHECKING:
-    from resnest_timm.hub_folder import Conversion
+from resnest_timm.checkpoint_file import CheckpointFile
+from resnest_timm.convert import LAYOUTS, Converted
+from resnest_timm.zoo import Checkpoint
 
 _PROTOCOLS = {
     "paper": "the authors' PyTorch code, centre crop of side `short * size / (size + 32)`, bicubic",
     "gluon": "the authors' Gluon code, centre crop of side `short * size / (size + 32)`, bicubic",
     "timm": "timm's results",
 }
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion read and wrote.
+
+    Attributes:
+        architecture: Name of the model.
+        source: The file it came from.
+        converted: The weights.
+        released: Row of the zoo whose hash the file has, if one has it.
+        sha256: Of the written model.safetensors.
+        folder: Where it lies.
+    """
+
+    architecture: str
+    source: CheckpointFile
+    converted: Converted
+    released: Checkpoint | None
+    sha256: str
+    folder: Path
 
 
 def render(done: Conversion, config: dict[str, Any]) -> str:

@@ -6,47 +6,22 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import timm
-from timm.models._hub import save_config_for_hf
 
 from resnest_timm import checkpoint_file, convert
-from resnest_timm.card import input_note, render
+from resnest_timm.card import Conversion, input_note, render
 from resnest_timm.checkpoint_file import CheckpointFile
 from resnest_timm.convert import Converted
 from resnest_timm.errors import ConversionError, UsageError
-from resnest_timm.resnest import stock_form
+from resnest_timm.stock import PROVENANCE, stock_config, stock_form
 from resnest_timm.zoo import CHECKPOINTS, Checkpoint
 
 # The authors' detectron2 configs and mmdetection's ResNeSt configs, RGB, 0 to 255; mmsegmentation's keep ImageNet's.
 DETECTION_MEAN, DETECTION_STD = (123.68, 116.779, 103.939), (58.393, 57.12, 57.375)
-
-_PROVENANCE = ("tag", "license", "origin_url", "paper_ids", "paper_name", "description", "notes")
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """What a conversion read and wrote.
-
-    Attributes:
-        architecture: Name of the model.
-        source: The file it came from.
-        converted: The weights.
-        released: Row of the zoo whose hash the file has, if one has it.
-        sha256: Of the written model.safetensors.
-        folder: Where it lies.
-    """
-
-    architecture: str
-    source: CheckpointFile
-    converted: Converted
-    released: Checkpoint | None
-    sha256: str
-    folder: Path
 
 
 def convert_file(path: Path, model: str, folder: Path, sha256: str | None = None) -> Conversion:
@@ -136,23 +111,18 @@ def hub_config(done: Conversion, path: Path) -> dict[str, Any]:
     converted, released = done.converted, done.released
     model: Any = timm.create_model(done.architecture, num_classes=converted.num_classes, device="meta")
     architecture, arguments = stock_form(done.architecture, {})
-    pretrained: dict[str, Any] = {**model.pretrained_cfg, "architecture": architecture}
-    pretrained["num_classes"] = converted.num_classes
+    pretrained: dict[str, Any] = {**model.pretrained_cfg, "num_classes": converted.num_classes}
     if released is not None:
         side = released.image_size
         pretrained |= {"input_size": (3, side, side), "pool_size": (side // 32, side // 32)}
         pretrained |= {"crop_pct": released.crop_pct, "interpolation": released.interpolation, "tag": released.tag}
     else:
-        pretrained = {key: value for key, value in pretrained.items() if key not in _PROVENANCE}
+        pretrained = {key: value for key, value in pretrained.items() if key not in PROVENANCE}
     if converted.is_detector:
         pretrained |= {"mean": tuple(value / 255 for value in DETECTION_MEAN)}
         pretrained |= {"std": tuple(value / 255 for value in DETECTION_STD)}
-    model.pretrained_cfg, model._model_args = pretrained, arguments
-    save_config_for_hf(model, str(path))
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    # transformers passes num_classes itself and refuses it twice; timm 1.0 refuses a null instead of a dict.
-    config["model_args"] = {key: value for key, value in arguments.items() if key != "num_classes"}
-    return config
+    model.pretrained_cfg = pretrained
+    return stock_config(model, architecture, arguments, path)
 
 
 def report(done: Conversion) -> str:

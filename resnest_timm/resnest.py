@@ -7,14 +7,12 @@ Source: Zhang et al., "ResNeSt: Split-Attention Networks", https://arxiv.org/abs
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import ResNet
-from torch import nn
 
 from resnest_timm.block import ResNeStBottleneck, refuse_aa_layer
 from resnest_timm.weights import verified_overlay
@@ -23,7 +21,7 @@ from resnest_timm.zoo import default_checkpoint, pretrained_config
 Entrypoint = Callable[..., ResNet]
 
 # timm's registry appends the models to `__all__` and looks for `default_cfgs` in the module of each of them.
-__all__ = ["VARIANTS", "stock_form"]
+__all__ = ["VARIANTS"]
 default_cfgs: dict[str, Any] = {}
 
 VARIANTS: dict[str, dict[str, Any]] = {}
@@ -113,35 +111,3 @@ resnest200 = _alias("resnest200", "resnest200e")
 resnest269 = _alias("resnest269", "resnest269e")
 resnest50_fast_4s2x40d = _alias("resnest50_fast_4s2x40d", "resnest50d_4s2x40d")
 resnest50_fast_1s4x24d = _alias("resnest50_fast_1s4x24d", "resnest50d_1s4x24d")
-
-
-def stock_form(architecture: str, model_args: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The architecture and arguments by which timm without this package builds the same network.
-
-    Args:
-        architecture: The name that the model carries, one of `VARIANTS`.
-        model_args: Arguments it was built with.
-
-    Returns:
-        Name of a stock timm architecture, and its arguments.
-
-    Raises:
-        ValueError: Stock timm would give other outputs: a dilated model, or an activation other than ReLU, which its
-            split attention ignores.
-    """
-    if model_args.get("output_stride", 32) != 32:
-        raise ValueError(
-            f"stock timm cannot reproduce {architecture} at output stride {model_args['output_stride']}: its dilated "
-            "ResNeSt differs from the authors'. Use output stride 32"
-        )
-    if model_args.get("act_layer", "relu") not in ("relu", nn.ReLU):
-        raise ValueError(
-            f"stock timm cannot reproduce {architecture} with act_layer={model_args['act_layer']!r}: its split "
-            "attention stays with ReLU. Use act_layer='relu'"
-        )
-    released = default_checkpoint(architecture)
-    if released is not None and released.hub_id:  # timm has exactly the variants whose weights it hosts
-        return architecture, dict(model_args)
-    nearest = VARIANTS["resnest50d"]
-    differences = {key: value for key, value in VARIANTS[architecture].items() if value != nearest[key]}
-    return "resnest50d", {**copy.deepcopy(differences), **model_args}

@@ -53,7 +53,8 @@ class ImageClassificationTask(L.LightningModule):
         self.save_hyperparameters(ignore=["model"])
         built = models.build(model, num_classes, pretrained) if isinstance(model, str) else model
         self.model = built.to(memory_format=torch.channels_last)
-        self.scores = nn.ModuleDict({stage: ClassificationScores(num_classes) for stage in ("val", "test")})
+        # Not submodules: Lightning would move them to any device, and MPS has no float64.
+        self.scores = {stage: ClassificationScores(num_classes) for stage in ("val", "test")}
         self.exact: dict[str, float] = {}
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -96,10 +97,11 @@ class ImageClassificationTask(L.LightningModule):
         pixels, targets = batch
         with torch.autocast(self.device.type, enabled=False):
             logits = self(pixels.float())
-        self.scores[stage].update(logits.float(), targets)  # type: ignore[operator]
+        device = torch.device("cpu") if self.device.type == "mps" else self.device
+        self.scores[stage].to(device).update(logits.float().to(device), targets.to(device))
 
     def _log_scores(self, stage: str) -> None:
-        scores: Any = self.scores[stage]
+        scores = self.scores[stage]
         values = scores.compute()
         # Lightning keeps float32; what is reported comes from here, in float64.
         self.exact = {name: value.item() for name, value in values.items()}

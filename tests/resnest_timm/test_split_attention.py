@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from timm.layers import SplitAttn
 from torch import Tensor, nn
 
@@ -104,8 +105,10 @@ def test_channels_last_stays_channels_last(radix: int, cardinality: int) -> None
 
 
 @pytest.mark.parametrize("radix", [1, 2, 4])
-def test_reduced_precision_keeps_its_type(radix: int) -> None:
-    """Under autocast the softmax is computed in float32: the output is bfloat16 all the same."""
+def test_reduced_precision_keeps_its_type(radix: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, autocast computes the softmax in float32, as this one does: the output is bfloat16 all the same."""
+    softmax = F.softmax
+    monkeypatch.setattr(F, "softmax", lambda x, dim: softmax(x.float(), dim=dim))
     layer, x = attention(radix).float(), images(3, 8, channels=16, dtype=torch.float32)
     expected = layer(x)
     with torch.autocast("cpu", torch.bfloat16):
