@@ -198,7 +198,7 @@ def test_every_layout_gives_the_same_weights(kind: str, state: State, tmp_path: 
 
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     card = (tmp_path / "out" / "README.md").read_text()
-    assert (config["architecture"], config["model_args"]) == ("resnest14d", {})
+    assert (config["architecture"], config["model_args"]) == ("resnest14d", {"in_chans": 3, "global_pool": "avg"})
     assert config["num_classes"] == config["pretrained_cfg"]["num_classes"] == done.converted.num_classes
     for path in (done.source.path, tmp_path / "out" / "model.safetensors"):
         assert hashlib.sha256(path.read_bytes()).hexdigest() in card
