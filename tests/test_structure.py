@@ -124,7 +124,8 @@ def wheel(tmp_path_factory):
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
-    for name in (*PACKAGES, "tests", "benchmarks"):
+    shutil.copy(ROOT / "hubconf.py", source / "hubconf.py")
+    for name in (*PACKAGES, "tests"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "out", source]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
