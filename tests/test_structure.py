@@ -185,9 +185,9 @@ def network_log():
 
 
 REACHES = {
-    "socket.socket().connect(('10.0.0.1', 80))": "10.0.0.1",
+    "socket.socket().connect(('192.0.2.1', 80))": "192.0.2.1",
     "socket.socket(socket.AF_INET6).connect(('2001:db8::1', 80))": "2001:db8::1",
-    "socket.create_connection(('10.0.0.1', 80), timeout=1)": "10.0.0.1",
+    "socket.create_connection(('192.0.2.1', 80), timeout=1)": "192.0.2.1",
     "socket.getaddrinfo('host.example', 80)": "host.example",
     "urllib.request.urlopen('http://host.example/', timeout=1)": "host.example",
 }
@@ -203,16 +203,16 @@ def test_processes_that_tests_start_are_refused_and_recorded(network_log, reach,
 
 
 def test_a_refusal_that_is_swallowed_is_recorded_all_the_same(network_log):
-    code = "import socket\ntry:\n    socket.socket().connect_ex(('10.0.0.1', 80))\nexcept OSError:\n    pass"
+    code = "import socket\ntry:\n    socket.socket().connect_ex(('192.0.2.1', 80))\nexcept OSError:\n    pass"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
-    assert "10.0.0.1" in network_log.read_text()
+    assert "192.0.2.1" in network_log.read_text()
 
 
 @pytest.mark.skipif("pytest_socket" in sys.modules, reason="pytest-socket, not ours, lifts our guard after every test")
 def test_the_process_of_the_tests_is_refused_and_recorded_too(network_log):
     with socket.socket() as client, pytest.raises(OSError, match="the tests have no network"):
-        client.connect(("10.0.0.1", 80))
-    assert "10.0.0.1" in network_log.read_text()
+        client.connect(("192.0.2.1", 80))
+    assert "192.0.2.1" in network_log.read_text()
 
 
 def test_names_are_not_even_looked_up(network_log):

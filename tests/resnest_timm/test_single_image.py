@@ -134,4 +134,7 @@ def test_norms_without_running_statistics_are_left_to_pytorch() -> None:
 
 def test_other_norms_need_nothing_special() -> None:
     model = timm.create_model("resnest14d", norm_layer="groupnorm1", num_classes=10).train()
-    model(images(1, 32, dtype=torch.float32)).sum().backward()
+    logits = model(images(1, 32, dtype=torch.float32))
+    logits.sum().backward()
+    assert logits.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
