@@ -14,16 +14,20 @@ if TYPE_CHECKING:
     from finetune.config import RunConfig
     from finetune.datamodule import ImageDataModule
     from finetune.errors import FinetuneError
-    from finetune.evaluate import evaluate_run
+    from finetune.evaluate_flow import evaluate
+    from finetune.evaluation import Evaluation
     from finetune.flow import run
     from finetune.result import RunResult
     from finetune.tasks import TASKS, ImageClassificationTask
+    from finetune.verbs import EvaluateOptions
 
 _HOMES = {
     "RunConfig": "finetune.config",
     "FinetuneError": "finetune.errors",
     "ImageDataModule": "finetune.datamodule",
-    "evaluate_run": "finetune.evaluate",
+    "EvaluateOptions": "finetune.verbs",
+    "Evaluation": "finetune.evaluation",
+    "evaluate": "finetune.evaluate_flow",
     "RunResult": "finetune.result",
     "run": "finetune.flow",
     "TASKS": "finetune.tasks",
@@ -32,12 +36,14 @@ _HOMES = {
 
 __all__ = [
     "TASKS",
+    "EvaluateOptions",
+    "Evaluation",
     "FinetuneError",
     "ImageClassificationTask",
     "ImageDataModule",
     "RunConfig",
     "RunResult",
-    "evaluate_run",
+    "evaluate",
     "run",
 ]
 

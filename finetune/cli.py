@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import signal
 import sys
@@ -17,6 +18,7 @@ from tyro import _errors as tyro_errors
 from finetune import console
 from finetune.config import GROUPS, RunConfig, RunOptions, flag
 from finetune.errors import ConfigError, FinetuneError, suggest
+from finetune.verbs import EvaluateOptions
 
 T = TypeVar("T")
 
@@ -36,26 +38,6 @@ class _RunFlags(RunOptions):
 
     config: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: none)")] = None
     """YAML file of flags (a run's config.yaml, for instance); the command line wins over it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """Evaluate the exported model of a run again, on the images that its splits.json names."""
-
-    run: tyro.conf.Positional[Path]
-    """Run folder."""
-    split: str = "test"
-    """Which of the run's splits: test, validation or train."""
-    accelerator: str = "auto"
-    """auto, cpu, gpu, mps, ..."""
-    devices: str = "1"
-    """How many devices; the numbers do not depend on it."""
-    batch_size: int = 64
-    """Images per batch and device."""
-    workers: int | None = None
-    """Processes per device that decode images; chosen from the cores at hand when not given."""
-    json: bool = False
-    """Print the numbers as JSON, and nothing else, on standard output."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,13 +84,13 @@ def train(argv: Sequence[str]) -> None:
 
 
 def evaluate(argv: Sequence[str]) -> None:
-    """`python -m finetune evaluate RUN ...`."""
+    """`python -m finetune evaluate RUN|MODEL ...`."""
     options = parse(EvaluateOptions, argv, prog=f"{PROG} evaluate")
+    options.check()
     console.set_up(sys.stderr if options.json else sys.stdout)
-    from finetune.evaluate import evaluate_run, report
+    from finetune import evaluate_flow, evaluation
 
-    arguments = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.name not in ("run", "json")}
-    report(evaluate_run(options.run, **arguments), as_json=options.json)
+    evaluation.report(evaluate_flow.evaluate(options), as_json=options.json)
 
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "evaluate": evaluate}
@@ -184,7 +166,7 @@ def parse(kind: type[T], argv: Sequence[str], prog: str) -> T:
     Raises:
         ConfigError: Instead of the parser's own box, in one line.
     """
-    with tyro_errors.on_parse_error(_raise_config_error):
+    with tyro_errors.on_parse_error(functools.partial(_raise_config_error, _flags_of(kind))):
         try:
             return tyro.cli(kind, args=argv, prog=prog, config=(tyro.conf.DisallowNone,))
         except SystemExit as stop:
@@ -193,7 +175,14 @@ def parse(kind: type[T], argv: Sequence[str], prog: str) -> T:
             raise
 
 
-def _raise_config_error(event: tyro_errors.ParseErrorEvent) -> None:
+def _flags_of(kind: type) -> list[str]:
+    """The flags of a dataclass, and of the groups in it."""
+    fields: list[Any] = list(dataclasses.fields(kind))
+    groups = [f.default_factory for f in fields if dataclasses.is_dataclass(f.default_factory)]
+    return [flag(f.name) for group in groups for f in dataclasses.fields(group)] or [flag(f.name) for f in fields]
+
+
+def _raise_config_error(known: Sequence[str], event: tyro_errors.ParseErrorEvent) -> None:
     """Say a parse error in one line; an event that is not known here falls through to the parser's own words."""
     help_hint = f"; see {event.prog} --help"
     match event:
@@ -201,7 +190,6 @@ def _raise_config_error(event: tyro_errors.ParseErrorEvent) -> None:
             unknown = next((t for t in tokens if t.startswith("-")), tokens[0])
             if not unknown.startswith("-"):
                 raise ConfigError(f"expected only flags and their values, got {unknown!r} besides{help_hint}")
-            known = [flag(f.name) for f in dataclasses.fields(RunConfig)] + ["--config", "--split", "--json"]
             near = suggest(unknown.split("=")[0].replace("_", "-"), known)
             raise ConfigError(f"unknown flag {unknown}{near or help_hint}")
         case tyro_errors.MissingArgs(missing_arguments=missing):

@@ -40,10 +40,10 @@ SCRATCH_PRESET: dict[str, Any] = {
 }
 
 
-_INFERRED = tyro.conf.arg(help_behavior_hint="(default: inferred)")
-_OWN = tyro.conf.arg(help_behavior_hint="(default: the model's own)")
-_NONE = tyro.conf.arg(help_behavior_hint="(default: none)")
-_AUTO = tyro.conf.arg(help_behavior_hint="(default: chosen)")
+INFERRED = tyro.conf.arg(help_behavior_hint="(default: inferred)")
+OWN = tyro.conf.arg(help_behavior_hint="(default: the model's own)")
+NONE = tyro.conf.arg(help_behavior_hint="(default: none)")
+AUTO = tyro.conf.arg(help_behavior_hint="(default: chosen)")
 _REQUIRED = tyro.conf.arg(help_behavior_hint="(required)", metavar="NAME|PATH", constructor=str)
 
 
@@ -59,25 +59,25 @@ class DataOptions:
 
     dataset: Annotated[Any, _REQUIRED] = None
     """Hub id (OWNER/NAME[:CONFIG][@REVISION]), short name, folder, parquet, arrow or tar file, or digits (offline)."""
-    dataset_config: Annotated[str | None, _NONE] = None
+    dataset_config: Annotated[str | None, NONE] = None
     """Configuration of a Hub dataset that has several."""
-    revision: Annotated[str | None, _NONE] = None
+    revision: Annotated[str | None, NONE] = None
     """Branch, tag or commit of a Hub dataset."""
-    image_column: Annotated[str | None, _INFERRED] = None
+    image_column: Annotated[str | None, INFERRED] = None
     """Column that holds the images."""
-    target_column: Annotated[str | None, _INFERRED] = None
+    target_column: Annotated[str | None, INFERRED] = None
     """Column that holds the classes."""
-    train_split: Annotated[str | None, _INFERRED] = None
+    train_split: Annotated[str | None, INFERRED] = None
     """Split to train on."""
-    val_split: Annotated[str | None, _INFERRED] = None
+    val_split: Annotated[str | None, INFERRED] = None
     """Split that the best epoch is chosen on."""
-    test_split: Annotated[str | None, _INFERRED] = None
+    test_split: Annotated[str | None, INFERRED] = None
     """Split that the reported numbers come from."""
     val_fraction: float = 0.1
     """Share of the training split to hold out where there is no validation split."""
     test_fraction: float = 0.1
     """Share of the training split to hold out where there is no test split."""
-    max_samples: Annotated[int | None, _NONE] = None
+    max_samples: Annotated[int | None, NONE] = None
     """Use at most so many images of each split, drawn by class, for a quick try."""
 
 
@@ -89,9 +89,9 @@ class ModelOptions:
     """timm name (ResNeSt under timm's and the authors' names), hf-hub:OWNER/NAME or local-dir:PATH."""
     pretrained: bool = True
     """Start from the model's pretrained weights."""
-    image_size: Annotated[int | None, _OWN] = None
+    image_size: Annotated[int | None, OWN] = None
     """Side of the square input in pixels."""
-    drop_path: Annotated[float | None, _NONE] = None
+    drop_path: Annotated[float | None, NONE] = None
     """Rate of stochastic depth."""
 
 
@@ -135,7 +135,7 @@ class HardwareOptions:
     """Arithmetic of the training; auto takes bf16 where the hardware has it. Reported numbers are always fp32."""
     compile: bool = False
     """Compile the model with torch.compile."""
-    workers: Annotated[int | None, _AUTO] = None
+    workers: Annotated[int | None, AUTO] = None
     """Processes per device that decode images; chosen from the cores at hand."""
 
 
@@ -145,9 +145,9 @@ class RunOptions:
 
     seed: int = 0
     """Of the splits, the order, the augmentation and the initial weights."""
-    output: Annotated[Path | None, _AUTO] = None
+    output: Annotated[Path | None, AUTO] = None
     """Run folder to make; runs/DATASET-MODEL-TIME otherwise."""
-    resume: Annotated[Path | None, _NONE] = None
+    resume: Annotated[Path | None, NONE] = None
     """Run folder to go on with, after its last complete epoch."""
 
 
@@ -230,11 +230,12 @@ def _problems(config: RunConfig) -> list[str]:
             f"--train-split, --val-split and --test-split must differ, got {', '.join(splits)}: "
             "what a model was trained or chosen on says nothing about new images"
         )
-    if not _valid_devices(config.devices):
+    if not valid_devices(config.devices):
         problems.append(f"--devices must be auto, a number such as 2, or indices such as 0,3, got {config.devices!r}")
     return problems
 
 
-def _valid_devices(devices: str) -> bool:
+def valid_devices(devices: str) -> bool:
+    """Whether it is a number of devices, indices or auto."""
     parts = devices.split(",")
     return devices in ("auto", "-1") or (all(p.strip().isdigit() for p in parts) and devices != "0")

@@ -14,7 +14,7 @@ from finetune.console import log
 from finetune.errors import DatasetError, SchemaError, listing
 from finetune.schema import DatasetSchema
 from finetune.source import Source
-from finetune.splits import Splits
+from finetune.splits import SplitRows, Splits
 
 
 @dataclass(frozen=True)
@@ -65,23 +65,12 @@ def prepare(
         SchemaError: Its columns do not say what to learn.
         SplitError: It cannot be split.
     """
-    opened = dataset if isinstance(dataset, Source) else source.load(dataset, dataset_config, revision)
-    inferred, targets = inspect(opened.splits, image_column, target_column)
-    labels = {name: inferred.encode(column) for name, column in targets.items()}
-    labelled = [name for name in labels if (labels[name] != schema.UNLABELLED).any()]
-    if not labelled:
-        raise DatasetError(f"column {inferred.target_column!r} has no labels in any split ({listing(labels)})")
-    roles = splits.assign(labelled, {"train": train_split, "validation": val_split, "test": test_split})
+    opened, inferred, labels = _labels(dataset, dataset_config, revision, image_column, target_column)
+    roles = splits.assign(_labelled(labels), {"train": train_split, "validation": val_split, "test": test_split})
     rng = np.random.default_rng(seed)
     rows = {name: splits.subset(labels[name], max_samples, rng) for name in roles.values()}
     bad = {name: images.find_bad(opened.splits[name], inferred.image_column, rows[name].tolist()) for name in rows}
-    usable = {name: np.setdiff1d(rows[name], [image.row for image in bad[name]]) for name in rows}
-    for name in rows:
-        if len(bad[name]) == len(rows[name]):
-            raise DatasetError(
-                f"no image of the {name!r} split decodes: rows {listing(image.row for image in bad[name])}. "
-                f"Row {bad[name][0].row}: {bad[name][0].reason}"
-            )
+    usable = {name: _usable(name, rows[name], bad[name]) for name in rows}
     made = splits.make(labels, usable, roles, inferred.classes, val_fraction, test_fraction, seed)
     unlabelled = {name: int((labels[name] == schema.UNLABELLED).sum()) for name in rows}
     prepared = LabelledImages(
@@ -92,7 +81,85 @@ def prepare(
         {name: count for name, count in unlabelled.items() if count},
     )
     _describe(prepared)
+    _describe_classes(prepared)
     return prepared
+
+
+def whole_split(
+    dataset: str | Dataset | DatasetDict | Source,
+    *,
+    split: str | None = None,
+    dataset_config: str | None = None,
+    revision: str | None = None,
+    image_column: str | None = None,
+    target_column: str | None = None,
+    max_samples: int | None = None,
+    seed: int = 0,
+) -> LabelledImages:
+    """Open a dataset for evaluation only: a whole split of it as our test split, nothing carved.
+
+    Args:
+        dataset: As `prepare` takes it.
+        split: The source's name; its test split, else its validation split, else its only one when not given.
+        dataset_config: Configuration of a Hub dataset.
+        revision: Branch, tag or commit of a Hub dataset.
+        image_column: Column of the images; inferred when not given.
+        target_column: Column of the classes; inferred when not given.
+        max_samples: Use at most so many images, drawn by class.
+        seed: Of that draw.
+
+    Raises:
+        DatasetError: It cannot be opened, or too much of it cannot be read.
+        SchemaError: Its columns do not say what to learn.
+        SplitError: It has no such split.
+    """
+    opened, inferred, labels = _labels(dataset, dataset_config, revision, image_column, target_column)
+    name = splits.to_evaluate(_labelled(labels), split)
+    rows = splits.subset(labels[name], max_samples, np.random.default_rng(seed))
+    bad = images.find_bad(opened.splits[name], inferred.image_column, rows.tolist())
+    usable = _usable(name, rows, bad)
+    part = SplitRows(name, usable, labels[name][usable], whole=len(usable) == len(labels[name]))
+    unlabelled = int((labels[name] == schema.UNLABELLED).sum())
+    others = tuple(other for other in opened.splits if other != name)
+    prepared = LabelledImages(
+        opened,
+        inferred,
+        Splits({"test": part}, ignored=others),
+        {name: bad} if bad else {},
+        {name: unlabelled} if unlabelled else {},
+    )
+    _describe(prepared)
+    return prepared
+
+
+def _labels(
+    dataset: str | Dataset | DatasetDict | Source,
+    dataset_config: str | None,
+    revision: str | None,
+    image_column: str | None,
+    target_column: str | None,
+) -> tuple[Source, DatasetSchema, dict[str, np.ndarray]]:
+    """The opened dataset, what it holds, and the class indices of every split."""
+    opened = dataset if isinstance(dataset, Source) else source.load(dataset, dataset_config, revision)
+    inferred, targets = inspect(opened.splits, image_column, target_column)
+    labels = {name: inferred.encode(column) for name, column in targets.items()}
+    if not _labelled(labels):
+        raise DatasetError(f"column {inferred.target_column!r} has no labels in any split ({listing(labels)})")
+    return opened, inferred, labels
+
+
+def _labelled(labels: Mapping[str, np.ndarray]) -> list[str]:
+    return [name for name, indices in labels.items() if (indices != schema.UNLABELLED).any()]
+
+
+def _usable(split: str, rows: np.ndarray, bad: Sequence[images.BadImage]) -> np.ndarray:
+    """The rows whose images decode."""
+    if len(bad) == len(rows):
+        raise DatasetError(
+            f"no image of the {split!r} split decodes: rows {listing(image.row for image in bad)}. "
+            f"Row {bad[0].row}: {bad[0].reason}"
+        )
+    return np.setdiff1d(rows, [image.row for image in bad])
 
 
 def inspect(
@@ -139,7 +206,6 @@ def _describe(prepared: LabelledImages) -> None:
         log.info(f"left out: {count} images of {name!r} without a label")
     for name, bad in prepared.undecodable.items():
         log.info(f"left out: {len(bad)} images of {name!r} that do not decode, rows {listing(b.row for b in bad)}")
-    _describe_classes(prepared)
 
 
 def _describe_classes(prepared: LabelledImages) -> None:

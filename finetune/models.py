@@ -17,7 +17,7 @@ from finetune.errors import ModelError, suggest
 
 def build(
     name: str,
-    num_classes: int,
+    num_classes: int | None,
     pretrained: bool = True,
     image_size: int | None = None,
     drop_path: float | None = None,
@@ -26,7 +26,7 @@ def build(
 
     Args:
         name: timm name, `hf-hub:OWNER/NAME` or `local-dir:PATH`.
-        num_classes: Outputs of the new head; a pretrained head of as many classes is kept.
+        num_classes: Outputs of the new head; a pretrained head of as many classes is kept, and with None any.
         pretrained: Load its weights.
         image_size: Side of the square input in pixels, checked against the model; its own when not given.
         drop_path: Rate of stochastic depth; the model's own when not given.
@@ -121,7 +121,7 @@ def _explain(name: str, error: Exception) -> str:
     if isinstance(error, resnest_timm.WeightsError):
         return text
     if "No pretrained weights" in text:
-        return f"{name} has no pretrained weights: give --no-pretrained to train from scratch"
+        return f"{name} has no pretrained weights; --no-pretrained trains it from scratch"
     if isinstance(error, OSError) and not name.startswith("local-dir:"):
         return (
             f"cannot fetch the weights of {name}: tried {constants.ENDPOINT}, and they are not in the local cache "

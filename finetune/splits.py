@@ -105,6 +105,32 @@ def assign(names: Sequence[str], asked: Mapping[str, str | None] | None = None) 
     return {role: found[role] for role in ROLES if role in found}
 
 
+def to_evaluate(names: Sequence[str], asked: str | None = None) -> str:
+    """The split to evaluate a finished model on.
+
+    Args:
+        names: The source's splits that have labels.
+        asked: What the user named; `val`, `valid`, `validation` and `dev` are one name.
+
+    Returns:
+        The source's name of it: test, else validation, else the only one.
+
+    Raises:
+        SplitError: There is no such split, or none is recognised.
+    """
+    if asked is not None and asked in names:
+        return asked
+    roles = [role for role in ROLES if asked and asked.lower() in _NAMES[role]] if asked else ["test", "validation"]
+    found = [name for role in roles for name in names if name.lower() in _NAMES[role]]
+    if found:
+        return found[0]
+    if asked:
+        raise SplitError(f"--split: no labelled split {asked!r}{suggest(asked, names) or '.'} Splits: {listing(names)}")
+    if len(names) > 1:
+        raise SplitError(f"no split is called test or validation ({listing(names)}): name one by --split")
+    return names[0]
+
+
 def carve(labels: np.ndarray, fraction: float, rng: np.random.Generator, keep: int = 1) -> np.ndarray:
     """Draw a stratified share of a split.
 

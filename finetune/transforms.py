@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
+from torchvision.transforms import v2
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -22,6 +24,40 @@ def evaluation(data_config: Mapping[str, Any]) -> Transform:
         PIL RGB -> float32 `[3, H, W]`, normalised.
     """
     return _typed(create_transform(**data_config, is_training=False))
+
+
+def paper(data_config: Mapping[str, Any]) -> Transform:
+    """The ResNeSt authors' evaluation: a centre crop of side `short * size / (size + 32)`, then a bicubic resize.
+
+    Source: `ECenterCrop` in `scripts/torch/verify.py` of https://github.com/zhanghang1989/ResNeSt.
+
+    Args:
+        data_config: timm's; input size, mean and std are used.
+
+    Returns:
+        PIL RGB -> float32 `[3, size, size]`, normalised.
+    """
+    steps = [
+        _AuthorsCentreCrop(data_config["input_size"][-1]),
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(mean=list(data_config["mean"]), std=list(data_config["std"])),
+    ]
+    return _typed(v2.Compose(steps))
+
+
+class _AuthorsCentreCrop:
+    """PIL -> PIL of `size` by `size` pixels; a class because a loader's processes may have to pickle it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        side = min(width, height) * self.size / (self.size + 32)
+        left, top = round((width - side) / 2), round((height - side) / 2)
+        crop = image.crop((left, top, round(left + side), round(top + side)))
+        return crop.resize((self.size, self.size), Image.Resampling.BICUBIC)
 
 
 def training(data_config: Mapping[str, Any], crop_scale: float = 0.35, hflip: float = 0.5) -> Transform:

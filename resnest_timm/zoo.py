@@ -38,6 +38,8 @@ class Checkpoint:
         code_license: SPDX name, of the code that the weights were released with.
         weights_license: SPDX name, of the weights.
         top1: Published ImageNet top-1 accuracy at `image_size`, in per cent.
+        top5: The same for top-5, where the source gives it.
+        v2_top1: Published top-1 accuracy on ImageNet-V2 (matched frequency), where the source gives it.
         protocol: Who measured it and how. `paper` and `gluon`: the authors' PyTorch and Gluon code, centre crop of side
             `short * size / (size + 32)`, bicubic resize. `timm`: timm's results, with `crop_pct` and `interpolation`.
         image_size: Side of the square input, in pixels.
@@ -55,6 +57,8 @@ class Checkpoint:
     code_license: str = "Apache-2.0"
     weights_license: str = "Apache-2.0"
     top1: float | None = None
+    top5: float | None = None
+    v2_top1: float | None = None
     protocol: Protocol = "paper"
     image_size: int = 224
     crop_pct: float = 0.875
@@ -81,9 +85,12 @@ class Checkpoint:
         return self.protocol == "gluon"
 
 
-def _hub(architecture: str, authors_name: str, top1: float, tag: str = "in1k", **kwargs: Any) -> Checkpoint:
+def _hub(
+    architecture: str, authors_name: str, top1: float, top5: float, tag: str = "in1k", **kwargs: Any
+) -> Checkpoint:
     hub_id = f"timm/{architecture}.{tag}"
-    return Checkpoint(architecture, tag, authors_name, hub_id=hub_id, top1=top1, protocol="timm", **kwargs)
+    accuracy: dict[str, Any] = {"top1": top1, "top5": top5, "protocol": "timm"}
+    return Checkpoint(architecture, tag, authors_name, hub_id=hub_id, **accuracy, **kwargs)
 
 
 def _pth(name: str, sha256: str, top1: float, size: int = 224, architecture: str | None = None) -> Checkpoint:
@@ -108,14 +115,14 @@ def _gluon(
 _4S2X40D, _1S4X24D = "resnest50d_4s2x40d", "resnest50d_1s4x24d"
 
 CHECKPOINTS = (
-    _hub("resnest14d", "resnest14", 75.516, "gluon_in1k", interpolation="bilinear"),
-    _hub("resnest26d", "resnest26", 78.476, "gluon_in1k", interpolation="bilinear"),
-    _hub("resnest50d", "resnest50", 80.958, interpolation="bilinear"),
-    _hub("resnest101e", "resnest101", 82.916, image_size=256, interpolation="bilinear"),
-    _hub("resnest200e", "resnest200", 83.880, image_size=320, crop_pct=0.909),
-    _hub("resnest269e", "resnest269", 84.542, image_size=416, crop_pct=0.928),
-    _hub(_4S2X40D, "resnest50_fast_4s2x40d", 81.146),
-    _hub(_1S4X24D, "resnest50_fast_1s4x24d", 81.024),
+    _hub("resnest14d", "resnest14", 75.516, 92.512, "gluon_in1k", interpolation="bilinear"),
+    _hub("resnest26d", "resnest26", 78.476, 94.300, "gluon_in1k", interpolation="bilinear"),
+    _hub("resnest50d", "resnest50", 80.958, 95.372, v2_top1=70.26, interpolation="bilinear"),
+    _hub("resnest101e", "resnest101", 82.916, 96.310, v2_top1=72.33, image_size=256, interpolation="bilinear"),
+    _hub("resnest200e", "resnest200", 83.880, 96.880, v2_top1=74.25, image_size=320, crop_pct=0.909),
+    _hub("resnest269e", "resnest269", 84.542, 96.988, v2_top1=73.94, image_size=416, crop_pct=0.928),
+    _hub(_4S2X40D, "resnest50_fast_4s2x40d", 81.146, 95.566),
+    _hub(_1S4X24D, "resnest50_fast_1s4x24d", 81.024, 95.338),
     _pth("resnest50", "528c19ca", 81.03, architecture="resnest50d"),
     _pth("resnest101", "22405ba7", 82.83, 256, "resnest101e"),
     _pth("resnest200", "75117900", 83.84, 320, "resnest200e"),
@@ -147,6 +154,11 @@ def default_checkpoint(architecture: str) -> Checkpoint | None:
     """What `pretrained=True` loads: the Hub's weights where there are some, else the authors' `.pth`."""
     rows = [row for row in CHECKPOINTS if row.architecture == architecture and not row.is_gluon]
     return next((row for row in rows if row.hub_id), rows[0] if rows else None)
+
+
+def published_by(source: str) -> Checkpoint | None:
+    """The row of a released file, by its repository on the Hub or its address."""
+    return next((row for row in CHECKPOINTS if source and source in (row.hub_id, row.url)), None)
 
 
 def pretrained_config(checkpoint: Checkpoint | None = None) -> dict[str, Any]:

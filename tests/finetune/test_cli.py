@@ -269,7 +269,7 @@ def test_resume_takes_the_flags_of_the_run(tmp_path, said):
         (["trian", *GIVEN], r"expected one of train, evaluate or a flag first, got 'trian'; did you mean train\?"),
         (["predicct"], "expected one of train, evaluate.* got 'predicct'.*; see python -m finetune --help"),
         (["digits", "--model", "resnest14d"], "expected one of train, .* got 'digits'"),
-        (["evaluate"], "run must be given; see python -m finetune evaluate --help"),
+        (["evaluate"], "model must be given; see python -m finetune evaluate --help"),
         (["evaluate", "x", "--splt", "test"], "unknown flag --splt; did you mean --split"),
         (["evaluate", "x", "--batch-size", "many"], "--batch-size must be INT, got 'many'"),
         (["evaluate", "x", "--devices"], "--devices needs a value; see python -m finetune evaluate --help"),

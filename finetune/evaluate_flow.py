@@ -1,0 +1,156 @@
+"""`python -m finetune evaluate`: a run again on its own images, or any model on any dataset."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import yaml
+from torch import nn
+
+from finetune import labels, models, published, schema, source, transforms
+from finetune.console import log
+from finetune.datamodule import ImageDataModule
+from finetune.dataset import LabelledImages, excluded, inspect, whole_split
+from finetune.errors import ConfigError, DatasetError, RunFolderError, listing
+from finetune.evaluation import Evaluation
+from finetune.result import RunResult
+from finetune.runfolder import RunFolder
+from finetune.splits import ROLES, SplitRows, Splits
+from finetune.tasks import TASKS
+from finetune.training import make_trainer, quiet
+from finetune.verbs import EvaluateOptions
+
+
+def evaluate(options: EvaluateOptions) -> Evaluation:
+    """Evaluate what the flags name, in float32; each image is counted once on any number of devices.
+
+    Raises:
+        FinetuneError: The run, the model or the dataset does not exist, cannot be read, or does not fit the others.
+    """
+    options.check()
+    if options.dataset is not None:
+        return evaluate_model(options)
+    if not Path(options.model).exists() and not options.model.startswith(("/", ".", "~")):
+        models.check_name(options.model)
+        raise ConfigError(f"--dataset must be given: what shall {options.model} be evaluated on?")
+    return evaluate_run(options)
+
+
+def evaluate_run(options: EvaluateOptions) -> Evaluation:
+    """Evaluate a run's exported model again, on the images that its splits.json names.
+
+    Raises:
+        RunFolderError: The folder holds no complete run, or no such split.
+        DatasetError: The dataset is gone, or has changed since.
+    """
+    folder = RunFolder(Path(options.model).expanduser().absolute())
+    result = RunResult.load(folder.result)
+    split = options.split or "test"
+    if split not in ROLES:
+        raise RunFolderError(f"--split must be one of {', '.join(ROLES)}, got {split!r}")
+    data = _reopen(folder, result, split)
+    model = timm.create_model(f"local-dir:{folder.model}", pretrained=True)
+    loader = _loader(data, models.data_config(model), options)
+    metrics = _scores(model, len(data.schema.classes), loader, options)
+    subject = {"run": str(folder.path), "split": split}
+    return Evaluation(subject, len(data.splits.parts["test"].rows), metrics, result.metrics.get(split, {}))
+
+
+def evaluate_model(options: EvaluateOptions) -> Evaluation:
+    """Evaluate a run's or any other model on a whole split of a dataset.
+
+    Raises:
+        ModelError: The model cannot be built, or the dataset's classes are not its own.
+        DatasetError: The dataset cannot be opened.
+        SchemaError: The dataset's columns do not say what to evaluate.
+        SplitError: The dataset has no such split.
+    """
+    name = options.model
+    run = RunFolder(Path(name).expanduser().absolute())
+    if run.result.is_file():
+        name = f"local-dir:{run.model}"
+    model = models.build(name, None, pretrained=True, image_size=options.image_size)
+    data = whole_split(
+        options.dataset or "",
+        split=options.split,
+        dataset_config=options.dataset_config,
+        revision=options.revision,
+        image_column=options.image_column,
+        target_column=options.target_column,
+        max_samples=options.max_samples,
+    )
+    mapping = labels.match(data.schema.classes, model)
+    log.info(f"classes: {len(data.schema.classes)} of the model's {mapping.num_outputs} outputs, by {mapping.rule}")
+    part = data.splits.parts["test"]
+    data_config = models.data_config(model, options.image_size)
+    mapped = SplitRows(part.source, part.rows, mapping.outputs[part.labels], part.whole)
+    target = LabelledImages(data.source, data.schema, Splits({"test": mapped}), data.undecodable, data.unlabelled)
+    loader = _loader(target, data_config, options)
+    metrics = _scores(model, mapping.num_outputs, loader, options)
+    images = published.benchmark(data)
+    size = data_config["input_size"][-1]
+    return Evaluation(
+        {
+            "model": options.model,
+            "dataset": data.source.id,
+            "revision": data.source.revision,
+            "split": part.source,
+            "classes": len(data.schema.classes),
+            "classes_by": mapping.rule,
+            "protocol": _protocol(options.protocol, data_config),
+            "excluded": excluded(data),
+        },
+        len(part.rows),
+        metrics,
+        published=published.find(model, images, options.protocol, size) if images else None,
+    )
+
+
+def _protocol(name: str, data_config: dict[str, Any]) -> dict[str, Any]:
+    size = data_config["input_size"][-1]
+    if name == "paper":
+        return {"name": name, "image_size": size, "crop_pct": size / (size + 32), "interpolation": "bicubic"}
+    return {"name": name, "image_size": size, **{key: data_config[key] for key in ("crop_pct", "interpolation")}}
+
+
+def _loader(data: LabelledImages, data_config: dict[str, Any], options: EvaluateOptions) -> ImageDataModule:
+    loader = ImageDataModule(data, batch_size=options.batch_size, data_config=data_config, workers=options.workers)
+    if options.protocol == "paper":
+        loader.eval_transform = transforms.paper(data_config)
+    return loader
+
+
+def _scores(model: nn.Module, num_classes: int, loader: ImageDataModule, options: EvaluateOptions) -> dict[str, float]:
+    task = TASKS[loader.data.schema.task](model, num_classes=num_classes)
+    trainer = make_trainer(options.accelerator, options.devices, [])
+    with quiet():
+        trainer.test(task, loader, verbose=False)
+    return task.exact
+
+
+def _reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
+    """The run's dataset, with the images of `role` as its test split."""
+    config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    if config["dataset"] is None:
+        raise DatasetError(f"the run in {folder.path} was made from a dataset in memory: it cannot be opened again")
+    opened = source.load(config["dataset"], config["dataset_config"], config["revision"])
+    found, targets = inspect(opened.splits, config["image_column"], config["target_column"])
+    if list(found.classes) != result.dataset["classes"]:
+        raise DatasetError(
+            f"the dataset has changed since the run: its classes were {listing(result.dataset['classes'])}, now they "
+            f"are {listing(found.classes)}"
+        )
+    entry = json.loads(folder.splits.read_text(encoding="utf-8"))[role]
+    name, expected = entry["source"], result.dataset["splits"][role]
+    indices = found.encode(targets[name]) if name in targets else np.empty(0, dtype=np.int64)
+    rows = np.arange(len(indices)) if entry["rows"] == "all" else np.array(entry["rows"], dtype=np.int64)
+    if len(rows) != expected or rows.max(initial=-1) >= len(indices) or (indices[rows] == schema.UNLABELLED).any():
+        raise DatasetError(
+            f"the dataset has changed since the run: split {name!r} had the {expected} images of {role} that "
+            f"{folder.splits} names, and now has {len(indices)} images"
+        )
+    return LabelledImages(opened, found, Splits({"test": SplitRows(name, rows, indices[rows])}))

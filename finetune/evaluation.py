@@ -1,0 +1,103 @@
+"""What an evaluation found, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune.console import is_main_process, log
+from finetune.intervals import wilson
+from finetune.published import Published
+from finetune.report import METRIC_NAMES
+
+SHARES = ("accuracy", "top5_accuracy")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Numbers of one split.
+
+    Attributes:
+        subject: What was evaluated, on what and how: JSON values.
+        images: How many were evaluated.
+        metrics: Computed now.
+        recorded: Those of the run's result.json, if a run was evaluated on its own validation or test split.
+        published: What was published for the same weights and images, if anything.
+    """
+
+    subject: dict[str, Any]
+    images: int
+    metrics: dict[str, float]
+    recorded: dict[str, float] = field(default_factory=dict)
+    published: Published | None = None
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95% Wilson intervals of the metrics that are shares of images."""
+        return {name: wilson(self.metrics[name], self.images) for name in SHARES if name in self.metrics}
+
+    @property
+    def outside(self) -> list[str]:
+        """Metrics whose published value lies outside the interval."""
+        known = self.published.metrics if self.published else {}
+        return [
+            name for name, (low, high) in self.intervals.items() if name in known and not low <= known[name] <= high
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        found = self.published
+        return {
+            **self.subject,
+            "images": self.images,
+            "metrics": self.metrics,
+            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
+            "published": found and {"benchmark": found.benchmark, "source": found.source, "metrics": found.metrics},
+            "outside": self.outside,
+        }
+
+
+def report(evaluation: Evaluation, as_json: bool = False) -> None:
+    """Print the numbers, in the first process only."""
+    if not is_main_process():
+        return
+    if as_json:
+        print(json.dumps(evaluation.to_json()))
+        return
+    for line in _table(evaluation):
+        log.info(line)
+
+
+def _table(evaluation: Evaluation) -> list[str]:
+    """Metric, value, 95% interval, and what it was in result.json or what was published."""
+    found = evaluation.published
+    beside = evaluation.recorded or (found.metrics if found else {})
+    title = "result.json" if evaluation.recorded else "published" if found else ""
+    lines = ["", f"{evaluation.subject['split']:20}{'':>10}{'95 % interval':>24}{title:>14}".rstrip()]
+    for name, value in evaluation.metrics.items():
+        low, high = evaluation.intervals.get(name, (None, None))
+        interval = "" if low is None else f"[{low:.6f}, {high:.6f}]"
+        other = f"{beside[name]:.6f}" if name in beside else ""
+        lines.append(f"{METRIC_NAMES[name]:20}{value:>10.6f}{interval:>24}{other:>14}".rstrip())
+    lines.append(f"{'images':20}{evaluation.images:>10}")
+    if "protocol" in evaluation.subject:
+        how = evaluation.subject["protocol"]
+        crop = f"crop {how['crop_pct']:.4g}, {how['interpolation']}"
+        lines.append(f"protocol {how['name']}: {how['image_size']} px, {crop}")
+    if found:
+        lines += _verdict(evaluation, found)
+    return lines
+
+
+def _verdict(evaluation: Evaluation, found: Published) -> list[str]:
+    """Say plainly whether the published numbers lie within the intervals."""
+    lines = []
+    for name, value in found.metrics.items():
+        difference = 100 * (evaluation.metrics[name] - value)
+        place = "OUTSIDE" if name in evaluation.outside else "inside"
+        lines.append(
+            f"{METRIC_NAMES[name]}: {difference:+.3f} points from the published {100 * value:.3f} % ({found.source}, "
+            f"{found.benchmark}), which lies {place} the 95 % interval"
+        )
+    return lines
