@@ -7,7 +7,7 @@ import functools
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -15,8 +15,8 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro import _errors as tyro_errors
 
-from finetune import console
-from finetune.config import GROUPS, RunConfig, RunOptions, flag
+from finetune import console, recipes
+from finetune.config import GROUPS, NONE, RunConfig, RunOptions, flag
 from finetune.errors import ConfigError, FinetuneError, suggest
 from finetune.verbs import EvaluateOptions
 
@@ -36,8 +36,10 @@ _WRONG_TYPE = (
 class _RunFlags(RunOptions):
     """The run."""
 
-    config: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: none)")] = None
+    config: Annotated[Path | None, NONE] = None
     """YAML file of flags (a run's config.yaml, for instance); the command line wins over it."""
+    recipe: Annotated[str | None, NONE] = None
+    """Published settings for --model: imagenet, ResNeSt from scratch as its authors did; other flags win over it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,20 +115,30 @@ def parse_train(argv: Sequence[str]) -> RunConfig:
     )
     given = parse(flags, argv, prog=PROG)
     run_flags = given.run
-    if run_flags.config and run_flags.resume:
-        raise ConfigError("--config and --resume cannot go together: --resume takes the flags of the run's config.yaml")
-    path = run_flags.config or (run_flags.resume / "config.yaml" if run_flags.resume else None)
-    if run_flags.resume and not (run_flags.resume / "config.yaml").is_file():
+    if sum(1 for source in (run_flags.config, run_flags.resume, run_flags.recipe) if source) > 1:
         raise ConfigError(
-            f"--resume: {run_flags.resume} holds no run (no config.yaml): give the folder that --output made"
+            "--config, --recipe and --resume exclude each other: each brings flags of its own; --resume takes those of "
+            "the run's config.yaml"
         )
-    if path is not None:
-        given = parse(flags, [*_file_arguments(path), *argv], prog=PROG)
+    if run_flags.recipe:
+        size = given.training.batch_size
+        argv = [*_as_arguments(recipes.settings(run_flags.recipe, given.model.model, size), run_flags.recipe), *argv]
+    elif path := run_flags.config or _config_of(run_flags.resume):
+        argv = [*_file_arguments(path), *argv]
+    given = parse(flags, argv, prog=PROG)
     values: dict[str, Any] = {}
     for name in groups:
         part = getattr(given, name)
-        values |= {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name != "config"}
+        values |= {
+            f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name not in ("config", "recipe")
+        }
     return RunConfig(**values).resolved()
+
+
+def _config_of(run: Path | None) -> Path | None:
+    if run is not None and not (run / "config.yaml").is_file():
+        raise ConfigError(f"--resume: {run} holds no run (no config.yaml): give the folder that --output made")
+    return run and run / "config.yaml"
 
 
 def _file_arguments(path: Path) -> list[str]:
@@ -141,6 +153,11 @@ def _file_arguments(path: Path) -> list[str]:
         raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: expected lines of `flag: value`, got {type(settings).__name__}")
+    return _as_arguments(settings, str(path))
+
+
+def _as_arguments(settings: Mapping[Any, Any], path: str) -> list[str]:
+    """Settings as arguments; `path` names them in errors."""
     known = [f.name for f in dataclasses.fields(RunConfig)]
     arguments = []
     for key, value in settings.items():

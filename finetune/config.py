@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from finetune import recipes
 from finetune.errors import ConfigError
 
+Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"]
 
 PRETRAINED_PRESET: dict[str, Any] = {
@@ -91,8 +93,14 @@ class ModelOptions:
     """Start from the model's pretrained weights."""
     image_size: Annotated[int | None, OWN] = None
     """Side of the square input in pixels."""
+    interpolation: Annotated[Interpolation | None, OWN] = None
+    """How images are resized, in training and in evaluation: bilinear or bicubic."""
     drop_path: Annotated[float | None, NONE] = None
     """Rate of stochastic depth."""
+    dropout: Annotated[float | None, NONE] = None
+    """Rate of dropout before the classifier."""
+    drop_block: Annotated[float | None, NONE] = None
+    """Rate of DropBlock in the last two stages at the end of training, rising from zero by epoch (ResNets only)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +125,16 @@ class TrainingOptions:
     """Smallest share of an image's area that a random training crop may keep."""
     hflip: float = 0.5
     """Probability of a horizontal flip in training; 0 where left and right mean something."""
+    auto_augment: Annotated[str | None, NONE] = None
+    """timm's policy of random colours and shapes, for instance rand-m6-n2, original (AutoAugment) or augmix-m3."""
+    color_jitter: Annotated[float | None, NONE] = None
+    """How far brightness, contrast and saturation may change in training."""
+    random_erasing: float = 0.0
+    """Probability that a rectangle of a training image is erased."""
+    mixup: Annotated[float | None, NONE] = None
+    """Mix pairs of training images, with weights from Beta(MIXUP, MIXUP)."""
+    cutmix: Annotated[float | None, NONE] = None
+    """Paste rectangles between pairs, areas from Beta(CUTMIX, CUTMIX); with --mixup, a batch has one of the two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +153,8 @@ class HardwareOptions:
     """Arithmetic of the training; auto takes bf16 where the hardware has it. Reported numbers are always fp32."""
     compile: bool = False
     """Compile the model with torch.compile."""
+    sync_bn: bool = False
+    """BatchNorm statistics over all GPUs; has no effect on one device or on the CPU."""
     workers: Annotated[int | None, AUTO] = None
     """Processes per device that decode images; chosen from the cores at hand."""
 
@@ -157,6 +177,16 @@ class RunConfig(DataOptions, ModelOptions, TrainingOptions, HardwareOptions, Run
 
     `dataset` may also be a `datasets.Dataset` or `datasets.DatasetDict` in memory.
     """
+
+    @classmethod
+    def from_recipe(cls, recipe: str, *, model: str, **values: Any) -> RunConfig:
+        """A published recipe's settings for a model, with `values` instead of the recipe's where given.
+
+        Raises:
+            ConfigError: No such recipe, or not for this model.
+        """
+        settings = recipes.settings(recipe, model, values.get("batch_size"))
+        return cls(**{**settings, "model": model, **values})
 
     def resolved(self) -> RunConfig:
         """The same config, checked, with the preset's values where none was given.
@@ -194,6 +224,8 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "max_samples": (1, math.inf, True),
     "image_size": (1, 8192, True),
     "drop_path": (0, 0.99, True),
+    "dropout": (0, 0.99, True),
+    "drop_block": (0, 0.5, True),
     "epochs": (1, math.inf, True),
     "batch_size": (2, math.inf, True),
     "lr": (0, 1e4, False),
@@ -202,6 +234,10 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "label_smoothing": (0, 0.99, True),
     "crop_scale": (0, 1, False),
     "hflip": (0, 1, True),
+    "color_jitter": (0, 1, True),
+    "random_erasing": (0, 1, True),
+    "mixup": (0, 100, False),
+    "cutmix": (0, 100, False),
     "num_nodes": (1, math.inf, True),
     "workers": (0, 1024, True),
     "seed": (0, 2**32 - 1, True),

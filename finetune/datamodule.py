@@ -55,9 +55,10 @@ class ImageRows(TorchDataset[Batch]):
         return len(self.rows)
 
     def _sample(self, epoch: int, index: int) -> Tensor:
-        state = np.random.SeedSequence((self.seed, epoch, index)).generate_state(2)
+        state = np.random.SeedSequence((self.seed, epoch, index)).generate_state(3)
         random.seed(int(state[0]))
         torch.manual_seed(int(state[1]))
+        np.random.seed(state[2])  # timm's policies draw from all three
         return self.transform(images.decode(self.encoded[int(self.rows[index])][self.column]))
 
     def __getitem__(self, items: Sequence[Item]) -> Batch:
@@ -81,6 +82,9 @@ class ImageDataModule(L.LightningDataModule):
         data_config: timm's data config (`timm.data.resolve_data_config`): input size, interpolation, crop, mean, std.
         crop_scale: Smallest share of the area that a random training crop keeps.
         hflip: Probability of a horizontal flip in training.
+        auto_augment: timm's policy of random colours and shapes in training, for instance `rand-m6-n2`.
+        color_jitter: How far brightness, contrast and saturation may change in training.
+        random_erasing: Probability that a rectangle of a training image is erased.
         workers: Processes that decode; chosen from the cores at hand when not given.
         seed: Of the splits, the order and the augmentation.
         dataset_config: Configuration of a Hub dataset.
@@ -103,6 +107,9 @@ class ImageDataModule(L.LightningDataModule):
         data_config: dict[str, Any] | None = None,
         crop_scale: float = 0.35,
         hflip: float = 0.5,
+        auto_augment: str | None = None,
+        color_jitter: float | None = None,
+        random_erasing: float = 0.0,
         workers: int | None = None,
         seed: int = 0,
         dataset_config: str | None = None,
@@ -129,7 +136,9 @@ class ImageDataModule(L.LightningDataModule):
         self.data: LabelledImages = dataset
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
         self.data_config = data_config or _imagenet_config(image_size)
-        self.train_transform = transforms.training(self.data_config, crop_scale, hflip)
+        self.train_transform = transforms.training(
+            self.data_config, crop_scale, hflip, auto_augment, color_jitter, random_erasing
+        )
         self.eval_transform = transforms.evaluation(self.data_config)
 
     @property

@@ -39,7 +39,7 @@ def run(config: RunConfig) -> RunResult:
     data = _load(config)
     L.seed_everything(config.seed, verbose=False)
     model = _build_model(config, data)
-    data_config = models.data_config(model, config.image_size)
+    data_config = models.data_config(model, config.image_size, config.interpolation)
     config = _with_inferred(config, data, data_config)
     loader = ImageDataModule(data, data_config=data_config, **_fields(config, _LOADER))
     task = TASKS[data.schema.task](model, num_classes=len(data.schema.classes), **_fields(config, _TASK))
@@ -56,8 +56,10 @@ def run(config: RunConfig) -> RunResult:
     return result
 
 
-_LOADER = ("batch_size", "crop_scale", "hflip", "workers", "seed")
-_TASK = ("optimizer", "lr", "weight_decay", "warmup_epochs", "label_smoothing")
+_MODEL = ("image_size", "drop_path", "dropout", "drop_block")
+_AUGMENT = ("crop_scale", "hflip", "auto_augment", "color_jitter", "random_erasing")
+_LOADER = ("batch_size", *_AUGMENT, "workers", "seed")
+_TASK = ("optimizer", "lr", "weight_decay", "warmup_epochs", "label_smoothing", "mixup", "cutmix")
 _DATA = (
     "dataset_config",
     "revision",
@@ -94,7 +96,7 @@ def _load(config: RunConfig) -> LabelledImages:
 def _build_model(config: RunConfig, data: LabelledImages) -> nn.Module:
     # The first process alone fetches weights; DDP hands them to the others.
     pretrained = config.pretrained and is_main_process()
-    model = models.build(config.model, len(data.schema.classes), pretrained, config.image_size, config.drop_path)
+    model = models.build(config.model, len(data.schema.classes), pretrained, **_fields(config, _MODEL))
     export.check(model)
     if config.compile:
         model.compile()
@@ -106,6 +108,7 @@ def _with_inferred(config: RunConfig, data: LabelledImages, data_config: dict[st
     return dataclasses.replace(
         config,
         image_size=data_config["input_size"][-1],
+        interpolation=data_config["interpolation"],
         image_column=data.schema.image_column,
         target_column=data.schema.target_column,
         revision=data.source.revision or config.revision,

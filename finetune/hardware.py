@@ -23,12 +23,16 @@ def precision(choice: str, accelerator: str = "auto") -> str:
     """
     if choice != "auto":
         return _LIGHTNING.get(choice, choice)
-    cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    if cuda:
+    if has_cuda(accelerator):
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = accelerator in ("auto", "cpu") and _cpu_has_bf16()
     return "bf16-mixed" if native else "32-true"
+
+
+def has_cuda(accelerator: str) -> bool:
+    """Whether Lightning will take a CUDA GPU for `accelerator`."""
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 def _cpu_has_bf16() -> bool:

@@ -21,6 +21,8 @@ def build(
     pretrained: bool = True,
     image_size: int | None = None,
     drop_path: float | None = None,
+    dropout: float | None = None,
+    drop_block: float | None = None,
 ) -> nn.Module:
     """Build a model.
 
@@ -30,6 +32,9 @@ def build(
         pretrained: Load its weights.
         image_size: Side of the square input in pixels, checked against the model; its own when not given.
         drop_path: Rate of stochastic depth; the model's own when not given.
+        dropout: Rate of dropout before the classifier; the model's own when not given.
+        drop_block: Rate of DropBlock in the last two stages of a ResNet; none when not given. In a ResNeSt it stands
+            where the authors have it, see `resnest_timm.drop_block.add`.
 
     Returns:
         A model with timm's `pretrained_cfg`; float32 `[B, 3, H, W]` -> `[B, num_classes]`.
@@ -38,7 +43,7 @@ def build(
         ModelError: Unknown, unreachable, without weights, or unfit for the image size.
     """
     check_name(name)
-    arguments = {"drop_path_rate": drop_path} | _size_arguments(name, image_size)
+    arguments = {"drop_path_rate": drop_path, "drop_rate": dropout} | _size_arguments(name, image_size)
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **arguments)
     except GatedRepoError as error:
@@ -49,6 +54,8 @@ def build(
         ) from error
     except (OSError, RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise ModelError(_explain(name, error)) from error
+    if drop_block and not resnest_timm.add_drop_block(model, drop_block):
+        raise ModelError(f"--drop-block is for ResNeSts only, got --model {name}; --drop-path works for most models")
     if image_size is not None:
         _check_image_size(model, name, image_size)
     return model
@@ -79,9 +86,10 @@ def check_name(name: str) -> None:
         raise ModelError(f"unknown weights {name!r}{suggest(name, tags) or '.'} Known: {', '.join(tags) or 'none'}")
 
 
-def data_config(model: nn.Module, image_size: int | None = None) -> dict[str, Any]:
-    """How the model wants its images: timm's data config, at another size where one is given."""
-    args = {} if image_size is None else {"input_size": (3, image_size, image_size)}
+def data_config(model: nn.Module, image_size: int | None = None, interpolation: str | None = None) -> dict[str, Any]:
+    """How the model wants its images: timm's data config, at another size or interpolation where one is given."""
+    args: dict[str, Any] = {} if image_size is None else {"input_size": (3, image_size, image_size)}
+    args |= {} if interpolation is None else {"interpolation": interpolation}
     config: dict[str, Any] = resolve_data_config(args, model=model)
     return config
 

@@ -20,6 +20,24 @@ METRIC_NAMES = {
     "balanced_accuracy": "balanced accuracy",
     "loss": "loss",
 }
+SETTINGS = (
+    "optimizer",
+    "lr",
+    "weight_decay",
+    "warmup_epochs",
+    "label_smoothing",
+    "crop_scale",
+    "hflip",
+    "auto_augment",
+    "color_jitter",
+    "random_erasing",
+    "mixup",
+    "cutmix",
+    "drop_path",
+    "dropout",
+    "drop_block",
+)
+"""Settings of the optimisation that result.json keeps."""
 
 
 def describe(
@@ -83,14 +101,7 @@ def _training(config: RunConfig, data: LabelledImages, session: Session) -> dict
         "images_per_second": round(images / session.epochs.train_seconds, 3),
         "devices": session.trainer.world_size,
         "precision": session.precision,
-        "optimizer": config.optimizer,
-        "lr": config.lr,
-        "weight_decay": config.weight_decay,
-        "warmup_epochs": config.warmup_epochs,
-        "label_smoothing": config.label_smoothing,
-        "crop_scale": config.crop_scale,
-        "hflip": config.hflip,
-        "drop_path": config.drop_path,
+        **{name: getattr(config, name) for name in SETTINGS},
     }
 
 

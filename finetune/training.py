@@ -13,7 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from finetune import hardware
-from finetune.callbacks import Checkpoints, EpochLog, StopOnSignal
+from finetune.callbacks import Checkpoints, DropBlockSchedule, EpochLog, StopOnSignal
 from finetune.config import RunConfig
 from finetune.console import interactive
 from finetune.datamodule import ImageDataModule
@@ -30,6 +30,7 @@ def make_trainer(
     num_nodes: int = 1,
     strategy: str = "auto",
     max_epochs: int | None = None,
+    sync_bn: bool = False,
 ) -> L.Trainer:
     """A Trainer without loggers and files of its own.
 
@@ -46,6 +47,7 @@ def make_trainer(
                 strategy=strategy,
                 precision=precision,  # type: ignore[arg-type]  # text that Lightning checks
                 max_epochs=max_epochs,
+                sync_batchnorm=sync_bn and hardware.has_cuda(accelerator),  # torch's is for GPUs alone
                 callbacks=[*callbacks, *bar],
                 logger=False,
                 num_sanity_val_steps=0,
@@ -90,16 +92,18 @@ class Session:
         self.config, self.folder = config, folder
         self.checkpoints = Checkpoints(folder.checkpoints)
         self.epochs = EpochLog(folder.metrics, config.epochs or 0)
+        schedule: list[L.Callback] = [DropBlockSchedule(config.drop_block)] if config.drop_block else []
         advice = f"go on with: python -m finetune --resume {folder.path}"
         self.precision = hardware.precision(config.precision, config.accelerator)
         self.trainer = make_trainer(
             config.accelerator,
             config.devices,
-            [self.checkpoints, self.epochs, StopOnSignal(advice)],
+            [self.checkpoints, self.epochs, StopOnSignal(advice), *schedule],
             self.precision,
             config.num_nodes,
             config.strategy,
             config.epochs,
+            config.sync_bn,
         )
 
     def fit(self, task: ImageClassificationTask, loader: ImageDataModule) -> None:

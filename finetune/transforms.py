@@ -11,6 +11,8 @@ from timm.data import create_transform
 from torch import Tensor
 from torchvision.transforms import v2
 
+from finetune.errors import ConfigError
+
 Transform = Callable[[Image.Image], Tensor]
 
 
@@ -60,20 +62,43 @@ class _AuthorsCentreCrop:
         return crop.resize((self.size, self.size), Image.Resampling.BICUBIC)
 
 
-def training(data_config: Mapping[str, Any], crop_scale: float = 0.35, hflip: float = 0.5) -> Transform:
-    """Random resized crop and horizontal flip, drawn from Python's and torch's global generators.
+def training(
+    data_config: Mapping[str, Any],
+    crop_scale: float = 0.35,
+    hflip: float = 0.5,
+    auto_augment: str | None = None,
+    color_jitter: float | None = None,
+    random_erasing: float = 0.0,
+) -> Transform:
+    """Random resized crop, flip and what else is asked for, drawn from Python's, numpy's and torch's generators.
 
     Args:
         data_config: timm's; interpolation and normalisation are those of the evaluation.
         crop_scale: Smallest share of the area that a crop keeps.
         hflip: Probability of a flip.
+        auto_augment: timm's policy, for instance `rand-m6-n2` or `original`.
+        color_jitter: How far brightness, contrast and saturation may change, also beside `auto_augment`.
+        random_erasing: Probability that a rectangle is erased.
 
     Returns:
         PIL RGB -> float32 `[3, H, W]`, normalised.
+
+    Raises:
+        ConfigError: timm does not know the policy.
     """
     shared = {key: data_config[key] for key in ("input_size", "interpolation", "mean", "std")}
-    augment = {"scale": (crop_scale, 1.0), "hflip": hflip, "color_jitter": None}
-    return _typed(create_transform(**shared, **augment, is_training=True))
+    augment: dict[str, Any] = {"scale": (crop_scale, 1.0), "hflip": hflip, "auto_augment": auto_augment}
+    augment |= {"color_jitter": None, "re_prob": random_erasing}
+    try:
+        crop, policy, tensor = create_transform(**shared, **augment, is_training=True, separate=True)
+    except (AssertionError, ValueError, KeyError, IndexError) as error:
+        raise ConfigError(
+            f"--auto-augment {auto_augment}: not a policy that timm knows; for instance rand-m6-n2 (2 operations of "
+            "strength 6 of 10), original (AutoAugment for ImageNet) or augmix-m3"
+        ) from error
+    # timm jitters colours only where there is no policy.
+    jitter = [v2.ColorJitter(*3 * [color_jitter])] if color_jitter else []
+    return _typed(v2.Compose([crop, policy, *jitter, tensor]))
 
 
 def _typed(transform: Any) -> Transform:

@@ -8,6 +8,7 @@ is not (stochastic depth, dilation, a batch of 1, `act_layer`).
 """
 
 from resnest_timm.block import ResNeStBottleneck
+from resnest_timm.drop_block import add_drop_block
 from resnest_timm.resnest import (
     resnest14,
     resnest14d,
@@ -41,6 +42,7 @@ __all__ = [
     "ResNeStBottleneck",
     "SplitAttention",
     "WeightsError",
+    "add_drop_block",
     "resnest14",
     "resnest14d",
     "resnest26",

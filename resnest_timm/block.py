@@ -130,6 +130,9 @@ class ResNeStBottleneck(nn.Module):
             downsample = nn.Sequential(nn.Identity(), *downsample[1:])
         self.downsample = downsample
         self.drop_path = drop_path
+        # Where the authors have DropBlock beside the one in the split attention, see `resnest_timm.drop_block`.
+        self.drop_block1: nn.Module | None = None
+        self.drop_block3: nn.Module | None = None
 
     def zero_init_last(self) -> None:
         """Zero the last normalisation's weight, so that the block starts as its shortcut; timm's trunk calls it."""
@@ -150,13 +153,18 @@ class ResNeStBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, inplanes, H, W]` -> `[B, 4 * planes, H / stride, W / stride]`."""
-        out = self.act1(normalize(self.bn1, self.conv1(x)))
+        out = normalize(self.bn1, self.conv1(x))
+        if self.drop_block1 is not None:
+            out = self.drop_block1(out)
+        out = self.act1(out)
         if self.avd_first is not None:
             out = self.avd_first(out)
         out = self.conv2(out)
         if self.avd_last is not None:
             out = self.avd_last(out)
         out = normalize(self.bn3, self.conv3(out))
+        if self.drop_block3 is not None:
+            out = self.drop_block3(out)
         if self.drop_path is not None:
             out = self.drop_path(out)
         out += self._shortcut(x)

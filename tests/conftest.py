@@ -1,5 +1,6 @@
 """What all tests share: no network, a cache of their own, the command line as a user calls it."""
 
+import logging
 import os
 import shutil
 import subprocess
@@ -50,6 +51,13 @@ def _no_network() -> Iterator[None]:
     log.unlink(missing_ok=True)
     yield
     assert not log.exists(), f"connections outside loopback: {log.read_text()}"
+
+
+@pytest.fixture(autouse=True)
+def _no_closed_stream() -> Iterator[None]:
+    """`finetune.cli.main` in this process prints to a stream that pytest closes with the test."""
+    yield
+    logging.getLogger("finetune").handlers.clear()
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
+from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
 from finetune import models
 from finetune.metrics import ClassificationScores
@@ -33,6 +34,8 @@ class ImageClassificationTask(L.LightningModule):
         weight_decay: Weight decay; norms and biases have none.
         warmup_epochs: Epochs of linear warm-up, at most half of all, before the cosine to zero; stepped per batch.
         label_smoothing: Share of each target that is spread over all classes.
+        mixup: Mix pairs of training images with weights from Beta(mixup, mixup), https://arxiv.org/abs/1710.09412.
+        cutmix: Paste rectangles between pairs, https://arxiv.org/abs/1905.04899; with `mixup`, a batch has one of both.
 
     Attributes:
         exact: The scores of the last validation or test, in float64.
@@ -48,11 +51,17 @@ class ImageClassificationTask(L.LightningModule):
         weight_decay: float = 0.05,
         warmup_epochs: float = 1.0,
         label_smoothing: float = 0.1,
+        mixup: float | None = None,
+        cutmix: float | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["model"])
         built = models.build(model, num_classes, pretrained) if isinstance(model, str) else model
         self.model = built.to(memory_format=torch.channels_last)
+        mixes = [
+            kind(alpha=alpha, num_classes=num_classes) for kind, alpha in ((MixUp, mixup), (CutMix, cutmix)) if alpha
+        ]
+        self.mix = RandomChoice(mixes) if mixes else None
         # Not submodules: Lightning would move them to any device, and MPS has no float64.
         self.scores = {stage: ClassificationScores(num_classes) for stage in ("val", "test")}
         self.exact: dict[str, float] = {}
@@ -64,7 +73,7 @@ class ImageClassificationTask(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Mean loss of this process's share, weighted so that DDP's mean gradient is that of the whole batch."""
-        pixels, targets = batch
+        pixels, targets = batch if self.mix is None else self.mix(*batch)
         loss = F.cross_entropy(self(pixels), targets, label_smoothing=self.hparams["label_smoothing"])
         weight = self._share(len(targets))
         self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(targets), sync_dist=True)

@@ -92,6 +92,14 @@ VALUES = {
     "max_samples": 100,
     "image_size": 64,
     "drop_path": 0.1,
+    "interpolation": "bicubic",
+    "dropout": 0.2,
+    "drop_block": 0.05,
+    "auto_augment": "rand-m6-n2",
+    "color_jitter": 0.4,
+    "random_erasing": 0.25,
+    "mixup": 0.2,
+    "cutmix": 1.0,
     "epochs": 3,
     "batch_size": 12,
     "optimizer": "sgd",
@@ -121,12 +129,13 @@ def test_both_spellings_of_a_flag_and_the_equals_sign(name):
 
 
 def test_every_setting_is_covered_above():
-    others = {"model", "dataset", "pretrained", "compile", "output", "resume"}
+    others = {"model", "dataset", "pretrained", "compile", "sync_bn", "output", "resume"}
     assert set(VALUES) | others == {f.name for f in dataclasses.fields(RunConfig)}
 
 
 def test_switches():
     assert parse_train([*GIVEN, "--compile"]).compile
+    assert parse_train([*GIVEN, "--sync-bn"]).sync_bn
     assert not parse_train([*GIVEN, "--compile", "--no-compile"]).compile
     for off in ("--no-pretrained", "--no_pretrained"):
         config = parse_train([*GIVEN, off])
@@ -233,7 +242,7 @@ def test_resume_takes_the_flags_of_the_run(tmp_path, said):
     nothing = tmp_path / "nothing"
     assert said("--resume", nothing).startswith(f"--resume: {nothing} holds no run (no config.yaml)")
     both = said("--resume", tmp_path, "--config", tmp_path / "config.yaml")
-    assert both.startswith("--config and --resume cannot go together")
+    assert both.startswith("--config, --recipe and --resume exclude each other")
 
 
 @pytest.mark.parametrize(
