@@ -54,4 +54,4 @@ def assert_learns(model: nn.Module, body: nn.Module, loss_of: Callable[[nn.Modul
     torch.manual_seed(0)
     with torch.no_grad():
         after = loss_of(model)
-    assert 0.9 < float(after / before.detach()) < 0.999
+    assert 0.97 < float(after / before.detach()) < 0.997  # 0.98 but for what is not linear

@@ -1,5 +1,8 @@
 """segmentation_models_pytorch on a ResNeSt, as docs/downstream.md shows it."""
 
+import subprocess
+import sys
+import warnings
 from copy import deepcopy
 
 import pytest
@@ -122,3 +125,26 @@ def test_frozen_norms(built):
         for actual, expected in zip(model.encoder.train()(x), built["unet"].encoder.eval()(x), strict=True):
             assert_same(actual, expected, 1e-5)
     assert_learns(model, model.encoder.model, segmentation_loss)
+
+
+def test_exports_but_is_not_scripted(built):
+    model, x = built["unet"].eval(), images(2, 64, dtype=torch.float32)
+    with torch.no_grad():
+        exported = torch.export.export(model, (x,)).module()
+        assert_same(exported(x), model(x), 1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 deprecates it altogether
+        with pytest.raises(RuntimeError, match="Unknown type name"):
+            torch.jit.script(model)
+
+
+def test_the_import_is_what_makes_it_ours_whenever_it_comes():
+    """In a process of its own: timm's blocks without a word before it, ours after it."""
+    code = (
+        "import segmentation_models_pytorch as smp\n"
+        "def block(): return type(smp.Unet('tu-resnest14d', encoder_weights=None).encoder.model.layer1[0])\n"
+        "print(block().__module__); import resnest_timm; print(block().__module__)"
+    )
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout.split(), done.stderr) == (["timm.models.resnest", "resnest_timm.block"], "")

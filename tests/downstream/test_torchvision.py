@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 import timm
 import torch
+from timm.layers import freeze_batch_norm_2d
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -107,3 +108,13 @@ def test_whole_stages_freeze():
     model.train()(images(2, 64, dtype=torch.float32))[-1].square().mean().backward()
     learning = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert {name.split(".")[0] for name in learning} == {"layer2", "layer3", "layer4"}
+
+
+def test_a_fresh_model_must_not_be_frozen():
+    """The last norm of each block starts at 0, which a frozen norm keeps: the block is its shortcut for ever."""
+    model = freeze_batch_norm_2d(timm.create_model("resnest14d", features_only=True))
+    block, x = model.layer1[0], images(2, 16, channels=64, dtype=torch.float32).relu()
+    assert not block.bn3.weight.requires_grad
+    assert torch.equal(block.bn3.weight, torch.zeros(256))
+    with torch.no_grad():
+        assert torch.equal(block(x), block.downsample(x).relu())
