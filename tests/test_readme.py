@@ -4,17 +4,12 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+from tests.examples import ROOT, example
 
-
-def example(name: str) -> str:
-    found = re.search(rf"<!-- example: {re.escape(name)} -->\n```\w+\n(.*?)```", README, re.DOTALL)
-    assert found, f"the README has no example {name!r}"
-    return found[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_parts_work_in_a_trainer_of_ones_own(tmp_path):
