@@ -17,6 +17,7 @@ from tyro import _errors as tyro_errors
 from finetune import console
 from finetune.config import GROUPS, RunConfig, RunOptions, flag
 from finetune.errors import ConfigError, FinetuneError, suggest
+from finetune.imagenet.options import PrepareOptions
 
 T = TypeVar("T")
 
@@ -111,7 +112,29 @@ def evaluate(argv: Sequence[str]) -> None:
     report(evaluate_run(options.run, **arguments), as_json=options.json)
 
 
-VERBS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "evaluate": evaluate}
+def prepare_imagenet(argv: Sequence[str]) -> None:
+    """`python -m finetune prepare-imagenet --tars DIR --output DIR ...`."""
+    options = parse(PrepareOptions, argv, prog=f"{PROG} prepare-imagenet")
+    options.check()
+    console.set_up(sys.stdout)
+    from finetune.imagenet import checksums
+    from finetune.imagenet.prepare import prepare
+
+    sums = checksums.read(options.checksums) if options.checksums else checksums.OFFICIAL
+    prepare(
+        options.tars,
+        options.output,
+        processes=options.processes,
+        shard_size=options.shard_size,
+        sums=sums if options.verify else None,
+    )
+
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "prepare-imagenet": prepare_imagenet,
+}
 
 
 def parse_train(argv: Sequence[str]) -> RunConfig:
@@ -201,7 +224,8 @@ def _raise_config_error(event: tyro_errors.ParseErrorEvent) -> None:
             unknown = next((t for t in tokens if t.startswith("-")), tokens[0])
             if not unknown.startswith("-"):
                 raise ConfigError(f"expected only flags and their values, got {unknown!r} besides{help_hint}")
-            known = [flag(f.name) for f in dataclasses.fields(RunConfig)] + ["--config", "--split", "--json"]
+            kinds = (RunConfig, EvaluateOptions, PrepareOptions)
+            known = ["--config", *(flag(f.name) for kind in kinds for f in dataclasses.fields(kind))]
             near = suggest(unknown.split("=")[0].replace("_", "-"), known)
             raise ConfigError(f"unknown flag {unknown}{near or help_hint}")
         case tyro_errors.MissingArgs(missing_arguments=missing):
