@@ -48,12 +48,14 @@ def verify(paths: Mapping[str, Path], expected: Mapping[str, str]) -> None:
     """Compare files with their MD5 sums.
 
     Args:
-        paths: By name, those to look at.
+        paths: By name, those to look at; there may be none.
         expected: By name, 32 hexadecimal digits.
 
     Raises:
         DatasetError: A file cannot be read, or is another; the smallest is looked at first.
     """
+    if not paths:
+        return
     total = sum(path.stat().st_size for path in paths.values())
     quiet = not interactive()
     with tqdm(desc="checksums", unit="B", unit_scale=True, total=total, disable=quiet) as bar:

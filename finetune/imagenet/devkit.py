@@ -95,6 +95,9 @@ def _members(path: Path) -> dict[str, bytes]:
             file = tar.extractfile(member)
             assert file is not None
             found[name] = file.read()
+        assert tar.fileobj is not None
+        while tar.fileobj.read(1 << 20):  # to gzip's own checksum at the very end
+            pass
     missing = [name for name in (META, TRUTH) if name not in found]
     if missing:
         raise DatasetError(f"{path.name} has no {' and no '.join(missing)}: it is not the devkit of tasks 1 and 2")

@@ -79,9 +79,9 @@ class Plan:
             values = json.loads(path.read_text(encoding="utf-8"))
             tars = {name: Tar(**tar) for name, tar in values["tars"].items()}
             return cls(values["shard_size"], tars, values["format"])
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise OutputError(f"{path} cannot be read: remove {path.parent}, or give another --output") from error
 
 

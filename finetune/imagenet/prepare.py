@@ -64,17 +64,16 @@ def prepare(
     paths = tars.find(tars_folder)
     folder = OutputFolder(output)
     known = folder.plan()
-    plan = _look(paths, int(shard_size * 1e6), known)
+    plan, unverified = _look(paths, int(shard_size * 1e6), sums, known)
     _compare(folder, known, plan)
     try:
         if folder.complete:
-            _compare(folder, known, _verify(paths, plan, sums))
+            checksums.verify(unverified, sums or {})
             folder.tidy()
             log.info(f"{folder.path} is complete already, from the same tars")
             return None
         with folder.open(), Workers(processes or _cores()) as workers:
-            plan = _verify(paths, plan, sums)
-            _compare(folder, known, plan)
+            checksums.verify(unverified, sums or {})
             folder.begin(plan)
             kit, planned = _plan_shards(paths, plan.shard_size, workers)
             records = _write(planned, kit, folder, workers)
@@ -91,23 +90,20 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _look(paths: Mapping[str, Path], shard_size: int, known: Plan | None) -> Plan:
-    """What is asked for; an MD5 sum is taken over from an earlier run where the file has not been touched since."""
-    found = {}
+def _look(
+    paths: Mapping[str, Path], shard_size: int, sums: Mapping[str, str] | None, known: Plan | None
+) -> tuple[Plan, dict[str, Path]]:
+    """What is asked for, and the files whose sums are still to be verified: not those that were, and are untouched."""
+    found, unverified = {}, {}
     for name, path in paths.items():
         stat = path.stat()
         tar = Tar(stat.st_size, stat.st_mtime_ns)
-        before = known.tars.get(name) if known else None
-        found[name] = before if before is not None and tar.same(dataclasses.replace(before, md5=None)) else tar
-    return Plan(shard_size, found)
-
-
-def _verify(paths: Mapping[str, Path], plan: Plan, sums: Mapping[str, str] | None) -> Plan:
-    if sums is None:
-        return plan
-    checksums.verify({name: path for name, path in paths.items() if plan.tars[name].md5 != sums[name]}, sums)
-    verified = {name: dataclasses.replace(tar, md5=sums[name]) for name, tar in plan.tars.items()}
-    return dataclasses.replace(plan, tars=verified)
+        before = known.tars[name] if known else tar
+        md5 = before.md5 if tar.same(dataclasses.replace(before, md5=None)) else None
+        if sums is not None and md5 != sums[name]:
+            md5, unverified[name] = sums[name], path
+        found[name] = dataclasses.replace(tar, md5=md5)
+    return Plan(shard_size, found), unverified
 
 
 def _compare(folder: OutputFolder, known: Plan | None, plan: Plan) -> None:
