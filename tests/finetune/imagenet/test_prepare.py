@@ -1,11 +1,15 @@
 """`python -m finetune prepare-imagenet`: what comes out, and that everything of ours reads it."""
 
+import contextlib
 import hashlib
 import json
+import os
+import pty
 import re
 import shutil
 import subprocess
 import sys
+import termios
 
 import datasets
 import numpy as np
@@ -213,3 +217,21 @@ def test_the_package_waits_for_nothing_heavy():
     code = "import sys, finetune.imagenet.prepare; print({'torch', 'timm', 'datasets', 'scipy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_terminal_gets_bars_of_bytes_tars_and_images(tars, tmp_path):
+    (tmp_path / "sums").write_text(md5sums(tars))
+    arguments = ["--tars", tars, "--output", tmp_path / "out", "--checksums", tmp_path / "sums", "--processes", 1]
+    command = [sys.executable, "-m", "finetune", "prepare-imagenet", *map(str, arguments)]
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # how a pseudo-terminal ends
+            while chunk := os.read(ours, 4096):
+                said += chunk
+    os.close(ours)
+    assert process.returncode == 0, said
+    for bar in (r"checksums: 100%\S* \d+k/\d+k", r"tars' headers: 100%\S* 13\.0/13\.0", r"writing: 100%\S* 132/132"):
+        assert re.search(bar, said.decode())
