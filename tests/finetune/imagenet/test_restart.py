@@ -18,7 +18,7 @@ from finetune.errors import DatasetError, Interrupted, OutputError
 from finetune.imagenet.folder import OutputFolder
 from finetune.imagenet.prepare import prepare
 from finetune.imagenet.workers import Workers
-from tests.finetune.imagenet.originals import DEVKIT, TRAIN, VALIDATION, Originals, md5sums, tree
+from tests.finetune.imagenet.originals import DEVKIT, TRAIN, VALIDATION, Originals, long_call, md5sums, tree
 
 SIZE = 0.004  # megabytes: about four images a shard
 
@@ -254,3 +254,19 @@ def test_a_disk_that_is_too_small_is_noticed_before_anything_is_written(tars, tm
 def test_a_worker_that_is_killed_is_no_riddle():
     with Workers(1) as workers, pytest.raises(DatasetError, match="a worker process was killed, perhaps for lack of"):
         workers.run([functools.partial(os._exit, 3)], "test", "calls", total=1)
+
+
+def test_a_long_call_is_given_up_when_another_fails():
+    began = time.monotonic()
+    calls = [functools.partial(long_call, 60), functools.partial(os.stat, "/nowhere/at/all")]
+    with pytest.raises(FileNotFoundError, match="No such file"), Workers(2) as workers:
+        workers.run(calls, "test", "calls", total=1)
+    assert time.monotonic() - began < 30
+
+
+def test_workers_never_get_ctrl_c_and_the_main_process_does():
+    blocked = functools.partial(signal.pthread_sigmask, signal.SIG_BLOCK, [])
+    with Workers(1) as workers:
+        (mask,) = workers.run([blocked], "test", "calls", total=1)
+        assert signal.SIGINT in mask
+        assert signal.SIGINT not in blocked()
