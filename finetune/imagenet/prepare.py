@@ -44,7 +44,8 @@ def prepare(
 ) -> Prepared | None:
     """Make a dataset's folder from ImageNet's tars, or go on with making it.
 
-    It starts processes afresh, so a script of yours calls it under `if __name__ == "__main__":`.
+    It starts processes afresh, so a script of yours calls it under `if __name__ == "__main__":`. Not on
+    Windows, which cannot read a file at a place (`os.pread`).
 
     Args:
         tars_folder: Folder of the three original files.

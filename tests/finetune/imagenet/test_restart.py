@@ -133,6 +133,7 @@ def test_a_shard_that_was_cut_or_whose_record_was_is_written_again(many, tmp_pat
     cut.write_bytes(cut.read_bytes()[:-1])
     (records / f"{unrecorded.name}.json").write_text('{"name": "tra')
     gone.unlink()
+    (folder / "README.md").write_text("of a run that was killed while it put everything into its place")
     again = run(many, folder)
     count = sum(name.startswith("data/") for name in expected)
     assert f"going on: {count - 3} of {count} shards are there already" in again.stdout
