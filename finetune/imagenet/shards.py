@@ -6,7 +6,8 @@ hash of the file names: no state, no library's generator. The price is that the 
 the kernel is told the next row group's places ahead, so that it can fetch them in the best order. Validation images
 keep the order of their numbers, which image-net.org has shuffled.
 
-The JPEG bytes are stored as they are, uncompressed: zstd makes them about 1 % smaller and every read slower.
+The JPEG bytes are stored as they are, uncompressed: zstd finds a few hundred bytes in an image's header (measured on
+JPEGs of 10 and 21 kB), below 1 % of ImageNet's 110 kB, and makes every read slower.
 """
 
 from __future__ import annotations
