@@ -18,6 +18,7 @@ from tyro import _errors as tyro_errors
 from finetune import console, recipes
 from finetune.config import GROUPS, NONE, RunConfig, RunOptions, flag
 from finetune.errors import ConfigError, FinetuneError, suggest
+from finetune.imagenet.options import PrepareOptions
 from finetune.verbs import EvaluateOptions
 
 T = TypeVar("T")
@@ -95,7 +96,29 @@ def evaluate(argv: Sequence[str]) -> None:
     evaluation.report(evaluate_flow.evaluate(options), as_json=options.json)
 
 
-VERBS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "evaluate": evaluate}
+def prepare_imagenet(argv: Sequence[str]) -> None:
+    """`python -m finetune prepare-imagenet --tars DIR --output DIR ...`."""
+    options = parse(PrepareOptions, argv, prog=f"{PROG} prepare-imagenet")
+    options.check()
+    console.set_up(sys.stdout)
+    from finetune.imagenet import checksums
+    from finetune.imagenet.prepare import prepare
+
+    sums = checksums.read(options.checksums) if options.checksums else checksums.OFFICIAL
+    prepare(
+        options.tars,
+        options.output,
+        processes=options.processes,
+        shard_size=options.shard_size,
+        sums=sums if options.verify else None,
+    )
+
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "prepare-imagenet": prepare_imagenet,
+}
 
 
 def parse_train(argv: Sequence[str]) -> RunConfig:

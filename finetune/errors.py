@@ -36,6 +36,10 @@ class RunFolderError(FinetuneError, OSError):
     """The run folder is taken, missing or incomplete."""
 
 
+class OutputError(FinetuneError, OSError):
+    """A dataset that is being prepared cannot be written where it was asked for."""
+
+
 class ExportError(FinetuneError, ValueError):
     """The model cannot be saved in a form that other libraries load with equal outputs."""
 
@@ -44,6 +48,12 @@ class Stopped(FinetuneError):
     """A signal ended the training after the state was saved."""
 
     exit_code = 75
+
+
+class Interrupted(FinetuneError):
+    """Ctrl-C ended a preparation that the same command goes on with."""
+
+    exit_code = 130
 
 
 def suggest(name: str, known: Iterable[str], count: int = 3) -> str:
