@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
+
+from resnest_timm.hardware import has_native_bf16
 
 _LIGHTNING = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -23,18 +22,11 @@ def precision(choice: str, accelerator: str = "auto") -> str:
     """
     if choice != "auto":
         return _LIGHTNING.get(choice, choice)
-    cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    if cuda:
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        native = has_native_bf16("cuda")
     else:
-        native = accelerator in ("auto", "cpu") and _cpu_has_bf16()
+        native = accelerator in ("auto", "cpu") and has_native_bf16("cpu")
     return "bf16-mixed" if native else "32-true"
-
-
-def _cpu_has_bf16() -> bool:
-    find: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # torch 2.11 does not have it
-    capabilities = find()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def devices(choice: str) -> int | str:

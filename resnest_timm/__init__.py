@@ -8,6 +8,8 @@ is not (stochastic depth, dilation, a batch of 1, `act_layer`).
 """
 
 from resnest_timm.block import ResNeStBottleneck
+from resnest_timm.errors import OptimizeError
+from resnest_timm.inference import optimize
 from resnest_timm.resnest import (
     resnest14,
     resnest14d,
@@ -38,9 +40,11 @@ from resnest_timm.stock import stock_form
 from resnest_timm.weights import WeightsError
 
 __all__ = [
+    "OptimizeError",
     "ResNeStBottleneck",
     "SplitAttention",
     "WeightsError",
+    "optimize",
     "resnest14",
     "resnest14d",
     "resnest26",
