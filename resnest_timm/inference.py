@@ -71,7 +71,7 @@ def optimize(
         optimized.to(memory_format=torch.channels_last)
     _add_hooks(optimized)
     if compile:
-        _compile(optimized)
+        compile_frozen(optimized)
     return optimized
 
 
@@ -96,8 +96,8 @@ def _refuse_train_mode(model: nn.Module, args: tuple[Any, ...]) -> None:
 
 def _to_weight(convolution: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     weight: Any = convolution.weight
-    channels_last = weight.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    # Not is_contiguous: of a single input channel it says yes to both layouts.
+    layout = torch.channels_last if weight.stride(1) == 1 else torch.contiguous_format
     return (args[0].to(weight.dtype, memory_format=layout), *args[1:])
 
 
@@ -106,8 +106,14 @@ def _to_dtype_of_input(model: nn.Module, args: tuple[Any, ...], out: Any) -> Any
     return tree_map_only(Tensor, lambda tensor: tensor.to(images.dtype), out)
 
 
-def _compile(model: nn.Module) -> None:
-    """Compile calls in place; inductor freezes only what it compiles without gradients, so none are ever computed."""
-    model.compile(options={"freezing": True})
+def compile_frozen(model: nn.Module) -> None:
+    """Compile a model's calls in place, with its weights as constants; the calls then compute no gradients.
+
+    Inductor freezes only what is compiled without gradients and while its global setting says so: as an option of one
+    `torch.compile` (torch 2.15) it makes constants of the weights but leaves out the fused oneDNN convolutions.
+    """
+    from torch._inductor import config
+
+    model.compile()
     compiled: Any = model._compiled_call_impl
-    model._compiled_call_impl = torch.no_grad()(compiled)
+    model._compiled_call_impl = config.patch(freezing=True)(torch.no_grad()(compiled))
