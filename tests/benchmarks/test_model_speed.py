@@ -87,7 +87,6 @@ def test_ratios_follow_from_the_seconds(run):
 
 def test_all_forms_are_tried_and_close_to_timm(run):
     *_, numbers = run
-    wanted = ["inference", "bf16", "eager"]
     (row,) = (
         row for row in numbers["rows"] if (row["mode"], row["dtype"], row["form"]) == ("inference", "bf16", "eager")
     )
