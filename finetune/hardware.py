@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
+
+from resnest_timm.hardware import has_native_bf16
 
 _LIGHTNING = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -23,13 +22,19 @@ def precision(choice: str, accelerator: str = "auto") -> str:
     """
     if choice != "auto":
         return _LIGHTNING.get(choice, choice)
+<<<<<<< HEAD
     if has_cuda(accelerator):
         native = torch.cuda.is_bf16_supported(including_emulation=False)
+=======
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        native = has_native_bf16("cuda")
+>>>>>>> speed
     else:
-        native = accelerator in ("auto", "cpu") and _cpu_has_bf16()
+        native = accelerator in ("auto", "cpu") and has_native_bf16("cpu")
     return "bf16-mixed" if native else "32-true"
 
 
+<<<<<<< HEAD
 def has_cuda(accelerator: str) -> bool:
     """Whether Lightning will take a CUDA GPU for `accelerator`."""
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
@@ -41,6 +46,8 @@ def _cpu_has_bf16() -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
+=======
+>>>>>>> speed
 def devices(choice: str) -> int | str:
     """Lightning's form of `--devices`: a number stays a number, indices and `auto` stay text."""
     return int(choice) if choice.lstrip("-").isdigit() else choice

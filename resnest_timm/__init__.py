@@ -9,6 +9,8 @@ is not (stochastic depth, dilation, a batch of 1, `act_layer`).
 
 from resnest_timm.block import ResNeStBottleneck
 from resnest_timm.drop_block import add_drop_block
+from resnest_timm.errors import OptimizeError
+from resnest_timm.inference import optimize
 from resnest_timm.resnest import (
     resnest14,
     resnest14d,
@@ -39,10 +41,12 @@ from resnest_timm.stock import stock_form
 from resnest_timm.weights import WeightsError
 
 __all__ = [
+    "OptimizeError",
     "ResNeStBottleneck",
     "SplitAttention",
     "WeightsError",
     "add_drop_block",
+    "optimize",
     "resnest14",
     "resnest14d",
     "resnest26",

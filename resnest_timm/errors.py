@@ -15,3 +15,7 @@ class UsageError(ZooError, ValueError):
 
 class ConversionError(ZooError, ValueError):
     """A checkpoint cannot be read, or is not what it should be."""
+
+
+class OptimizeError(ValueError):
+    """A model has no inference form, or its inference form is used for something else."""

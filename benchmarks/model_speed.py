@@ -1,0 +1,203 @@
+"""Speed and memory of our ResNeSt, of timm's own classes and of a plain ResNet-D, side by side in one process.
+
+    python benchmarks/model_speed.py --model resnest50d --threads 2
+
+Prints one Markdown table; benchmarks/README.md says what is measured, and how.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import tyro
+from speed_candidates import Candidate, Dtype, Mode, Options, build_all, gradients_differ, measure_group, unequal
+
+from resnest_timm.hardware import has_native_bf16
+from resnest_timm.listing import measure
+from resnest_timm.resnest import ALIASES, VARIANTS
+
+# --- table -----------------------------------------------------------------------------------------------------------
+
+HEADER = (
+    "mode",
+    "dtype",
+    "form",
+    "ours",
+    "timm NCHW",
+    "timm NHWC",
+    "reference",
+    "ours / timm",
+    "ours / reference",
+    "efficiency",
+    "MiB ours / timm",
+)
+
+
+def best(group: list[Candidate], who: str, form: str) -> Candidate:
+    """The fastest of a network in a form."""
+    return min((entry for entry in group if (entry.who, entry.form) == (who, form)), key=lambda entry: entry.median)
+
+
+def rows_of(group: list[Candidate], mode: Mode, dtype: Dtype, options: Options, differ: float | None) -> list[Any]:
+    """One row per form; `optimize` is compared with the others' eager form, `compile` with the others compiled."""
+    macs = {"ours": measure(options.model, options.size)[1], "reference": measure(options.against, options.size)[1]}
+    rows = []
+    for form in dict.fromkeys(entry.form for entry in group):
+        others = "compile" if form == "compile" else "eager"
+        ours, theirs, reference = (
+            best(group, "ours", form),
+            best(group, "timm", others),
+            best(group, "reference", others),
+        )
+        shown = [entry for entry in group if entry.form in (form, others)]
+        equal = not unequal([e for e in shown if e.form == form or e.who == "timm"], dtype, differ)
+        faster = theirs.median / ours.median, reference.median / ours.median
+        row: dict[str, Any] = {"mode": mode, "dtype": dtype, "form": form, "equal": equal}
+        row |= {"ours": name(ours), "timm": name(theirs), "reference": name(reference), "gradients_differ": differ}
+        ratios = (*faster, faster[1] * macs["ours"] / macs["reference"])
+        for key, ratio in zip(("ours_over_timm", "ours_over_reference", "efficiency"), ratios, strict=True):
+            row[key] = ratio if equal else None
+        row["candidates"] = {name(entry): as_dict(entry, options.batch) for entry in shown}
+        rows.append(row)
+    return rows
+
+
+def name(entry: Candidate) -> str:
+    return f"{entry.who} {entry.form} {entry.layout} {entry.precision}"
+
+
+def as_dict(entry: Candidate, batch: int) -> dict[str, Any]:
+    """For JSON."""
+    numbers = {"images_per_second": batch / entry.median, "spread": entry.spread, "memory": entry.memory}
+    compared = None if math.isnan(entry.difference) else entry.difference
+    return {"calls": entry.calls, "seconds": entry.seconds, **numbers, "difference": compared}
+
+
+def as_table(rows: list[dict[str, Any]], options: Options) -> str:
+    """Markdown, numbers to the right."""
+    header = [cell.replace("reference", options.against) for cell in HEADER]
+    lines = [header, ["---"] * 3 + ["---:"] * (len(header) - 3), *(cells(row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """Of one row; `differs` in place of the ratios where the outputs are not equal."""
+    entries = row["candidates"]
+
+    def speed(key: str, label: str) -> str:
+        return f"{entries[key]['images_per_second']:.1f} ±{100 * entries[key]['spread']:.0f} %{label}"
+
+    def layout(key: str) -> str:
+        return " " + " ".join(part for part in key.split()[2:] if part not in ("fp32", "bf16"))
+
+    def timm_in(wanted: str) -> str:
+        form = row["timm"].split()[1]
+        found = [key for key in entries if key.split()[:3] == ["timm", form, wanted]]
+        fastest = max(found, key=lambda key: entries[key]["images_per_second"], default=None)
+        return "" if fastest is None else speed(fastest, layout(fastest).replace(f" {wanted}", ""))
+
+    ratios = [row["ours_over_timm"], row["ours_over_reference"], row["efficiency"]]
+    memory = [entries[row[who]]["memory"] for who in ("ours", "timm")]
+    return [
+        row["mode"],
+        row["dtype"],
+        row["form"],
+        speed(row["ours"], layout(row["ours"])),
+        timm_in("NCHW"),
+        timm_in("NHWC"),
+        speed(row["reference"], layout(row["reference"])),
+        *("outputs differ" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
+        "" if None in memory else " / ".join(f"{size / 2**20:.0f}" for size in memory),
+    ]
+
+
+def environment(options: Options) -> dict[str, Any]:
+    """What the numbers depend on."""
+    if options.device == "cuda":
+        machine = torch.cuda.get_device_name()
+    else:
+        cpuinfo = Path("/proc/cpuinfo")
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        machine = names[0] if names else platform.processor() or platform.machine()
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "device": f"{machine} ({options.device})",
+        "bf16": "native" if has_native_bf16(options.device) else "emulated",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "python": platform.python_version(),
+    }
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+
+
+def check(options: Options) -> Options:
+    """The options with what is automatic found.
+
+    Raises:
+        ValueError: One of them cannot be.
+    """
+    model = ALIASES.get(options.model, options.model)
+    if model not in VARIANTS:
+        raise ValueError(f"--model {options.model}: expected a ResNeSt, one of {', '.join([*VARIANTS, *ALIASES])}")
+    if not timm.is_model(options.against):
+        raise ValueError(f"--against {options.against}: expected a model that timm knows, such as resnet50d")
+    if options.size < 32 or options.batch < 2 or options.repeats < 1:
+        raise ValueError("expected --size 32 or more, --batch 2 or more and --repeats 1 or more")
+    if not (options.modes and options.dtypes and options.layouts):
+        raise ValueError("--modes, --dtypes and --layouts need at least one value each")
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.device == "cuda" != found:
+        raise ValueError("--device cuda: PyTorch sees no CUDA GPU; use --device cpu")
+    return dataclasses.replace(options, model=model, device=found if options.device == "auto" else options.device)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print.
+
+    Returns:
+        Exit code: 0 done, 1 outputs differ, 2 a flag that cannot be.
+    """
+    options = tyro.cli(Options, args=argv, description=__doc__)
+    try:
+        options = check(options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    networks = build_all(options)
+    differ = gradients_differ(networks) if "training" in options.modes else None
+    rows: list[dict[str, Any]] = []
+    for mode in options.modes:
+        for dtype in options.dtypes:
+            group = measure_group(networks, mode, dtype, options)
+            rows += rows_of(group, mode, dtype, options, differ if mode == "training" else None)
+            torch.compiler.reset()
+    about = environment(options)
+    print(f"{options.model}, {options.size} px, batch {options.batch}; img/s, median of {options.repeats} rounds")
+    print("; ".join(f"{key} {value}" for key, value in about.items()), end="\n\n")
+    print(as_table(rows, options))
+    if options.json:
+        macs = {network: measure(network, options.size)[1] for network in (options.model, options.against)}
+        settings = {key: str(v) if isinstance(v, Path) else v for key, v in dataclasses.asdict(options).items()}
+        report = {"environment": about, "options": settings, "macs": macs, "rows": rows}
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return 0 if all(row["equal"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
