@@ -22,32 +22,18 @@ def precision(choice: str, accelerator: str = "auto") -> str:
     """
     if choice != "auto":
         return _LIGHTNING.get(choice, choice)
-<<<<<<< HEAD
     if has_cuda(accelerator):
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-=======
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         native = has_native_bf16("cuda")
->>>>>>> speed
     else:
         native = accelerator in ("auto", "cpu") and has_native_bf16("cpu")
     return "bf16-mixed" if native else "32-true"
 
 
-<<<<<<< HEAD
 def has_cuda(accelerator: str) -> bool:
     """Whether Lightning will take a CUDA GPU for `accelerator`."""
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
-def _cpu_has_bf16() -> bool:
-    find: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # torch 2.11 does not have it
-    capabilities = find()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-
-
-=======
->>>>>>> speed
 def devices(choice: str) -> int | str:
     """Lightning's form of `--devices`: a number stays a number, indices and `auto` stay text."""
     return int(choice) if choice.lstrip("-").isdigit() else choice

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from timm.layers import make_divisible
 from torch import Tensor, nn
 
+from resnest_timm import mixing
+
 Layer = Callable[..., nn.Module]
 
 REDUCTION = 4
@@ -136,28 +138,34 @@ class SplitAttention(nn.Module):
         Returns:
             Weights in (0, 1) of the same dtype, `[B, radix * C', 1, 1]`, summing to 1 over the splits for radix > 1.
         """
-        batch = splits.shape[0]
-        # The mean comes before the sum over the splits: the sum then has 1x1 maps to add, not whole ones.
-        gap = splits.mean((2, 3), keepdim=True)  # [B, radix * C', 1, 1]
+        scores = self._scores(mixing.global_average(splits))
+        if self.radix == 1:
+            return torch.sigmoid(scores).view(len(splits), -1, 1, 1)
+        return F.softmax(scores, dim=1).view(len(splits), -1, 1, 1).to(splits.dtype)
+
+    def _scores(self, gap: Tensor) -> Tensor:
+        """Average of the splits `[B, radix * C', 1, 1]` -> scores of the weights `[B, radix, C']`."""
+        batch = gap.shape[0]
+        # The average comes before the sum over the splits: the sum then has 1x1 maps to add, not whole ones.
         if self.radix > 1:
             gap = gap.view(batch, self.radix, -1, 1, 1).sum(dim=1)  # [B, C', 1, 1]
-        weights = self.fc2(self.act1(normalize(self.bn1, self.fc1(gap))))  # [B, radix * C', 1, 1]
-        if self.radix == 1:
-            return torch.sigmoid(weights)
+        scores: Tensor = self.fc2(self.act1(normalize(self.bn1, self.fc1(gap))))  # [B, radix * C', 1, 1]
         # The released weights order fc2's channels by cardinal group first; the convolution's by split first.
-        weights = weights.view(batch, self.cardinality, self.radix, -1).transpose(1, 2)
-        return F.softmax(weights, dim=1).reshape(batch, -1, 1, 1).to(splits.dtype)
+        return scores.view(batch, self.cardinality, self.radix, -1).transpose(1, 2).reshape(batch, self.radix, -1)
+
+    def _weights(self, gap: Tensor) -> Tensor:
+        """The weights in the form that `mixing.weighted_sum` takes."""
+        scores = self._scores(gap)
+        if self.radix == 2:  # of two, the softmax is the sigmoid of the difference
+            weights = torch.sigmoid(scores[:, 0] - scores[:, 1])
+        else:
+            weights = torch.sigmoid(scores) if self.radix == 1 else F.softmax(scores, dim=1)
+        return weights.reshape(gap.shape[0], -1, 1, 1).to(gap.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` -> `[B, C', H', W']`."""
         x = self.act0(self.drop(normalize(self.bn0, self.conv(x))))  # [B, radix * C', H', W']
-        weights = self.attention(x)
-        if self.radix == 1:
-            return x * weights
-        # One split after the other, accumulated: no [B, radix, C', H', W'] product is ever written to memory.
-        split, *splits = x.chunk(self.radix, dim=1)
-        weight, *others = weights.chunk(self.radix, dim=1)
-        out = split * weight  # [B, C', H', W']
-        for split, weight in zip(splits, others, strict=True):
-            out = torch.addcmul(out, split, weight)
-        return out
+        if self.training and mixing.records_gradients(x):
+            x, gap, link = mixing.pool(x)
+            return mixing.mix(x, self._weights(gap), self.radix, link)
+        return mixing.weighted_sum(x, self._weights(mixing.global_average(x)), self.radix)
