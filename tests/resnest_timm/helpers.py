@@ -142,7 +142,7 @@ def run(function: Callable[[Tensor], Tensor], parameters: Mapping[str, Tensor], 
     x = x.detach().clone().requires_grad_()
     out = function(x)
     seed = torch.Generator().manual_seed(2)
-    projection = torch.randn(out.shape, dtype=out.dtype, generator=seed)
+    projection = torch.randn(out.shape, dtype=torch.float64, generator=seed).to(out.dtype)
     names, tensors = zip(*parameters.items(), strict=True)
     gradients = torch.autograd.grad(out, (x, *tensors), projection)
     return out.detach(), dict(zip(("input", *names), gradients, strict=True))
