@@ -48,13 +48,16 @@ def test_float32_outputs_are_stock_timms(name: str, train: bool, layout: str) ->
 def test_float32_gradients_are_those_of_float64(name: str, train: bool, layout: str) -> None:
     """To float32's rounding, summed up over the network (seen: 6e-5; `test_parity.py` holds float64 to 1e-9).
 
-    With a smooth activation: at ReLU's kink the gradient of a rounded value is another one, here and in timm.
+    With a smooth activation and only behind the max pooling: at a kink the gradient of a rounded value is another one,
+    here and in timm.
     """
     build = {**SHALLOW, "act_layer": "silu"}
     ours = one(rounded(create(name, **build), torch.float32), train, torch.float32, layout)
     exact = one(rounded(create(name, **build), torch.float32), train, torch.float64)
     largest = torch.stack([value.norm() for value in exact[1].values()]).max()
     for key, value in exact[1].items():
+        if key.startswith(("input", "conv1.", "bn1.")):
+            continue
         # A bias before a norm has a gradient of zero, hence of rounding: it is held to the largest of all.
         assert error(ours[1][key], value, torch.maximum(value.norm(), 1e-2 * largest)) < 1e-4, key
 
