@@ -154,7 +154,7 @@ def test_a_wheel_carries_its_licence_its_readme_and_its_command(wheel):
     metadata = by_end["METADATA"]
     assert "License-Expression: Apache-2.0" in metadata
     assert (ROOT / "README.md").read_text(encoding="utf-8").strip() in metadata
-    for extra in ("demo", "downstream", "verify", "test"):
+    for extra in ("demo", "downstream", "imagenet", "onnx", "verify", "test"):
         assert f"Provides-Extra: {extra}" in metadata
 
 

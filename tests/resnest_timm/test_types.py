@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import resnest_timm  # noqa: F401
-from tests.resnest_timm.helpers import NAMES, SHALLOW, Run, assert_same, create, images, materialize, run_model, stock
+from tests.resnest_timm.helpers import KINDS, SHALLOW, Run, assert_same, create, images, materialize, run_model, stock
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
@@ -32,7 +32,7 @@ def error(actual: Tensor, exact: Tensor, scale: Tensor) -> float:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_float32_outputs_are_stock_timms(name: str, train: bool, layout: str) -> None:
     ours, theirs = create(name, **SHALLOW), stock_model(name)
     x = images(4, 75, dtype=torch.float32)
@@ -44,7 +44,7 @@ def test_float32_outputs_are_stock_timms(name: str, train: bool, layout: str) ->
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_float32_gradients_are_those_of_float64(name: str, train: bool, layout: str) -> None:
     """To float32's rounding, summed up over the network (seen: 6e-5; `test_parity.py` holds float64 to 1e-9).
 
@@ -64,7 +64,7 @@ def test_float32_gradients_are_those_of_float64(name: str, train: bool, layout: 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_bfloat16_is_as_near_to_the_truth_as_stock_timm(name: str, train: bool, layout: str) -> None:
     """Up to one rounding: ours averages each split before it adds them, stock timm adds the maps first."""
     ours, theirs, exact = (
