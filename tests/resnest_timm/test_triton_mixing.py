@@ -1,11 +1,10 @@
-"""The Triton kernels: their numbers (in Triton's interpreter, without a GPU), their machine code, and when they are used."""
+"""The Triton kernels: their numbers (without a GPU in Triton's interpreter), their machine code, when they are used."""
 
 import importlib.util
 import json
 import os
 import subprocess
 import sys
-import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +19,7 @@ TOLERANCES = {"float32": 1e-6, "float16": 2**-10, "bfloat16": 2**-7}
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 FUNCTIONS = ("global_average", "weighted_sum", "weights_gradient", "splits_gradient")
+OURS = "resnest_timm.triton_mixing"
 
 
 def run_program(name, **environment):
@@ -41,7 +41,7 @@ def interpreted():
 @needs_triton
 def test_numbers_are_those_of_the_plain_functions_in_float64(interpreted):
     """Every function in every dtype, layout, radix and odd shape; what is read or written beside a map would show."""
-    assert len(interpreted["numbers"]) > 300
+    assert len(interpreted["numbers"]) == 280
     for name, found in interpreted["numbers"].items():
         _, *_, dtype, layout, _ = name.split()
         assert found["error"] <= TOLERANCES[dtype], name
@@ -180,6 +180,7 @@ def test_tensors_on_different_devices_are_left_to_pytorch(kernels):
     assert fake.calls == []
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # forward mode uses it
 def test_whatever_records_or_transforms_is_left_to_pytorch(kernels):
     """The kernels have no derivative of their own: they would cut the graph without a word."""
     fake = kernels()
@@ -205,18 +206,17 @@ def test_a_second_derivative_goes_through_operations_that_autograd_knows(kernels
     assert torch.autograd.gradgradcheck(layer, (x,), fast_mode=True)
 
 
-def test_compilers_and_exporters_see_the_plain_form(kernels):
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace.*is deprecated:FutureWarning")
+def test_compilers_and_exporters_see_the_plain_form(kernels, monkeypatch):
     fake = kernels()
     layer = randomize(SplitAttention(8, radix=2).double()).float().eval()
     x = images(2, 5, channels=8, dtype=torch.float32)
     with torch.no_grad():
         compiled = torch.compile(layer, fullgraph=True, backend="eager")(x)
         exported = torch.export.export(layer, (x,)).module()(x)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            traced = torch.jit.trace(layer, (x,))(x)
+        traced = torch.jit.trace(layer, (x,), check_trace=False)(x)
         assert fake.calls == []
-        fused.load_kernels = lambda: None  # undone with the fixture's
+        monkeypatch.setattr(fused, "load_kernels", lambda: None)
         for out in (compiled, exported, traced):
             assert_same(out, layer(x), 1e-6)
     torch.compiler.reset()
@@ -232,9 +232,11 @@ def test_where_a_kernel_has_no_answer_pytorch_has_one(kernels):
 def test_a_kernel_that_fails_is_reported_once_and_not_tried_again(kernels):
     fake = kernels(error=RuntimeError("Triton Error [CUDA]:\nno kernel image"))
     message = r"RuntimeError: Triton Error \[CUDA\]: \[...\] no kernel image\. .*RESNEST_TRITON=0"
+    values = arguments()
     with pytest.warns(RuntimeWarning, match=message) as caught:
-        for name, values in arguments().items():
-            assert torch.equal(getattr(mixing, name)(*values), getattr(mixing, name).__wrapped__(*values))
+        out = {name: getattr(mixing, name)(*given) for name, given in values.items()}
+    for name, given in values.items():
+        assert torch.equal(out[name], getattr(mixing, name).__wrapped__(*given))
     assert len(caught) == 1
     assert fake.calls == ["global_average"]
 
@@ -255,7 +257,7 @@ def test_errors_that_pytorch_would_have_too_are_passed_on(kernels, error):
 def test_the_environment_turns_them_off(value, used):
     env = {name: text for name, text in os.environ.items() if name != "RESNEST_TRITON"}
     code = (
-        "import sys; from resnest_timm import fused; print(fused.load_kernels() is not None, 'triton' in sys.modules)"
+        f"import sys; from resnest_timm import fused; print(fused.load_kernels() is not None, '{OURS}' in sys.modules)"
     )
     env |= {} if value is None else {"RESNEST_TRITON": value}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
@@ -264,21 +266,23 @@ def test_the_environment_turns_them_off(value, used):
 
 def test_without_triton_pytorch_is_used_and_nothing_is_said():
     code = (
-        "import sys; sys.modules['triton'] = None; import torch; from resnest_timm import fused, mixing; "
-        "fused.is_on_gpu, fused.MIN_VALUES = lambda x: True, 0; print(mixing.global_average(torch.ones(1, 1, 2, 2)).item())"
+        "import sys, torch; from resnest_timm import fused, mixing; sys.modules['triton'] = None; "
+        "fused.is_on_gpu, fused.MIN_VALUES = lambda x: True, 0; "
+        "print(mixing.global_average(torch.ones(1, 1, 2, 2)).item(), fused.load_kernels())"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
-    assert (done.stdout.strip(), done.stderr) == ("1.0", "")
+    assert (done.stdout.strip(), done.stderr) == ("1.0 None", "")
 
 
-def test_on_the_cpu_triton_is_not_imported():
+def test_on_the_cpu_the_kernels_are_not_imported():
+    """The only module of ours that imports Triton; parts of PyTorch do so too."""
     code = (
         "import sys, torch, resnest_timm; x = torch.rand(2, 4, 5, 5, requires_grad=True); "
         "resnest_timm.SplitAttention(4)(x).sum().backward(); "
-        "print([name for name in sys.modules if name in ('triton', 'resnest_timm.triton_mixing')])"
+        f"print('resnest_timm.fused' in sys.modules, '{OURS}' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "True False"
 
 
 # --- on a GPU --------------------------------------------------------------------------------------------------------
