@@ -69,6 +69,8 @@ def arguments(function, shape, dtype, radix, layout, others=None):
         return splits, every[:, :channels] if radix == 2 else every, radix
     grad = noise(shape, dtype, layout)
     if function == "_weights_gradient":
+        if layout == "broadcast":  # as the gradient of a sum is; two equal splits would have no difference
+            splits = noise(splits.shape, dtype)
         return grad, splits, radix
     return grad, every, noise((batch, radix * channels, 1, 1), others) if radix != 3 else None
 
