@@ -7,6 +7,8 @@ the splits several times as often as needed:
 - bf16 on the CPU: `mean` converts the whole map to float32 first, `avg_pool2d` does not.
 - Backward, the splits get their gradient from the sum and from the pooling. Both are written in one pass, straight into
   the channels where the convolution's gradient wants them.
+
+On a GPU the four functions that are `fused` run as Triton kernels where they can; what stands here is their reference.
 """
 
 from __future__ import annotations
@@ -17,25 +19,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def _is_eager() -> bool:
-    """Whether this runs as it stands: compilers and exporters make better code of the plain form."""
-    tracing: Any = torch.jit
-    return not (torch.compiler.is_compiling() or tracing.is_tracing())
+from resnest_timm.fused import fused, is_eager
 
 
 def records_gradients(splits: Tensor) -> bool:
     """Whether `pool` and `mix` pay: in eager training, for they only order the backward pass better."""
-    return splits.requires_grad and _is_eager()
+    return splits.requires_grad and is_eager()
 
 
+@fused
 def global_average(x: Tensor) -> Tensor:
     """Mean over height and width, `[B, C, H, W]` -> `[B, C, 1, 1]`, of the same dtype."""
-    if x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16) and _is_eager():
+    if x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16) and is_eager():
         return F.avg_pool2d(x, x.shape[2:])
     return x.mean((2, 3), keepdim=True)
 
 
+@fused
 def weighted_sum(splits: Tensor, weights: Tensor, radix: int) -> Tensor:
     """Mix the splits.
 
@@ -130,6 +130,7 @@ class _Mix(torch.autograd.Function):
         return None, _weights_gradient(grad, splits, ctx.radix), None, None
 
 
+@fused
 def _weights_gradient(grad: Tensor, splits: Tensor, radix: int) -> Tensor:
     """Sum over height and width of gradient times split."""
     area = grad.shape[2] * grad.shape[3]
@@ -140,6 +141,7 @@ def _weights_gradient(grad: Tensor, splits: Tensor, radix: int) -> Tensor:
     return torch.cat(sums, dim=1) * area
 
 
+@fused
 def _splits_gradient(grad: Tensor, weights: Tensor, spread: Tensor | None) -> Tensor:
     """Gradient times weight, plus the average's, for each split: `[B, radix * C, H, W]`."""
     batch, channels, height, width = grad.shape
