@@ -95,8 +95,10 @@ def _differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> Ite
             elif name.endswith("split") and recorded[name].split(",")[0] == current[name].split(",")[0]:
                 yield f"other images or labels in its {name}"
             else:
-                short = [str(values[name]).split(", ")[0] for values in (recorded, current)]
-                yield f"{name} {short[0]}, not {short[1]}"
+                before, now = (str(values[name]) for values in (recorded, current))
+                if name.endswith("split"):  # without the sum
+                    before, now = before.split(",")[0], now.split(",")[0]
+                yield f"{name} {before}, not {now}"
 
 
 def _classes(recorded: list[str], current: list[str]) -> Iterator[str]:

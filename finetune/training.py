@@ -121,7 +121,7 @@ class Session:
             identity: What the checkpoints belong to.
             start: Checkpoint to go on from; the beginning when not given.
         """
-        self.checkpoints.identity = identity
+        self.checkpoints.identity, self.checkpoints.start = identity, start
         # Processes that Lightning starts from here find in the cache what this one has fetched.
         online = os.environ.get("HF_HUB_OFFLINE")
         os.environ["HF_HUB_OFFLINE"] = "1"

@@ -12,10 +12,11 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from finetune.callbacks.signals import StopOnSignal
-from finetune.checkpoint_io import AtomicCheckpointIO, same_content
+from finetune.checkpoint_io import AtomicCheckpointIO, damage, load, same_content
+from finetune.console import log
 from finetune.errors import CheckpointError, Stopped
 
-BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
+BEST, LAST, PREVIOUS, FRESH = "best.ckpt", "last.ckpt", "previous.ckpt", "fresh.ckpt"
 MINUTES = 15
 
 _NOTHING, _SAVE, _STOP = range(3)
@@ -36,6 +37,7 @@ class Checkpoints(Checkpoint):
     Attributes:
         io: Writes the files; the Trainer needs it as a plugin.
         identity: What the checkpoints belong to, see `finetune.resume`; stored in them.
+        start: The checkpoint that the run goes on from, if any.
         best: (accuracy, -loss) of the best epoch so far.
         best_epoch: Which one it is, from 0.
     """
@@ -46,13 +48,20 @@ class Checkpoints(Checkpoint):
         self.folder, self.signals, self.save_every, self.advice = folder, signals, save_every, advice
         self.io = AtomicCheckpointIO()
         self.identity: dict[str, Any] = {}
+        self.start: Path | None = None
         self.best: tuple[float, float] | None = None
         self.best_epoch: int | None = None
         self.saved_at = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock."""
+        """Starts the clock, and clears up after a run that was killed; all processes have read what they need."""
         self.saved_at = time.monotonic()
+        if not trainer.is_global_zero:
+            return
+        for left in (self.folder / FRESH, *self.folder.glob("*.part")):
+            left.unlink(missing_ok=True)
+        if self.start is not None and self.start.name == PREVIOUS:  # the last one must not take its place
+            same_content(self.start, self.folder / LAST)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         """Saves when it is time; saves and stops when a signal has come.
@@ -96,7 +105,7 @@ class Checkpoints(Checkpoint):
         raise Stopped(f"stopped by {self.signals.received or 'a signal to another process'}; {self.advice}")
 
     def _save_last(self, trainer: L.Trainer, best: bool = False) -> None:
-        fresh = self.folder / "fresh.ckpt"
+        fresh = self.folder / FRESH
         trainer.save_checkpoint(fresh)  # every process takes part, the first one writes
         error = self.io.error
         if trainer.is_global_zero and error is None:
@@ -131,9 +140,14 @@ class Checkpoints(Checkpoint):
         return {"best": self.best, "best_epoch": self.best_epoch, "identity": self.identity}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
-        self.best = None if state_dict["best"] is None else tuple(state_dict["best"])
-        self.best_epoch = state_dict["best_epoch"]
+        """Go on from `best.ckpt`: it is newer than `state_dict` where a run was killed between the two, or fell back."""
+        best = self.folder / BEST
+        problem = damage(best)
+        recorded = {"best": None, "best_epoch": None} if problem else load(best, mmap=True)["callbacks"][self.state_key]
+        self.best = None if recorded["best"] is None else tuple(recorded["best"])
+        self.best_epoch = recorded["best_epoch"]
+        if problem and state_dict["best"] is not None:
+            log.warning(f"{BEST} is {problem}: the best epoch is chosen among those that follow")
 
 
 def largest(trainer: L.Trainer, value: int) -> int:

@@ -81,19 +81,18 @@ class ImageClassificationTask(L.LightningModule):
         with seeded(self.device, self.hparams["seed"], self.current_epoch, batch_index, self.global_rank):
             pixels, targets = batch if self.mix is None else self.mix(*batch)
             loss = F.cross_entropy(self(pixels), targets, label_smoothing=self.hparams["label_smoothing"])
-        size = len(targets)
-        total = self._sum(torch.stack([loss.detach().float() * size, torch.tensor(float(size), device=self.device)]))
+        return loss * self._share(loss.detach(), len(targets))
+
+    def _share(self, loss: Tensor, size: int) -> float | Tensor:
+        """Images here, divided by the mean over the processes; adds the mean loss of them to the epoch's."""
+        here = torch.stack([loss.float() * size, torch.tensor(float(size), device=self.device)])
+        total: Tensor = self.trainer.strategy.reduce(here, reduce_op="sum")
         precise = torch.float32 if self.device.type == "mps" else torch.float64  # MPS has no float64
         self.epoch_loss = self.epoch_loss.to(self.device, precise) + total
         if self.trainer.is_last_batch:
             mean = self.epoch_loss[0] / self.epoch_loss[1]
             self.log("train_loss", mean.float(), on_step=False, on_epoch=True, batch_size=1)
-        return loss if self.trainer.world_size == 1 else loss * (size * self.trainer.world_size / total[1])
-
-    def _sum(self, values: Tensor) -> Tensor:
-        """Of all processes' values."""
-        total: Tensor = self.trainer.strategy.reduce(values, reduce_op="sum")
-        return total
+        return 1.0 if self.trainer.world_size == 1 else size * self.trainer.world_size / total[1]
 
     def on_train_epoch_start(self) -> None:
         """Begins the mean of the epoch's loss; not called where a resumed run goes on within an epoch."""

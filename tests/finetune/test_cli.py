@@ -116,6 +116,7 @@ VALUES = {
     "precision": "bf16",
     "workers": 0,
     "seed": 42,
+    "save_every": 100,
 }
 
 
