@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import re
 import signal
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; `sys.argv[1:]` when not given.
 
     Returns:
-        Exit code: 0 done, 2 the user's mistake, 75 stopped by a signal after saving, 130 by Ctrl-C where there was
+        Exit code: 0 done, 2 the user's mistake or a full disk, 75 stopped by a signal after saving, 130 by Ctrl-C where there was
         nothing to save. Anything else is a bug of ours and raises.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -61,6 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if console.is_main_process() or not isinstance(error, Stopped):  # all processes stop together
             print(f"error: {error}" if error.exit_code == 2 else str(error), file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error}: free some space, then repeat the command or go on with --resume", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:  # before or after the training, which catches it itself
         print("stopped; nothing was saved", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -140,7 +140,7 @@ class Checkpoints(Checkpoint):
         return {"best": self.best, "best_epoch": self.best_epoch, "identity": self.identity}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from `best.ckpt`: it is newer than `state_dict` where a run was killed between the two, or fell back."""
+        """Go on from `best.ckpt`, newer than `state_dict` where a run was killed between the two, or fell back."""
         best = self.folder / BEST
         problem = damage(best)
         recorded = {"best": None, "best_epoch": None} if problem else load(best, mmap=True)["callbacks"][self.state_key]
