@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; `sys.argv[1:]` when not given.
 
     Returns:
-        Exit code: 0 done, 2 the user's mistake or a full disk, 75 stopped by a signal after saving, 130 by Ctrl-C where there was
-        nothing to save. Anything else is a bug of ours and raises.
+        Exit code: 0 done, 2 the user's mistake or a full disk, 75 stopped by a signal after saving, 130 by Ctrl-C where
+        there was nothing to save. Anything else is a bug of ours and raises.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
