@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import re
 import signal
@@ -16,8 +17,8 @@ import tyro
 from tyro import _errors as tyro_errors
 
 from finetune import console, recipes
-from finetune.config import GROUPS, NONE, RunConfig, RunOptions, flag
-from finetune.errors import ConfigError, FinetuneError, suggest
+from finetune.config import GROUPS, NONE, RESUME_AUTO, RunConfig, RunOptions, flag
+from finetune.errors import ConfigError, FinetuneError, Stopped, suggest
 from finetune.imagenet.options import PrepareOptions
 from finetune.verbs import EvaluateOptions
 
@@ -50,16 +51,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; `sys.argv[1:]` when not given.
 
     Returns:
-        Exit code: 0 done, 2 the user's mistake, 75 stopped by a signal after saving, 130 by Ctrl-C where there was
-        nothing to save. Anything else is a bug of ours and raises.
+        Exit code: 0 done, 2 the user's mistake or a full disk, 75 stopped by a signal after saving, 130 by Ctrl-C where
+        there was nothing to save. Anything else is a bug of ours and raises.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         verb, arguments = _split_verb(argv)
         VERBS[verb](arguments)
     except FinetuneError as error:
-        print(f"error: {error}" if error.exit_code == 2 else str(error), file=sys.stderr)
+        if console.is_main_process() or not isinstance(error, Stopped):  # all processes stop together
+            print(f"error: {error}" if error.exit_code == 2 else str(error), file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error}: free some space, then repeat the command or go on with --resume", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:  # before or after the training, which catches it itself
         print("stopped; nothing was saved", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -127,7 +134,7 @@ def parse_train(argv: Sequence[str]) -> RunConfig:
     Raises:
         ConfigError: An unknown flag, a value of the wrong type or out of range, or a file that cannot be read.
     """
-    argv = list(argv)
+    argv = own = list(argv)
     groups = GROUPS | {"run": _RunFlags}
     flat: Any = tyro.conf.OmitArgPrefixes  # --lr, not --training.lr
     fields = [(name, flat[group], field(default_factory=group)) for name, group in groups.items()]
@@ -138,7 +145,8 @@ def parse_train(argv: Sequence[str]) -> RunConfig:
     )
     given = parse(flags, argv, prog=PROG)
     run_flags = given.run
-    if sum(1 for source in (run_flags.config, run_flags.resume, run_flags.recipe) if source) > 1:
+    auto = run_flags.resume == RESUME_AUTO
+    if sum(1 for source in (run_flags.config, not auto and run_flags.resume, run_flags.recipe) if source) > 1:
         raise ConfigError(
             "--config, --recipe and --resume exclude each other: each brings flags of its own; --resume takes those of "
             "the run's config.yaml"
@@ -146,16 +154,31 @@ def parse_train(argv: Sequence[str]) -> RunConfig:
     if run_flags.recipe:
         size = given.training.batch_size
         argv = [*_as_arguments(recipes.settings(run_flags.recipe, given.model.model, size), run_flags.recipe), *argv]
-    elif path := run_flags.config or _config_of(run_flags.resume):
+    elif path := run_flags.config or (None if auto else _config_of(run_flags.resume)):
         argv = [*_file_arguments(path), *argv]
-    given = parse(flags, argv, prog=PROG)
+    config = _config(parse(flags, argv, prog=PROG), groups).resolved()
+    if auto and (run := _unfinished(config)):
+        argv = [*_file_arguments(run / "config.yaml"), *own, f"--output={run}"]
+        config = _config(parse(flags, argv, prog=PROG), groups).resolved()
+    return config
+
+
+def _config(given: Any, groups: Mapping[str, Any]) -> RunConfig:
     values: dict[str, Any] = {}
     for name in groups:
         part = getattr(given, name)
         values |= {
             f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name not in ("config", "recipe")
         }
-    return RunConfig(**values).resolved()
+    return RunConfig(**values)
+
+
+def _unfinished(config: RunConfig) -> Path | None:
+    """The folder that `--resume auto` goes on with: its config.yaml has what was inferred when it began."""
+    from finetune import runfolder  # imports the dataset library, which only this one case needs here
+
+    found = runfolder.find(config)
+    return found.path if found else None
 
 
 def _config_of(run: Path | None) -> Path | None:

@@ -41,11 +41,15 @@ SCRATCH_PRESET: dict[str, Any] = {
     "crop_scale": 0.6,
 }
 
+RESUME_AUTO = Path("auto")
+"""`--resume auto`, in place of a folder; a folder of that name is given by its absolute path."""
 
 INFERRED = tyro.conf.arg(help_behavior_hint="(default: inferred)")
 OWN = tyro.conf.arg(help_behavior_hint="(default: the model's own)")
 NONE = tyro.conf.arg(help_behavior_hint="(default: none)")
 AUTO = tyro.conf.arg(help_behavior_hint="(default: chosen)")
+_RESUME = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="RUN|auto")
+_INTERVAL = tyro.conf.arg(help_behavior_hint="(default: every 15 minutes)")
 _REQUIRED = tyro.conf.arg(help_behavior_hint="(required)", metavar="NAME|PATH", constructor=str)
 
 
@@ -167,8 +171,11 @@ class RunOptions:
     """Of the splits, the order, the augmentation and the initial weights."""
     output: Annotated[Path | None, AUTO] = None
     """Run folder to make; runs/DATASET-MODEL-TIME otherwise."""
-    resume: Annotated[Path | None, NONE] = None
-    """Run folder to go on with, after its last complete epoch."""
+    resume: Annotated[Path | None, _RESUME] = None
+    """Run folder to go on with, from its last checkpoint. auto: go on with --output, or with the newest unfinished run
+    of the same settings under runs/, if there is one; else start. For batch systems that repeat a command."""
+    save_every: Annotated[int | None, _INTERVAL] = None
+    """Optimizer steps between checkpoints within an epoch; SIGTERM, SIGUSR1, Ctrl-C and an epoch's end save too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +248,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "num_nodes": (1, math.inf, True),
     "workers": (0, 1024, True),
     "seed": (0, 2**32 - 1, True),
+    "save_every": (1, math.inf, True),
 }
 
 

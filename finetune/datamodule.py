@@ -68,6 +68,21 @@ class ImageRows(TorchDataset[Batch]):
         return pixels, targets
 
 
+class _TrainLoader(DataLoader[Batch]):
+    """A loader that goes on within an epoch; its place is kept by `ImageDataModule`, and its sampler starts there.
+
+    Lightning warns of a resume within an epoch unless the loader has these methods, and would call them too late: it
+    makes the iterator, which may prefetch, before it restores its loops.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing to remember here."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to restore here."""
+
+
 class ImageDataModule(L.LightningDataModule):
     """An image dataset, ready for Lightning's Trainer.
 
@@ -135,6 +150,7 @@ class ImageDataModule(L.LightningDataModule):
             )
         self.data: LabelledImages = dataset
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
+        self.position = {"epoch": 0, "step": 0}
         self.data_config = data_config or _imagenet_config(image_size)
         self.train_transform = transforms.training(
             self.data_config, crop_scale, hflip, auto_augment, color_jitter, random_erasing
@@ -152,9 +168,25 @@ class ImageDataModule(L.LightningDataModule):
         return len(self.classes)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Random crops of the training split, in an order that depends on (seed, epoch)."""
+        """Random crops of the training split, in an order that depends on (seed, epoch); where a resumed run stood."""
         rows = self._rows("train", self.train_transform)
-        return self._loader(rows, TrainBatches(len(rows), self.batch_size, self.seed, *process()))
+        epoch, step = self.position["epoch"], self.position["step"]
+        batches = TrainBatches(len(rows), self.batch_size, self.seed, *process(), epoch=epoch, start=step)
+        return self._loader(rows, batches, _TrainLoader)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: the epoch in progress or ahead, and how many of its batches have been trained on."""
+        if self.trainer is None:
+            return self.position
+        loop = self.trainer.fit_loop
+        epochs: Any = loop.epoch_progress.current  # Lightning types them as a base class of what they are
+        batches: Any = loop.epoch_loop.batch_progress.current
+        within = epochs.ready > epochs.processed
+        return {"epoch": epochs.processed, "step": batches.processed if within else 0}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The training loader starts from `state_dict`; Lightning calls this before it asks for the loader."""
+        self.position = state_dict
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation split, as the exported model sees it."""
@@ -174,10 +206,12 @@ class ImageDataModule(L.LightningDataModule):
         column = self.data.schema.image_column
         return ImageRows(self.data.encoded(role), column, part.rows, part.labels, transform, self.seed)
 
-    def _loader(self, rows: ImageRows, batches: TrainBatches | EvalBatches) -> DataLoader[Batch]:
+    def _loader(
+        self, rows: ImageRows, batches: TrainBatches | EvalBatches, kind: type[DataLoader[Batch]] = DataLoader
+    ) -> DataLoader[Batch]:
         workers = default_workers(len(rows)) if self.workers is None else self.workers
         # batch_size=None: the sampler hands over whole batches, see finetune.sampler.
-        return DataLoader(
+        return kind(
             rows,
             batch_size=None,
             sampler=batches,

@@ -40,6 +40,14 @@ class OutputError(FinetuneError, OSError):
     """A dataset that is being prepared cannot be written where it was asked for."""
 
 
+class CheckpointError(FinetuneError, OSError):
+    """A checkpoint cannot be written, or none of a run's can be read."""
+
+
+class ResumeError(FinetuneError, ValueError):
+    """A run cannot go on with what is given: it was begun with something else."""
+
+
 class ExportError(FinetuneError, ValueError):
     """The model cannot be saved in a form that other libraries load with equal outputs."""
 

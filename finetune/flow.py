@@ -10,7 +10,7 @@ import timm.optim
 from torch import nn
 
 import cards
-from finetune import export, models, runfolder, training
+from finetune import export, models, resume, runfolder, training
 from finetune.config import RunConfig
 from finetune.console import is_main_process, log
 from finetune.datamodule import ImageDataModule
@@ -35,6 +35,9 @@ def run(config: RunConfig) -> RunResult:
     """
     config = _checked(config)
     folder = runfolder.choose(config)
+    if folder.complete:  # `--resume auto` repeated after the end; anything else is refused by `choose`
+        log.info(f"the run in {folder.path} is complete")
+        return RunResult.load(folder.result)
     session = training.Session(config, folder)
     data = _load(config)
     L.seed_everything(config.seed, verbose=False)
@@ -43,8 +46,10 @@ def run(config: RunConfig) -> RunResult:
     config = _with_inferred(config, data, data_config)
     loader = ImageDataModule(data, data_config=data_config, **_fields(config, _LOADER))
     task = TASKS[data.schema.task](model, num_classes=len(data.schema.classes), **_fields(config, _TASK))
+    identity = resume.identity(config, data, model)
+    start = resume.checkpoint(folder, identity)
     folder.create(config, data.splits)
-    session.fit(task, loader)
+    session.fit(task, loader, identity, start)
     model.load_state_dict(export.best_weights(folder.best_checkpoint))
     metrics = {role: session.evaluate(task, loader, role) for role in ("validation", "test")}
     result = describe(config, folder, data, model, data_config, session, metrics)
@@ -59,7 +64,7 @@ def run(config: RunConfig) -> RunResult:
 _MODEL = ("image_size", "drop_path", "dropout", "drop_block")
 _AUGMENT = ("crop_scale", "hflip", "auto_augment", "color_jitter", "random_erasing")
 _LOADER = ("batch_size", *_AUGMENT, "workers", "seed")
-_TASK = ("optimizer", "lr", "weight_decay", "warmup_epochs", "label_smoothing", "mixup", "cutmix")
+_TASK = ("optimizer", "lr", "weight_decay", "warmup_epochs", "label_smoothing", "mixup", "cutmix", "seed")
 _DATA = (
     "dataset_config",
     "revision",

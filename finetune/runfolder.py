@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from datasets import Dataset, DatasetDict
 
-from finetune.config import GROUPS, RunConfig
+from finetune.config import GROUPS, RESUME_AUTO, DataOptions, ModelOptions, RunConfig, TrainingOptions
 from finetune.console import is_main_process
 from finetune.errors import RunFolderError
 from finetune.splits import Splits
@@ -61,8 +61,23 @@ class RunFolder:
 
     @property
     def last_checkpoint(self) -> Path:
-        """The last complete epoch."""
+        """The last state that was saved, also within an epoch."""
         return self.checkpoints / "last.ckpt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """The one before, while training goes on."""
+        return self.checkpoints / "previous.ckpt"
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run in it."""
+        return self.config.is_file()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run in it has come to its end."""
+        return self.result.is_file()
 
     @property
     def model(self) -> Path:
@@ -73,9 +88,10 @@ class RunFolder:
         """Make the folder and write what is known before training; in the first process only."""
         if not is_main_process():
             return
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.config, yaml.safe_dump(_settings(config), sort_keys=False))
         write_text(self.splits, json.dumps({role: part.to_json() for role, part in splits.parts.items()}) + "\n")
+        self.checkpoints.mkdir(exist_ok=True)
         os.environ[_ENVIRONMENT] = str(self.path)
 
 
@@ -87,11 +103,16 @@ def choose(config: RunConfig) -> RunFolder:
     """
     if not is_main_process():
         # torchrun and SLURM start all processes at once; there the name has to be given.
-        given = os.environ.get(_ENVIRONMENT) or config.resume or config.output
+        given = os.environ.get(_ENVIRONMENT) or (config.output if config.resume == RESUME_AUTO else config.resume)
+        given = given or config.output
         if given is None:
             raise RunFolderError("under torchrun or SLURM name the run folder by --output: every process must know it")
         return RunFolder(Path(given))
-    if config.resume is not None:
+    if config.resume == RESUME_AUTO:
+        unfinished = find(config)
+        if unfinished:
+            return unfinished
+    elif config.resume is not None:
         return _resumable(RunFolder(config.resume.absolute()))
     path = (config.output.expanduser() if config.output else _fresh_name(config)).absolute()
     if (path / "config.yaml").exists():
@@ -103,10 +124,37 @@ def choose(config: RunConfig) -> RunFolder:
     return RunFolder(path)
 
 
+def find(config: RunConfig) -> RunFolder | None:
+    """What `--resume auto` goes on with, if there is something.
+
+    Returns:
+        The run in `config.output`, complete or not; without `--output` the newest unfinished run under `runs/` whose
+        data, model, optimisation and seed are those of `config`, where that names them.
+    """
+    known = config.output if is_main_process() else os.environ.get(_ENVIRONMENT) or config.output
+    if known:
+        folder = RunFolder(Path(known).expanduser().absolute())
+        return folder if folder.begun else None
+    unfinished = [run for path in Path("runs").glob("*") if (run := RunFolder(path.absolute())).begun]
+    same = [run for run in unfinished if not run.complete and _same(config, run)]
+    return max(same, key=lambda run: run.config.stat().st_mtime, default=None)
+
+
+def _same(config: RunConfig, run: RunFolder) -> bool:
+    try:
+        recorded = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return False
+    settings = _settings(config)
+    options = [f.name for group in (DataOptions, ModelOptions, TrainingOptions) for f in dataclasses.fields(group)]
+    asked = {name: settings[name] for name in (*options, "seed") if settings[name] is not None}
+    return isinstance(recorded, dict) and all(recorded.get(name) == value for name, value in asked.items())
+
+
 def _resumable(folder: RunFolder) -> RunFolder:
-    if not folder.config.is_file():
+    if not folder.begun:
         raise RunFolderError(f"--resume: {folder.path} holds no run (no config.yaml)")
-    if folder.result.is_file():
+    if folder.complete:
         raise RunFolderError(f"--resume: the run in {folder.path} is complete; see its result.json")
     return folder
 

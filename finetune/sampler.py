@@ -42,13 +42,25 @@ class TrainBatches(DistributedSampler[list[Item]]):
         seed: Of the order.
         rank: Of this process.
         world: Number of processes.
+        epoch: The first to give.
+        start: Batches of that epoch to leave out, because a run that is resumed has seen them.
 
     Raises:
         SplitError: A process would get fewer than 2 images of some batch: BatchNorm cannot train on one.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1) -> None:
-        self.count, self.seed, self.rank, self.world, self.epoch = count, seed, rank, world, 0
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        epoch: int = 0,
+        start: int = 0,
+    ) -> None:
+        self.count, self.seed, self.rank, self.world = count, seed, rank, world
+        self.epoch, self.start = epoch, start
         self.bounds = cut(count, -(-count // batch_size))
         smallest = int(np.diff(self.bounds).min())
         if smallest < 2 * world:
@@ -59,15 +71,16 @@ class TrainBatches(DistributedSampler[list[Item]]):
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
+        """Called by Lightning before each epoch, also before one that goes on in the middle."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
-        return len(self.bounds) - 1
+        return len(self.bounds) - 1  # of a whole epoch: Lightning plans with it
 
     def __iter__(self) -> Iterator[list[Item]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        for start, stop in zip(self.bounds[:-1], self.bounds[1:], strict=True):
+        for start, stop in zip(self.bounds[self.start : -1], self.bounds[self.start + 1 :], strict=True):
             shares = start + cut(int(stop - start), self.world)
             share = order[shares[self.rank] : shares[self.rank + 1]]
             yield [(self.epoch, int(index)) for index in share]

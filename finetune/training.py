@@ -7,6 +7,8 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -54,6 +56,7 @@ def make_trainer(
                 enable_model_summary=False,
                 enable_progress_bar=bool(bar),
                 enable_checkpointing=any(isinstance(c, Checkpoints) for c in callbacks),
+                plugins=[c.io for c in callbacks if isinstance(c, Checkpoints)],
             )
     except (ValueError, RuntimeError, TypeError, MisconfigurationException) as error:
         raise ConfigError(
@@ -90,15 +93,16 @@ class Session:
 
     def __init__(self, config: RunConfig, folder: RunFolder) -> None:
         self.config, self.folder = config, folder
-        self.checkpoints = Checkpoints(folder.checkpoints)
+        signals = StopOnSignal()
+        advice = f"go on with: python -m finetune --resume {folder.path}"
+        self.checkpoints = Checkpoints(folder.checkpoints, signals, config.save_every, advice)
         self.epochs = EpochLog(folder.metrics, config.epochs or 0)
         schedule: list[L.Callback] = [DropBlockSchedule(config.drop_block)] if config.drop_block else []
-        advice = f"go on with: python -m finetune --resume {folder.path}"
         self.precision = hardware.precision(config.precision, config.accelerator)
         self.trainer = make_trainer(
             config.accelerator,
             config.devices,
-            [self.checkpoints, self.epochs, StopOnSignal(advice), *schedule],
+            [self.checkpoints, self.epochs, signals, *schedule],
             self.precision,
             config.num_nodes,
             config.strategy,
@@ -106,16 +110,24 @@ class Session:
             config.sync_bn,
         )
 
-    def fit(self, task: ImageClassificationTask, loader: ImageDataModule) -> None:
-        """Train, from the last complete epoch where the run is resumed."""
-        last = self.folder.last_checkpoint
-        resume = self.config.resume is not None and last.exists()
+    def fit(
+        self, task: ImageClassificationTask, loader: ImageDataModule, identity: dict[str, Any], start: Path | None
+    ) -> None:
+        """Train, and save what `finetune.resume.identity` gave along.
+
+        Args:
+            task: With the model.
+            loader: With the data.
+            identity: What the checkpoints belong to.
+            start: Checkpoint to go on from; the beginning when not given.
+        """
+        self.checkpoints.identity, self.checkpoints.start = identity, start
         # Processes that Lightning starts from here find in the cache what this one has fetched.
         online = os.environ.get("HF_HUB_OFFLINE")
         os.environ["HF_HUB_OFFLINE"] = "1"
         try:
             with quiet():
-                self.trainer.fit(task, loader, ckpt_path=last if resume else None, weights_only=True)
+                self.trainer.fit(task, loader, ckpt_path=start, weights_only=True)
         finally:
             os.environ.pop("HF_HUB_OFFLINE") if online is None else os.environ.update(HF_HUB_OFFLINE=online)
 

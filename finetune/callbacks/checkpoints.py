@@ -1,53 +1,159 @@
-"""Keeps the best epoch and the last one."""
+"""Keeps the best epoch and the last state, and stops when it is asked to."""
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-BEST, LAST = "best.ckpt", "last.ckpt"
+from finetune.callbacks.signals import StopOnSignal
+from finetune.checkpoint_io import AtomicCheckpointIO, damage, load, same_content
+from finetune.console import log
+from finetune.errors import CheckpointError, Stopped
+
+BEST, LAST, PREVIOUS, FRESH = "best.ckpt", "last.ckpt", "previous.ckpt", "fresh.ckpt"
+MINUTES = 15
+
+_NOTHING, _SAVE, _STOP = range(3)
 
 
 class Checkpoints(Checkpoint):
-    """Saves `last.ckpt` after every epoch, and `best.ckpt` when it is the best by validation accuracy.
+    """Saves `last.ckpt` during and after every epoch, and `best.ckpt` when it is the best by validation accuracy.
 
-    Ties go to the lower loss, and then to the earlier epoch; Lightning's ModelCheckpoint has one monitor only. A file
-    is written beside its place and moved there, so that a checkpoint is whole or absent.
+    Ties go to the lower loss, and then to the earlier epoch; Lightning's ModelCheckpoint has one monitor only. While
+    training goes on, the last but one stays as `previous.ckpt`, for the case that the last one is lost to the disk.
 
     Args:
         folder: Where to write.
+        signals: Says whether the run is asked to stop; then all processes save at the same step and raise.
+        save_every: Optimizer steps between saves within an epoch; every 15 minutes when not given.
+        advice: How the run goes on, for messages.
+
+    Attributes:
+        io: Writes the files; the Trainer needs it as a plugin.
+        identity: What the checkpoints belong to, see `finetune.resume`; stored in them.
+        start: The checkpoint that the run goes on from, if any.
+        best: (accuracy, -loss) of the best epoch so far.
+        best_epoch: Which one it is, from 0.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, signals: StopOnSignal, save_every: int | None = None, advice: str = "resume it"
+    ) -> None:
+        self.folder, self.signals, self.save_every, self.advice = folder, signals, save_every, advice
+        self.io = AtomicCheckpointIO()
+        self.identity: dict[str, Any] = {}
+        self.start: Path | None = None
         self.best: tuple[float, float] | None = None
         self.best_epoch: int | None = None
+        self.saved_at = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock, and clears up after a run that was killed; all processes have read what they need."""
+        self.saved_at = time.monotonic()
+        if not trainer.is_global_zero:
+            return
+        for left in (self.folder / FRESH, *self.folder.glob("*.part")):
+            left.unlink(missing_ok=True)
+        if self.start is not None and self.start.name == PREVIOUS:  # the last one must not take its place
+            same_content(self.start, self.folder / LAST)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Saves when it is time; saves and stops when a signal has come.
+
+        Nothing is saved after an epoch's last step: its validation comes first, then the end of the epoch saves.
+
+        Raises:
+            Stopped: A signal has come.
+            CheckpointError: The checkpoint cannot be written.
+        """
+        wish = _STOP if self.signals.received else _SAVE if self._due(trainer) else _NOTHING
+        wish = largest(trainer, wish)
+        if wish == _NOTHING or trainer.is_last_batch:
+            return
+        self._save_last(trainer)
+        if wish == _STOP:
+            self._stop()
+
+    def _due(self, trainer: L.Trainer) -> bool:
+        if self.save_every is not None:
+            return trainer.global_step % self.save_every == 0
+        return time.monotonic() - self.saved_at >= 60 * MINUTES
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compares and saves; validation has run by now."""
+        """Compares, saves, and stops when a signal has come; validation has run by now.
+
+        Raises:
+            Stopped: A signal has come.
+            CheckpointError: The checkpoint cannot be written.
+        """
         metrics = trainer.callback_metrics
         rank = (float(metrics["val_accuracy"]), -float(metrics["val_loss"]))
         improved = self.best is None or rank > self.best
         if improved:
             self.best, self.best_epoch = rank, trainer.current_epoch
-            self._save(trainer, BEST)
-        self._save(trainer, LAST)
+        self._save_last(trainer, improved)
+        if largest(trainer, _STOP if self.signals.received else _NOTHING) == _STOP:
+            self._stop()
 
-    def _save(self, trainer: L.Trainer, name: str) -> None:
-        temporary = self.folder / f"{name}.part"
-        trainer.save_checkpoint(temporary)  # every process takes part, the first one writes
+    def _stop(self) -> None:
+        raise Stopped(f"stopped by {self.signals.received or 'a signal to another process'}; {self.advice}")
+
+    def _save_last(self, trainer: L.Trainer, best: bool = False) -> None:
+        fresh = self.folder / FRESH
+        trainer.save_checkpoint(fresh)  # every process takes part, the first one writes
+        error = self.io.error
+        if trainer.is_global_zero and error is None:
+            try:
+                self._shift(fresh, best)
+            except OSError as problem:
+                error = problem
+                fresh.unlink(missing_ok=True)
+        if largest(trainer, int(error is not None)):
+            reason = error.strerror if error else "see the first process"
+            raise CheckpointError(
+                f"cannot write a checkpoint to {self.folder}: {reason}; those written before are intact: free some "
+                f"space, then {self.advice}"
+            ) from error
+        self.saved_at = time.monotonic()
+
+    def _shift(self, fresh: Path, best: bool) -> None:
+        """At every moment there is a whole `last.ckpt`, and `best.ckpt` is never older than what it says of it."""
+        if best:
+            same_content(fresh, self.folder / BEST)
+        if (self.folder / LAST).exists():
+            same_content(self.folder / LAST, self.folder / PREVIOUS)
+        os.replace(fresh, self.folder / LAST)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """What is kept for an accident goes."""
         if trainer.is_global_zero:
-            os.replace(temporary, self.folder / name)
+            (self.folder / PREVIOUS).unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must remember."""
-        return {"best": self.best, "best_epoch": self.best_epoch}
+        return {"best": self.best, "best_epoch": self.best_epoch, "identity": self.identity}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
-        self.best = None if state_dict["best"] is None else tuple(state_dict["best"])
-        self.best_epoch = state_dict["best_epoch"]
+        """Go on from `best.ckpt`, newer than `state_dict` where a run was killed between the two, or fell back."""
+        best = self.folder / BEST
+        problem = damage(best)
+        recorded = {"best": None, "best_epoch": None} if problem else load(best, mmap=True)["callbacks"][self.state_key]
+        self.best = None if recorded["best"] is None else tuple(recorded["best"])
+        self.best_epoch = recorded["best_epoch"]
+        if problem and state_dict["best"] is not None:
+            log.warning(f"{BEST} is {problem}: the best epoch is chosen among those that follow")
+
+
+def largest(trainer: L.Trainer, value: int) -> int:
+    """The largest of all processes' values, so that all of them do the same."""
+    if trainer.world_size == 1:
+        return value
+    tensor = torch.tensor(value, device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
+    return int(tensor)

@@ -18,6 +18,10 @@ class DropBlockSchedule(L.Callback):
     def __init__(self, rate: float) -> None:
         self.rate = rate
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Set the rate of an epoch that is resumed in the middle: Lightning does not start it again."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Set this epoch's rate."""
         rate = self.rate * (trainer.current_epoch + 1) / (trainer.max_epochs or 1)

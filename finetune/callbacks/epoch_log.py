@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
 from finetune.console import interactive, log
+from finetune.runfolder import write_text
 
 COLUMNS = (
     "epoch",
@@ -24,7 +26,7 @@ COLUMNS = (
 
 
 class EpochLog(L.Callback):
-    """Appends a row to a CSV file after each epoch; a resumed run goes on in the same file.
+    """Adds a row to a CSV file after each epoch; a resumed run goes on in the same file, and on the same clock.
 
     Args:
         path: The file.
@@ -34,25 +36,35 @@ class EpochLog(L.Callback):
         count: Epochs so far.
         seconds: Time they took, validation included.
         train_seconds: Time they took without validation.
+        partial: Time that the epoch in progress had taken when a run was resumed within it.
     """
 
     def __init__(self, path: Path, epochs: int) -> None:
         self.path, self.epochs = path, epochs
         self.count, self.seconds, self.train_seconds = 0, 0.0, 0.0
-        self.started = 0.0
+        self.partial = 0.0
+        self.started: float | None = None  # of an epoch in progress
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock of an epoch that goes on; Lightning does not start it again."""
+        if self.partial:
+            self.started = time.perf_counter() - self.partial
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
         self.started = time.perf_counter()
 
+    def _elapsed(self) -> float:
+        return 0.0 if self.started is None else time.perf_counter() - self.started
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Training's part of the epoch is over."""
         if trainer.state.fn == TrainerFn.FITTING:
-            self.train_seconds += time.perf_counter() - self.started
+            self.train_seconds += self._elapsed()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the row."""
-        seconds = time.perf_counter() - self.started
+        seconds, self.started = self._elapsed(), None
         self.seconds += seconds
         self.count += 1
         if not trainer.is_global_zero:
@@ -68,18 +80,24 @@ class EpochLog(L.Callback):
             )
 
     def _append(self, row: dict[str, float]) -> None:
-        new = not self.path.exists()
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        """Keeps the rows before this epoch's: a run that was killed after a row and before its checkpoint has more."""
+        before = []
+        if self.path.exists():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                before = list(csv.DictReader(file))[: self.count - 1]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows([*before, row])
+        write_text(self.path, text.getvalue())
 
     def state_dict(self) -> dict[str, float]:
         """What a resumed run must remember."""
-        return {"count": self.count, "seconds": self.seconds, "train_seconds": self.train_seconds}
+        times = {"seconds": self.seconds, "train_seconds": self.train_seconds, "partial": self._elapsed()}
+        return {"count": self.count, **times}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         """Go on from `state_dict`."""
         self.count = int(state_dict["count"])
         self.seconds, self.train_seconds = state_dict["seconds"], state_dict["train_seconds"]
+        self.partial = state_dict["partial"]

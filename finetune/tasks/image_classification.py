@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
 from finetune import models
 from finetune.metrics import ClassificationScores
+from finetune.randomness import seeded
 
 Batch = tuple[Tensor, Tensor]
 
@@ -36,6 +37,7 @@ class ImageClassificationTask(L.LightningModule):
         label_smoothing: Share of each target that is spread over all classes.
         mixup: Mix pairs of training images with weights from Beta(mixup, mixup), https://arxiv.org/abs/1710.09412.
         cutmix: Paste rectangles between pairs, https://arxiv.org/abs/1905.04899; with `mixup`, a batch has one of both.
+        seed: Of what is random in a step (mixup, dropout, drop path, DropBlock): of (seed, epoch, batch, process).
 
     Attributes:
         exact: The scores of the last validation or test, in float64.
@@ -53,6 +55,7 @@ class ImageClassificationTask(L.LightningModule):
         label_smoothing: float = 0.1,
         mixup: float | None = None,
         cutmix: float | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["model"])
@@ -65,6 +68,8 @@ class ImageClassificationTask(L.LightningModule):
         # Not submodules: Lightning would move them to any device, and MPS has no float64.
         self.scores = {stage: ClassificationScores(num_classes) for stage in ("val", "test")}
         self.exact: dict[str, float] = {}
+        # Sum of the losses and number of the images of this epoch, over all processes; a checkpoint takes them along.
+        self.epoch_loss = torch.zeros(2, dtype=torch.float64)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits `[B, num_classes]` of float32 `[B, 3, H, W]`."""
@@ -73,18 +78,33 @@ class ImageClassificationTask(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Mean loss of this process's share, weighted so that DDP's mean gradient is that of the whole batch."""
-        pixels, targets = batch if self.mix is None else self.mix(*batch)
-        loss = F.cross_entropy(self(pixels), targets, label_smoothing=self.hparams["label_smoothing"])
-        weight = self._share(len(targets))
-        self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(targets), sync_dist=True)
-        return loss * weight
+        with seeded(self.device, self.hparams["seed"], self.current_epoch, batch_index, self.global_rank):
+            pixels, targets = batch if self.mix is None else self.mix(*batch)
+            loss = F.cross_entropy(self(pixels), targets, label_smoothing=self.hparams["label_smoothing"])
+        return loss * self._share(loss.detach(), len(targets))
 
-    def _share(self, size: int) -> float | Tensor:
-        """Images here, divided by the mean over the processes."""
-        if self.trainer.world_size == 1:
-            return 1.0
-        total = self.trainer.strategy.reduce(torch.tensor(float(size), device=self.device), reduce_op="sum")
-        return size * self.trainer.world_size / total
+    def _share(self, loss: Tensor, size: int) -> float | Tensor:
+        """Images here, divided by the mean over the processes; adds the mean loss of them to the epoch's."""
+        here = torch.stack([loss.float() * size, torch.tensor(float(size), device=self.device)])
+        total: Tensor = self.trainer.strategy.reduce(here, reduce_op="sum")
+        precise = torch.float32 if self.device.type == "mps" else torch.float64  # MPS has no float64
+        self.epoch_loss = self.epoch_loss.to(self.device, precise) + total
+        if self.trainer.is_last_batch:
+            mean = self.epoch_loss[0] / self.epoch_loss[1]
+            self.log("train_loss", mean.float(), on_step=False, on_epoch=True, batch_size=1)
+        return 1.0 if self.trainer.world_size == 1 else size * self.trainer.world_size / total[1]
+
+    def on_train_epoch_start(self) -> None:
+        """Begins the mean of the epoch's loss; not called where a resumed run goes on within an epoch."""
+        self.epoch_loss = torch.zeros_like(self.epoch_loss)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the epoch's loss so far."""
+        checkpoint["epoch_loss"] = self.epoch_loss.cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the epoch's loss so far."""
+        self.epoch_loss = checkpoint.get("epoch_loss", self.epoch_loss)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Adds a batch to the validation scores."""

@@ -1,6 +1,8 @@
 """The command line: flags, config files, and what is said of mistakes."""
 
 import dataclasses
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import sys
 import pytest
 
 from finetune import RunConfig, console
+from finetune import cli as cli_module
 from finetune.cli import main, parse_train
 from finetune.config import PRETRAINED_PRESET, SCRATCH_PRESET
 from finetune.errors import ConfigError
@@ -17,7 +20,7 @@ CONTRACT = """
     --model --dataset --dataset-config --revision --image-column --target-column --train-split --val-split --test-split
     --val-fraction --test-fraction --max-samples --pretrained --no-pretrained --image-size --epochs --batch-size --lr
     --weight-decay --optimizer --warmup-epochs --label-smoothing --accelerator --devices --num-nodes --strategy
-    --precision --compile --workers --seed --output --config --resume
+    --precision --compile --workers --seed --output --config --resume --save-every
 """.split()
 
 
@@ -116,6 +119,7 @@ VALUES = {
     "precision": "bf16",
     "workers": 0,
     "seed": 42,
+    "save_every": 100,
 }
 
 
@@ -346,3 +350,20 @@ def test_mistakes_found_after_the_flags_are_said_in_one_line_too(said, tmp_path,
     monkeypatch.setattr(console, "set_up", lambda stream: None)  # it would outlive this test
     assert re.match(message, said(*arguments, "--accelerator", "cpu"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_said_in_one_line_and_other_faults_of_files_are_bugs(monkeypatch, capsys):
+    def fail(number):
+        def train(argv):
+            raise OSError(number, os.strerror(number), "metrics.csv")
+
+        monkeypatch.setitem(cli_module.VERBS, "train", train)
+
+    fail(errno.ENOSPC)
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: [Errno 28] No space left on device: 'metrics.csv': free some space")
+    assert said.count("\n") == 1
+    fail(errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        main([])

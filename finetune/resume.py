@@ -1,0 +1,112 @@
+"""What a stopped run goes on from, and whether it is still the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from finetune import checkpoint_io
+from finetune.callbacks import Checkpoints
+from finetune.config import ModelOptions, RunConfig, TrainingOptions, flag
+from finetune.console import log
+from finetune.dataset import LabelledImages
+from finetune.errors import CheckpointError, ResumeError, listing
+from finetune.runfolder import RunFolder
+
+_IMAGES = 16  # of each split, whose bytes are compared
+
+
+def identity(config: RunConfig, data: LabelledImages, model: nn.Module) -> dict[str, Any]:
+    """What must not change when a run goes on: JSON values by a name that a message can use.
+
+    Model, optimisation and seed by their flags; the data by what it holds (classes, which images are in which split,
+    their labels, and the bytes of some), so that it may have moved. Hardware, precision, workers and the interval of
+    checkpoints may change.
+    """
+    options = [f.name for group in (ModelOptions, TrainingOptions) for f in dataclasses.fields(group)]
+    shapes = [(name, list(value.shape)) for name, value in model.state_dict().items()]
+    parts = {f"{role} split": _split(data, role) for role in sorted(data.splits.parts)}
+    return {
+        **{flag(name): getattr(config, name) for name in (*options, "seed")},
+        "classes": list(data.schema.classes),
+        **parts,
+        "shapes of the model's weights": _hash(json.dumps(shapes).encode()),
+    }
+
+
+def _split(data: LabelledImages, role: str) -> str:
+    part, images = data.splits.parts[role], data.encoded(role)
+    some = part.rows[np.linspace(0, len(part.rows) - 1, min(_IMAGES, len(part.rows)), dtype=np.int64)]
+    content = hashlib.sha256(part.rows.astype("<i8").tobytes() + part.labels.astype("<i8").tobytes())
+    for row in some.tolist():
+        value = images[row][data.schema.image_column]
+        content.update(value["bytes"] or Path(value["path"]).read_bytes())
+    return f"{len(part.rows)} images, {content.hexdigest()[:16]}"
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def checkpoint(folder: RunFolder, current: Mapping[str, Any]) -> Path | None:
+    """The newest whole checkpoint of a run, or None where there is nothing to go on from yet.
+
+    Raises:
+        CheckpointError: There are checkpoints, but all are damaged.
+        ResumeError: The run was begun with something else than `current`, see `identity`.
+    """
+    candidates = [folder.last_checkpoint, folder.previous_checkpoint]
+    if not any(path.exists() for path in candidates):
+        return None
+    found = {path: checkpoint_io.damage(path) for path in candidates}
+    whole = next((path for path, problem in found.items() if problem is None), None)
+    problems = [f"{path.name} is {problem}" for path, problem in found.items() if problem]
+    if whole is None:
+        raise CheckpointError(
+            f"no checkpoint in {folder.checkpoints} can be read: {'; '.join(problems)}; start again with another "
+            "--output"
+        )
+    if whole != candidates[0]:
+        log.warning(f"{problems[0]}: going on from {whole.name}, the one before")
+    recorded = checkpoint_io.load(whole, mmap=True)["callbacks"][Checkpoints.__qualname__]["identity"]
+    changed = list(_differences(recorded, current))
+    if changed:
+        raise ResumeError(
+            f"--resume: the run in {folder.path} was begun with {'; '.join(changed)}: give what it was begun with, or "
+            "start another run with --output"
+        )
+    return whole
+
+
+def _differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> Iterator[str]:
+    for name in current:
+        if name in recorded and recorded[name] != current[name]:
+            if name == "classes":
+                yield from _classes(recorded[name], current[name])
+            elif name.startswith("shapes"):
+                yield f"other {name}"
+            elif name.endswith("split") and recorded[name].split(",")[0] == current[name].split(",")[0]:
+                yield f"other images or labels in its {name}"
+            else:
+                before, now = (str(values[name]) for values in (recorded, current))
+                if name.endswith("split"):  # without the sum
+                    before, now = before.split(",")[0], now.split(",")[0]
+                yield f"{name} {before}, not {now}"
+
+
+def _classes(recorded: list[str], current: list[str]) -> Iterator[str]:
+    gone = [name for name in recorded if name not in current]
+    new = [name for name in current if name not in recorded]
+    if gone:
+        yield f"classes that are not there now: {listing(gone)}"
+    if new:
+        yield f"classes other than {listing(new)}"
+    if not gone and not new:
+        yield f"classes in another order: {listing(recorded)}, not {listing(current)}"
