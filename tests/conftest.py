@@ -37,6 +37,12 @@ if "sitecustomize" in sys.modules:
 import sitecustomize  # noqa: E402, F401
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: whole files go to processes, and a long one at the end would run alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)  # stable: otherwise as collected
+
+
 def pytest_sessionfinish() -> None:
     shutil.rmtree(CACHE, ignore_errors=True)
 

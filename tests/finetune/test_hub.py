@@ -15,6 +15,8 @@ from PIL import Image as PILImage
 import resnest_timm  # noqa: F401
 from tests.hub_standin import TOKEN, HubStandIn
 
+pytestmark = pytest.mark.slow
+
 CARD = """---
 license: other
 dataset_info:
