@@ -1,7 +1,8 @@
 """DropBlock where ResNeSt's authors have it.
 
 timm's `drop_block_rate` puts one DropBlock into each block of the last two stages, inside the split attention. The
-authors trained with three: after the first norm, in the split attention and after the last norm of the residual branch.
+authors have three: after the first norm, in the split attention (their PyTorch code; in Gluon right after it) and after
+the last norm of the residual branch.
 
 Source: Ghiasi et al., "DropBlock", https://arxiv.org/abs/1810.12890, and `resnest/gluon/resnet.py` of
 https://github.com/zhanghang1989/ResNeSt (Apache-2.0).
