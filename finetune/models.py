@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -70,11 +71,11 @@ def check_name(name: str) -> None:
     if name.startswith(("hf-hub:", "hf_hub:")):
         return
     if name.startswith("local-dir:"):
-        from pathlib import Path
-
         if not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
             raise ModelError(f"{name}: expected a folder with config.json and model.safetensors, as a run's model/ is")
         return
+    if (Path(name).expanduser() / "config.json").is_file():
+        raise ModelError(f"{name} is a folder: give local-dir:{name}")
     known = timm.list_models()
     if name.split(".")[0] not in known:
         raise ModelError(

@@ -180,11 +180,17 @@ def test_paper_protocol_crops_then_resizes(shape, size):
         (["RUN", "--image-size", "64", "--max-samples", "3"], "--image-size, --max-samples: only with --dataset"),
         (["MODEL", "--dataset", "digits"], "10 classes .*1000 outputs: they do not say which is which"),
         (["MODEL", "--dataset", "IMAGENET", "--split", "vla"], "--split: no labelled split 'vla'. Splits: validation"),
+        (["FOLDER", "--dataset", "digits"], "is a folder: give local-dir:/"),
         (["MODEL", "--dataset", "digits", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
         (["resnest101_fast", "--dataset", "digits"], "No weights were ever released for resnest101_fast"),
     ],
 )
 def test_mistakes_are_explained(digits_run, folder, imagenet, capsys, arguments, message):
-    known = {"RUN": str(digits_run), "MODEL": f"local-dir:{folder}", "IMAGENET": str(imagenet / "ILSVRC2012")}
+    known = {
+        "RUN": str(digits_run),
+        "FOLDER": str(folder),
+        "MODEL": f"local-dir:{folder}",
+        "IMAGENET": str(imagenet / "ILSVRC2012"),
+    }
     assert main(["evaluate", *[known.get(a, a) for a in arguments]]) == 2
     assert re.search(message, capsys.readouterr().err)
