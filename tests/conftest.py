@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm_python import WarmPython
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 CACHE = Path(tempfile.mkdtemp(prefix="finetune-tests-"))
@@ -67,14 +69,19 @@ def _no_closed_stream() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def cli() -> Cli:
+def cli() -> Iterator[Cli]:
     """`python -m MODULE ...` in a process of its own; `cli("finetune", "--model", ...)`."""
+    warm = WarmPython()
 
     def call(module: str, *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None, timeout=600):
-        command = [sys.executable, "-W", "error::DeprecationWarning:finetune", "-m", module, *map(str, arguments)]
+        words = [str(argument) for argument in arguments]
+        if env is None and warm.serves():
+            return warm.run(module, words, cwd, timeout)
+        command = [sys.executable, "-W", "error::DeprecationWarning:finetune", "-m", module, *words]
         return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=timeout, check=False)
 
-    return call
+    yield call
+    warm.close()
 
 
 @pytest.fixture(scope="session")
