@@ -1,8 +1,8 @@
 """A Python that has imported the libraries, and forks for each `python -m MODULE ...` that a test asks for.
 
-Half of the suite's time used to be the same nine seconds of imports, once per command. What a test sees is what it would
-see of a new process: arguments, environment, folder, streams, exit code, signals. None of the project's own modules are
-imported before the fork.
+Half of the suite's time used to be the same nine seconds of imports, once per command. What a test sees is what it
+would see of a new process: arguments, environment, folder, streams, exit code, signals. None of the project's own
+modules are imported before the fork.
 """
 
 import json
@@ -86,7 +86,7 @@ def become(request):
     for target, file in enumerate(files):
         os.dup2(file, target)
         os.close(file)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdin = open(0, closefd=False)
     sys.path[0] = request["cwd"]  # as with -m
     sys.argv = [request["module"], *request["arguments"]]
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
