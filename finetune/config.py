@@ -50,6 +50,8 @@ NONE = tyro.conf.arg(help_behavior_hint="(default: none)")
 AUTO = tyro.conf.arg(help_behavior_hint="(default: chosen)")
 _RESUME = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="RUN|auto")
 _INTERVAL = tyro.conf.arg(help_behavior_hint="(default: every 15 minutes)")
+_DECAY = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="DECAY")
+_WHOLE = tyro.conf.arg(help_behavior_hint="(default: the device's whole share)")
 _REQUIRED = tyro.conf.arg(help_behavior_hint="(required)", metavar="NAME|PATH", constructor=str)
 
 
@@ -121,6 +123,13 @@ class TrainingOptions:
     """Peak learning rate."""
     weight_decay: Annotated[float | None, _preset("weight_decay")] = None
     """Weight decay; norms and biases have none."""
+    layer_decay: Annotated[float | None, NONE] = None
+    """Factor of the learning rate from each layer to the one before it: the head has --lr, the stem the least."""
+    clip_grad: Annotated[float | None, NONE] = None
+    """Largest norm of a step's gradient; a longer one is scaled down to it."""
+    ema: Annotated[float | None, _DECAY] = None
+    """Decay per step of an exponential average of the weights, which is what is evaluated and exported; it rises from
+    2/11 as (1 + step) / (10 + step)."""
     warmup_epochs: Annotated[float | None, _preset("warmup_epochs")] = None
     """Epochs over which the learning rate rises from zero before it falls along a cosine; at most half of all."""
     label_smoothing: Annotated[float | None, _preset("label_smoothing")] = None
@@ -155,6 +164,11 @@ class HardwareOptions:
     """auto, ddp, ..."""
     precision: Precision = "auto"
     """Arithmetic of the training; auto takes bf16 where the hardware has it. Reported numbers are always fp32."""
+    device_batch_size: Annotated[int | None, _WHOLE] = None
+    """Images at a time on each device at most. A step still takes --batch-size: its gradient is gathered over smaller
+    parts (only BatchNorm statistics are then of parts)."""
+    grad_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
     compile: bool = False
     """Compile the model with torch.compile."""
     sync_bn: bool = False
@@ -237,6 +251,9 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "batch_size": (2, math.inf, True),
     "lr": (0, 1e4, False),
     "weight_decay": (0, 1e4, True),
+    "layer_decay": (0, 1, False),
+    "clip_grad": (0, math.inf, False),
+    "ema": (0, 1, False),
     "warmup_epochs": (0, math.inf, True),
     "label_smoothing": (0, 0.99, True),
     "crop_scale": (0, 1, False),
@@ -245,6 +262,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "random_erasing": (0, 1, True),
     "mixup": (0, 100, False),
     "cutmix": (0, 100, False),
+    "device_batch_size": (2, math.inf, True),
     "num_nodes": (1, math.inf, True),
     "workers": (0, 1024, True),
     "seed": (0, 2**32 - 1, True),

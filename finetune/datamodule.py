@@ -18,7 +18,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from finetune import images, transforms
 from finetune.dataset import LabelledImages, prepare
-from finetune.sampler import EvalBatches, Item, TrainBatches, process
+from finetune.errors import ConfigError
+from finetune.sampler import EvalBatches, Item, TrainBatches, micro_batches, process
 from finetune.transforms import Transform
 
 Batch = tuple[Tensor, Tensor]
@@ -109,6 +110,8 @@ class ImageDataModule(L.LightningDataModule):
         val_fraction: Share of train to hold out where there is no validation split.
         test_fraction: Share of train to hold out where there is no test split.
         max_samples: Use at most so many images of each split.
+        device_batch_size: Images at a time on a device at most. Training batches then come in `micro_batches` parts,
+            and the Trainer must gather as many gradients: give it the callback `finetune.callbacks.Accumulation`.
 
     Raises:
         FinetuneError: The dataset cannot be opened, understood or split; see `finetune.dataset.prepare`.
@@ -134,6 +137,7 @@ class ImageDataModule(L.LightningDataModule):
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         max_samples: int | None = None,
+        device_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(dataset, LabelledImages):
@@ -150,6 +154,7 @@ class ImageDataModule(L.LightningDataModule):
             )
         self.data: LabelledImages = dataset
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
+        self.device_batch_size = device_batch_size
         self.position = {"epoch": 0, "step": 0}
         self.data_config = data_config or _imagenet_config(image_size)
         self.train_transform = transforms.training(
@@ -167,22 +172,41 @@ class ImageDataModule(L.LightningDataModule):
         """Number of classes."""
         return len(self.classes)
 
+    @property
+    def micro_batches(self) -> int:
+        """Into how many a device's share of each training batch is cut.
+
+        Raises:
+            SplitError: Some would have fewer than 2 images.
+        """
+        count = len(self.data.splits.parts["train"].rows)
+        return micro_batches(count, self.batch_size, process()[1], self.device_batch_size)
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Random crops of the training split, in an order that depends on (seed, epoch); where a resumed run stood."""
         rows = self._rows("train", self.train_transform)
         epoch, step = self.position["epoch"], self.position["step"]
-        batches = TrainBatches(len(rows), self.batch_size, self.seed, *process(), epoch=epoch, start=step)
+        batches = TrainBatches(len(rows), self.batch_size, self.seed, *process(), epoch, step, self.device_batch_size)
+        self._check_accumulation(batches.micro_batches)
         return self._loader(rows, batches, _TrainLoader)
 
+    def _check_accumulation(self, parts: int) -> None:
+        gathered = parts if self.trainer is None else self.trainer.accumulate_grad_batches
+        if self.device_batch_size is not None and gathered != parts:
+            raise ConfigError(
+                f"device_batch_size {self.device_batch_size} cuts each batch into {parts}, and the Trainer gathers the "
+                f"gradients of {gathered}: give it the callback finetune.callbacks.Accumulation"
+            )
+
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint: the epoch in progress or ahead, and how many of its batches have been trained on."""
+        """For a checkpoint: the epoch in progress or ahead, and how many of its optimizer steps have been taken."""
         if self.trainer is None:
             return self.position
         loop = self.trainer.fit_loop
         epochs: Any = loop.epoch_progress.current  # Lightning types them as a base class of what they are
         batches: Any = loop.epoch_loop.batch_progress.current
         within = epochs.ready > epochs.processed
-        return {"epoch": epochs.processed, "step": batches.processed if within else 0}
+        return {"epoch": epochs.processed, "step": batches.processed // self.micro_batches if within else 0}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The training loader starts from `state_dict`; Lightning calls this before it asks for the loader."""
@@ -199,7 +223,8 @@ class ImageDataModule(L.LightningDataModule):
     def eval_dataloader(self, role: str) -> DataLoader[Batch]:
         """Any split, in order, as the exported model sees it."""
         rows = self._rows(role, self.eval_transform)
-        return self._loader(rows, EvalBatches(len(rows), self.batch_size, *process()))
+        size = min(self.batch_size, self.device_batch_size or self.batch_size)
+        return self._loader(rows, EvalBatches(len(rows), size, *process()))
 
     def _rows(self, role: str, transform: Transform) -> ImageRows:
         part = self.data.splits.parts[role]

@@ -10,6 +10,8 @@ class FinetuneError(Exception):
     """Base of every error that is the user's to mend: the message says what was expected, what was got, what to do."""
 
     exit_code = 2
+    shared = False
+    """Whether all processes of a run raise it together, so that one of them saying so is enough."""
 
 
 class ConfigError(FinetuneError, ValueError):
@@ -48,6 +50,16 @@ class ResumeError(FinetuneError, ValueError):
     """A run cannot go on with what is given: it was begun with something else."""
 
 
+class NonFiniteError(FinetuneError, ArithmeticError):
+    """The loss or the weights are no longer numbers."""
+
+    shared = True
+
+
+class DeviceMemoryError(FinetuneError, MemoryError):
+    """The device's memory does not hold so many images at a time."""
+
+
 class ExportError(FinetuneError, ValueError):
     """The model cannot be saved in a form that other libraries load with equal outputs."""
 
@@ -56,6 +68,7 @@ class Stopped(FinetuneError):
     """A signal ended the training after the state was saved."""
 
     exit_code = 75
+    shared = True
 
 
 class Interrupted(FinetuneError):

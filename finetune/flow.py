@@ -63,8 +63,9 @@ def run(config: RunConfig) -> RunResult:
 
 _MODEL = ("image_size", "drop_path", "dropout", "drop_block")
 _AUGMENT = ("crop_scale", "hflip", "auto_augment", "color_jitter", "random_erasing")
-_LOADER = ("batch_size", *_AUGMENT, "workers", "seed")
-_TASK = ("optimizer", "lr", "weight_decay", "warmup_epochs", "label_smoothing", "mixup", "cutmix", "seed")
+_LOADER = ("batch_size", "device_batch_size", *_AUGMENT, "workers", "seed")
+_OPTIMISER = ("optimizer", "lr", "weight_decay", "layer_decay", "warmup_epochs")
+_TASK = (*_OPTIMISER, "label_smoothing", "mixup", "cutmix", "seed", "grad_checkpointing")
 _DATA = (
     "dataset_config",
     "revision",

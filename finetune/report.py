@@ -24,6 +24,11 @@ SETTINGS = (
     "optimizer",
     "lr",
     "weight_decay",
+    "layer_decay",
+    "clip_grad",
+    "ema",
+    "device_batch_size",
+    "grad_checkpointing",
     "warmup_epochs",
     "label_smoothing",
     "crop_scale",
@@ -37,7 +42,7 @@ SETTINGS = (
     "dropout",
     "drop_block",
 )
-"""Settings of the optimisation that result.json keeps."""
+"""Settings of the training that result.json keeps."""
 
 
 def describe(
@@ -72,6 +77,7 @@ def _model(config: RunConfig, model: nn.Module, data_config: dict[str, Any]) -> 
         "base_license": pretrained.get("license"),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "image_size": data_config["input_size"][-1],
+        "weights": "raw" if config.ema is None else "averaged",
     }
 
 
@@ -115,6 +121,8 @@ def table(result: RunResult) -> str:
         f"{METRIC_NAMES[name]:20}{test[name]:>10.4f}{validation[name]:>12.4f}" for name in METRIC_NAMES if name in test
     ]
     lines += [f"{'images':20}{counts['test']:>10}{counts['validation']:>12}", ""]
+    if result.model.get("weights") == "averaged":
+        lines.insert(-1, f"{'weights':20}averaged over the steps (--ema {result.training['ema']:g})")
     paths = {"model": "model", "numbers": "result.json", "card": "model/README.md"}
     lines += [f"{name:20}{folder / path if folder else path}" for name, path in paths.items()]
     return "\n".join(lines)

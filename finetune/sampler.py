@@ -24,6 +24,30 @@ def cut(count: int, parts: int) -> np.ndarray:
     return np.arange(parts + 1, dtype=np.int64) * count // parts
 
 
+def micro_batches(count: int, batch_size: int, world: int = 1, device_batch_size: int | None = None) -> int:
+    """How many parts each share of a batch is cut into: one number for all steps and processes of a run.
+
+    Args:
+        count: Images of the training split.
+        batch_size: Images per optimizer step over all processes at most.
+        world: Number of processes.
+        device_batch_size: Images per part at most; a share stays whole when not given.
+
+    Raises:
+        SplitError: A part would have fewer than 2 images.
+    """
+    batches = np.diff(cut(count, -(-count // batch_size)))
+    smallest, largest = int(batches.min()) // world, -(-int(batches.max()) // world)
+    parts = 1 if device_batch_size is None else -(-largest // device_batch_size)
+    if device_batch_size is not None and parts > 1 and smallest // parts < 2:
+        enough = next(size for size in range(device_batch_size, largest + 1) if smallest // -(-largest // size) >= 2)
+        raise SplitError(
+            f"--device-batch-size {device_batch_size} would cut {smallest} images, a device's share of a batch, into "
+            f"{parts} parts, some with fewer than the 2 images that BatchNorm needs: give {enough} or more"
+        )
+    return parts
+
+
 def process() -> tuple[int, int]:
     """Rank and number of the processes that share the work."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -34,7 +58,7 @@ def process() -> tuple[int, int]:
 # Lightning leaves a loader alone whose sampler is a DistributedSampler, and would pad any other one over several
 # devices. That is all the base class is for: nothing of it is used.
 class TrainBatches(DistributedSampler[list[Item]]):
-    """Yields this process's share of each global batch, as a list of `Item`.
+    """Yields this process's share of each global batch, as a list of `Item`, or as several: its micro-batches.
 
     Args:
         count: Images of the training split.
@@ -44,9 +68,13 @@ class TrainBatches(DistributedSampler[list[Item]]):
         world: Number of processes.
         epoch: The first to give.
         start: Batches of that epoch to leave out, because a run that is resumed has seen them.
+        device_batch_size: Images per micro-batch at most; a share stays whole when not given.
 
     Raises:
-        SplitError: A process would get fewer than 2 images of some batch: BatchNorm cannot train on one.
+        SplitError: A process would get fewer than 2 images at a time: BatchNorm cannot train on one.
+
+    Attributes:
+        micro_batches: How many each share is cut into, near-equal; the same for all batches and processes.
     """
 
     def __init__(
@@ -58,6 +86,7 @@ class TrainBatches(DistributedSampler[list[Item]]):
         world: int = 1,
         epoch: int = 0,
         start: int = 0,
+        device_batch_size: int | None = None,
     ) -> None:
         self.count, self.seed, self.rank, self.world = count, seed, rank, world
         self.epoch, self.start = epoch, start
@@ -69,6 +98,7 @@ class TrainBatches(DistributedSampler[list[Item]]):
                 f"least 2 images each ({count} training images, batch size {batch_size}): raise --batch-size or lower "
                 "--devices"
             )
+        self.micro_batches = micro_batches(count, batch_size, world, device_batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch, also before one that goes on in the middle."""
@@ -76,14 +106,26 @@ class TrainBatches(DistributedSampler[list[Item]]):
             self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
-        return len(self.bounds) - 1  # of a whole epoch: Lightning plans with it
+        return (len(self.bounds) - 1) * self.micro_batches  # of a whole epoch: Lightning plans with it
 
     def __iter__(self) -> Iterator[list[Item]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        for start, stop in zip(self.bounds[self.start : -1], self.bounds[self.start + 1 :], strict=True):
-            shares = start + cut(int(stop - start), self.world)
-            share = order[shares[self.rank] : shares[self.rank + 1]]
-            yield [(self.epoch, int(index)) for index in share]
+        order = self._order(self.epoch)
+        for number in range(self.start * self.micro_batches, len(self)):
+            yield [(self.epoch, int(index)) for index in order[self._part(number, self.rank)]]
+
+    def images(self, epoch: int, number: int, rank: int) -> np.ndarray:
+        """Indices of the images of the `number`-th micro-batch of an epoch on a process, int64."""
+        return self._order(epoch)[self._part(number, rank)]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, epoch)).permutation(self.count)
+
+    def _part(self, number: int, rank: int) -> slice:
+        batch, part = divmod(number, self.micro_batches)
+        start, stop = (int(bound) for bound in self.bounds[batch : batch + 2])
+        first, last = start + cut(stop - start, self.world)[rank : rank + 2]
+        bounds = first + cut(int(last - first), self.micro_batches)
+        return slice(int(bounds[part]), int(bounds[part + 1]))
 
 
 class EvalBatches(DistributedSampler[list[Item]]):

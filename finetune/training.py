@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,16 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from finetune import hardware
-from finetune.callbacks import Checkpoints, DropBlockSchedule, EpochLog, StopOnSignal
+from finetune import hardware, memory
+from finetune.callbacks import (
+    EMA,
+    Accumulation,
+    Checkpoints,
+    DropBlockSchedule,
+    EpochLog,
+    StopOnNonFinite,
+    StopOnSignal,
+)
 from finetune.config import RunConfig
 from finetune.console import interactive
 from finetune.datamodule import ImageDataModule
@@ -33,8 +41,20 @@ def make_trainer(
     strategy: str = "auto",
     max_epochs: int | None = None,
     sync_bn: bool = False,
+    clip_grad: float | None = None,
 ) -> L.Trainer:
     """A Trainer without loggers and files of its own.
+
+    Args:
+        accelerator: Lightning's.
+        devices: As `--devices` takes them.
+        callbacks: Hook into it.
+        precision: Lightning's.
+        num_nodes: Number of machines.
+        strategy: Lightning's.
+        max_epochs: Epochs to train.
+        sync_bn: BatchNorm statistics over all GPUs.
+        clip_grad: Largest norm of a step's gradient, over all parameters; not limited when not given.
 
     Raises:
         ConfigError: Lightning does not take the combination, for instance a GPU that is not there.
@@ -49,6 +69,7 @@ def make_trainer(
                 strategy=strategy,
                 precision=precision,  # type: ignore[arg-type]  # text that Lightning checks
                 max_epochs=max_epochs,
+                gradient_clip_val=clip_grad,
                 sync_batchnorm=sync_bn and hardware.has_cuda(accelerator),  # torch's is for GPUs alone
                 callbacks=[*callbacks, *bar],
                 logger=False,
@@ -97,17 +118,19 @@ class Session:
         advice = f"go on with: python -m finetune --resume {folder.path}"
         self.checkpoints = Checkpoints(folder.checkpoints, signals, config.save_every, advice)
         self.epochs = EpochLog(folder.metrics, config.epochs or 0)
-        schedule: list[L.Callback] = [DropBlockSchedule(config.drop_block)] if config.drop_block else []
+        chosen: list[L.Callback] = [DropBlockSchedule(config.drop_block)] if config.drop_block else []
+        chosen += [EMA(config.ema)] if config.ema else []
         self.precision = hardware.precision(config.precision, config.accelerator)
         self.trainer = make_trainer(
             config.accelerator,
             config.devices,
-            [self.checkpoints, self.epochs, signals, *schedule],
+            [self.checkpoints, self.epochs, signals, Accumulation(), StopOnNonFinite(), *chosen],
             self.precision,
             config.num_nodes,
             config.strategy,
             config.epochs,
             config.sync_bn,
+            config.clip_grad,
         )
 
     def fit(
@@ -126,14 +149,20 @@ class Session:
         online = os.environ.get("HF_HUB_OFFLINE")
         os.environ["HF_HUB_OFFLINE"] = "1"
         try:
-            with quiet():
+            with quiet(), self._memory(loader):
                 self.trainer.fit(task, loader, ckpt_path=start, weights_only=True)
         finally:
             os.environ.pop("HF_HUB_OFFLINE") if online is None else os.environ.update(HF_HUB_OFFLINE=online)
 
+    def _memory(self, loader: ImageDataModule) -> AbstractContextManager[None]:
+        config = self.config
+        advice = f"python -m finetune --resume {self.folder.path}"
+        images, world = len(loader.data.splits.parts["train"].rows), self.trainer.world_size
+        return memory.advised(images, config.batch_size or 0, world, config.device_batch_size, advice)
+
     def evaluate(self, task: ImageClassificationTask, loader: ImageDataModule, role: str) -> dict[str, float]:
         """Scores of the task's weights on `validation` or `test`, in float32."""
         loop = {"validation": self.trainer.validate, "test": self.trainer.test}[role]
-        with quiet():
+        with quiet(), self._memory(loader):
             loop(task, loader, verbose=False)
         return task.exact

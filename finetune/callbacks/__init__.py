@@ -1,8 +1,11 @@
 """What hooks into Lightning's Trainer, one file each."""
 
+from finetune.callbacks.accumulation import Accumulation
 from finetune.callbacks.checkpoints import Checkpoints
 from finetune.callbacks.drop_block import DropBlockSchedule
+from finetune.callbacks.ema import EMA
 from finetune.callbacks.epoch_log import EpochLog
+from finetune.callbacks.non_finite import StopOnNonFinite
 from finetune.callbacks.signals import StopOnSignal
 
-__all__ = ["Checkpoints", "DropBlockSchedule", "EpochLog", "StopOnSignal"]
+__all__ = ["EMA", "Accumulation", "Checkpoints", "DropBlockSchedule", "EpochLog", "StopOnNonFinite", "StopOnSignal"]

@@ -63,15 +63,20 @@ class Checkpoints(Checkpoint):
         if self.start is not None and self.start.name == PREVIOUS:  # the last one must not take its place
             same_content(self.start, self.folder / LAST)
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Saves when it is time; saves and stops when a signal has come.
 
-        Nothing is saved after an epoch's last step: its validation comes first, then the end of the epoch saves.
+        Nothing is saved between the micro-batches of a step, for gathered gradients are in no checkpoint; and nothing
+        after an epoch's last step: its validation comes first, then the end of the epoch saves.
 
         Raises:
             Stopped: A signal has come.
             CheckpointError: The checkpoint cannot be written.
         """
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
         wish = _STOP if self.signals.received else _SAVE if self._due(trainer) else _NOTHING
         wish = largest(trainer, wish)
         if wish == _NOTHING or trainer.is_last_batch:

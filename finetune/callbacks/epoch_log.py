@@ -11,6 +11,7 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
 from finetune.console import interactive, log
+from finetune.optim import head_lr
 from finetune.runfolder import write_text
 
 COLUMNS = (
@@ -70,7 +71,7 @@ class EpochLog(L.Callback):
         if not trainer.is_global_zero:
             return
         epoch = trainer.current_epoch + 1
-        row: dict[str, float] = {"epoch": epoch, "lr": trainer.optimizers[0].param_groups[0]["lr"], "seconds": seconds}
+        row: dict[str, float] = {"epoch": epoch, "lr": head_lr(trainer.optimizers[0]), "seconds": seconds}
         row |= {name: float(trainer.callback_metrics[name]) for name in COLUMNS if name in trainer.callback_metrics}
         self._append(row)
         if not interactive():

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import lightning as L
 import torch
 import torch.nn.functional as F
-from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
 from finetune import models
+from finetune.accumulation import StepWeights
+from finetune.grad_checkpointing import RunningStatistics, enable
 from finetune.metrics import ClassificationScores
+from finetune.optim import make_optimizer, make_schedule, scale_gradients
 from finetune.randomness import seeded
 
 Batch = tuple[Tensor, Tensor]
@@ -38,8 +40,14 @@ class ImageClassificationTask(L.LightningModule):
         mixup: Mix pairs of training images with weights from Beta(mixup, mixup), https://arxiv.org/abs/1710.09412.
         cutmix: Paste rectangles between pairs, https://arxiv.org/abs/1905.04899; with `mixup`, a batch has one of both.
         seed: Of what is random in a step (mixup, dropout, drop path, DropBlock): of (seed, epoch, batch, process).
+        layer_decay: Factor of the learning rate from each layer to the one before it, see `finetune.optim`.
+        grad_checkpointing: Compute activations again in the backward pass; gradients and statistics stay the same.
+
+    Raises:
+        ModelError: `grad_checkpointing` for a model that has none.
 
     Attributes:
+        batch_loss: Sum of the losses and number of the images of the last batch, over all processes.
         exact: The scores of the last validation or test, in float64.
     """
 
@@ -56,11 +64,16 @@ class ImageClassificationTask(L.LightningModule):
         mixup: float | None = None,
         cutmix: float | None = None,
         seed: int = 0,
+        layer_decay: float | None = None,
+        grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["model"])
         built = models.build(model, num_classes, pretrained) if isinstance(model, str) else model
         self.model = built.to(memory_format=torch.channels_last)
+        if grad_checkpointing:
+            enable(self.model)
+        self.statistics: RunningStatistics | None = None  # to pause where a batch is seen again in the backward pass
         mixes = [
             kind(alpha=alpha, num_classes=num_classes) for kind, alpha in ((MixUp, mixup), (CutMix, cutmix)) if alpha
         ]
@@ -68,6 +81,8 @@ class ImageClassificationTask(L.LightningModule):
         # Not submodules: Lightning would move them to any device, and MPS has no float64.
         self.scores = {stage: ClassificationScores(num_classes) for stage in ("val", "test")}
         self.exact: dict[str, float] = {}
+        self.step_weights = StepWeights()
+        self.batch_loss = torch.zeros(2)
         # Sum of the losses and number of the images of this epoch, over all processes; a checkpoint takes them along.
         self.epoch_loss = torch.zeros(2, dtype=torch.float64)
 
@@ -77,22 +92,45 @@ class ImageClassificationTask(L.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Mean loss of this process's share, weighted so that DDP's mean gradient is that of the whole batch."""
+        """Mean loss of this process's share, weighted so that the step's gradient is that of the whole batch."""
         with seeded(self.device, self.hparams["seed"], self.current_epoch, batch_index, self.global_rank):
             pixels, targets = batch if self.mix is None else self.mix(*batch)
             loss = F.cross_entropy(self(pixels), targets, label_smoothing=self.hparams["label_smoothing"])
         return loss * self._share(loss.detach(), len(targets))
 
     def _share(self, loss: Tensor, size: int) -> float | Tensor:
-        """Images here, divided by the mean over the processes; adds the mean loss of them to the epoch's."""
+        """The weight of the mean loss of the images here; adds those of all processes to the epoch's."""
         here = torch.stack([loss.float() * size, torch.tensor(float(size), device=self.device)])
         total: Tensor = self.trainer.strategy.reduce(here, reduce_op="sum")
+        self.batch_loss = total
         precise = torch.float32 if self.device.type == "mps" else torch.float64  # MPS has no float64
         self.epoch_loss = self.epoch_loss.to(self.device, precise) + total
         if self.trainer.is_last_batch:
             mean = self.epoch_loss[0] / self.epoch_loss[1]
             self.log("train_loss", mean.float(), on_step=False, on_epoch=True, batch_size=1)
-        return 1.0 if self.trainer.world_size == 1 else size * self.trainer.world_size / total[1]
+        world = self.trainer.world_size
+        return self.step_weights.weight(size, size if world == 1 else total[1], world)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Finishes the gradient that several batches have added to; Lightning clips it after this."""
+        factor = self.step_weights.correction(self.trainer.accumulate_grad_batches)
+        if factor is not None:
+            scale_gradients(optimizer, factor)
+
+    def on_fit_start(self) -> None:
+        """Finds the norms, which may have become SyncBatchNorms."""
+        if self.hparams["grad_checkpointing"]:
+            self.statistics = RunningStatistics(self.model)
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Lets no batch count twice in running statistics."""
+        if self.statistics is not None:
+            self.statistics.pause()
+
+    def on_after_backward(self) -> None:
+        """As before."""
+        if self.statistics is not None:
+            self.statistics.resume()
 
     def on_train_epoch_start(self) -> None:
         """Begins the mean of the epoch's loss; not called where a resumed run goes on within an epoch."""
@@ -140,19 +178,11 @@ class ImageClassificationTask(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Timm's optimizer, and a warm-up and cosine over the optimizer steps that the Trainer plans."""
         options = self.hparams
-        optimizer = create_optimizer_v2(
-            self.model, opt=options["optimizer"], lr=options["lr"], weight_decay=options["weight_decay"]
+        optimizer = make_optimizer(
+            self.model, options["optimizer"], options["lr"], options["weight_decay"], options["layer_decay"]
         )
         steps = max(1, int(self.trainer.estimated_stepping_batches))
         epochs = self.trainer.max_epochs or 1
         warmup = min(round(options["warmup_epochs"] * steps / max(epochs, 1)), steps // 2)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, warmup))
+        scheduler = make_schedule(optimizer, steps, warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def warmup_cosine(step: int, steps: int, warmup: int) -> float:
-    """Share of the peak learning rate at step `step` of `steps`: up a line for `warmup` steps, down a cosine to 0."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, steps - warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

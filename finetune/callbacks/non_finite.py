@@ -1,0 +1,131 @@
+"""Stops a training whose loss is no longer a number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from finetune.datamodule import ImageDataModule
+from finetune.errors import NonFiniteError, listing
+from finetune.sampler import TrainBatches
+
+ROWS = 256  # in a message at most
+
+REMEDY = "lower --lr, give --clip-grad 1, or train with --precision 32"
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """The loss of a batch, perhaps still on its way to the CPU.
+
+    Attributes:
+        epoch: From 0.
+        batch: Of the epoch, from 0.
+        total: float32 `[2]` on the CPU, sum of the losses and number of images over all processes.
+        here: Loss of this process, on its device.
+        arrival: CUDA event after which `total` is there; None where it is there already.
+    """
+
+    epoch: int
+    batch: int
+    total: Tensor
+    here: Tensor
+    arrival: torch.cuda.Event | None
+
+
+class StopOnNonFinite(L.Callback):
+    """Ends the training, on all processes at the same step, when the loss of a batch is NaN or infinite.
+
+    On a CUDA GPU a loss is looked at one batch later, when it has arrived by itself: nobody waits for it. Before a
+    checkpoint is saved everything is looked at, the weights included, so that none holds what cannot be gone on with.
+    """
+
+    def __init__(self) -> None:
+        self.pending: _Loss | None = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Looks at the loss of the batch before, or of this one where that costs nothing.
+
+        Raises:
+            NonFiniteError: The loss is not finite.
+        """
+        self._look(trainer)
+        total, arrival = to_cpu(pl_module.batch_loss)  # type: ignore[arg-type]
+        self.pending = _Loss(trainer.current_epoch, batch_idx, total, outputs["loss"].detach(), arrival)
+        if arrival is None or trainer.is_last_batch:
+            self._look(trainer)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Looks at all there is.
+
+        Raises:
+            NonFiniteError: A loss or a weight is not finite.
+        """
+        self._look(trainer)
+        finite = torch.stack([parameter.detach().isfinite().all() for parameter in pl_module.parameters()]).all()
+        if not _everywhere(trainer, finite):
+            raise NonFiniteError(
+                f"the weights became infinite or NaN in epoch {trainer.current_epoch + 1}, by optimizer step "
+                f"{trainer.global_step}, with a finite loss; no checkpoint was saved: {REMEDY}"
+            )
+
+    def _look(self, trainer: L.Trainer) -> None:
+        loss, self.pending = self.pending, None
+        if loss is None:
+            return
+        if loss.arrival is not None:
+            loss.arrival.synchronize()
+        if not loss.total.isfinite().all():
+            raise NonFiniteError(_message(trainer, loss))
+
+
+def to_cpu(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """Values on the CPU, and the event that tells when a copy that nobody waits for is there."""
+    if values.device.type != "cuda":
+        return values.cpu(), None
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copy = values.to("cpu", non_blocking=True)  # to pinned memory
+    arrived.record()
+    return copy, arrived
+
+
+def _everywhere(trainer: L.Trainer, finite: Tensor) -> bool:
+    """Whether it is so on all processes."""
+    return bool(_gathered(trainer, finite).all())
+
+
+def _gathered(trainer: L.Trainer, value: Tensor) -> Tensor:
+    """Every process's value `[]`, float32 `[world]`."""
+    if trainer.world_size == 1:
+        return value.float().reshape(1).cpu()
+    found = [torch.zeros_like(value, dtype=torch.float32) for _ in range(trainer.world_size)]
+    torch.distributed.all_gather(found, value.float())
+    return torch.stack(found).cpu()
+
+
+def _message(trainer: L.Trainer, loss: _Loss) -> str:
+    """Says where, on which images, and what to try; called on all processes."""
+    mean = float(loss.total[0] / loss.total[1])
+    parts = trainer.accumulate_grad_batches
+    steps = -(-int(trainer.num_training_batches) // parts)
+    where = f"epoch {loss.epoch + 1}, step {loss.batch // parts + 1} of {steps}"
+    finite = _gathered(trainer, loss.here.isfinite())
+    ranks = [rank for rank, whole in enumerate(finite.tolist()) if not whole]
+    return f"the loss became {mean} in {where}{_images(trainer, loss, ranks)}: {REMEDY}"
+
+
+def _images(trainer: L.Trainer, loss: _Loss, ranks: list[int]) -> str:
+    """The rows, in the source's split as splits.json has them, of what the given processes had at that moment."""
+    loader: Any = trainer.train_dataloader
+    batches, module = getattr(loader, "sampler", None), trainer.datamodule  # type: ignore[attr-defined]
+    if not (isinstance(batches, TrainBatches) and isinstance(module, ImageDataModule)):
+        return ""
+    part = module.data.splits.parts["train"]
+    rows = [int(part.rows[index]) for rank in ranks for index in batches.images(loss.epoch, loss.batch, rank)]
+    return f", on the images in rows {listing(sorted(rows), ROWS)} of split {part.source!r}"

@@ -1,0 +1,52 @@
+"""What to do when the device's memory is full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from finetune.errors import DeviceMemoryError, SplitError
+from finetune.sampler import micro_batches
+
+
+@contextmanager
+def advised(count: int, batch_size: int, world: int, device_batch_size: int | None, advice: str) -> Iterator[None]:
+    """Within the block, a full device memory is an error that says which `--device-batch-size` to try.
+
+    Args:
+        count: Images of the training split.
+        batch_size: Images per optimizer step over all processes.
+        world: Number of processes.
+        device_batch_size: Images at a time on a device at present; its whole share when not given.
+        advice: The command that goes on, to which a flag can be added.
+
+    Raises:
+        DeviceMemoryError: Instead of torch's.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        present = min(-(-batch_size // world), device_batch_size or batch_size)
+        smaller = _smaller(count, batch_size, world, present)
+        remedy = "; or --grad-checkpointing, a smaller --image-size, --precision bf16"
+        if smaller is None:
+            remedy = f" with --grad-checkpointing, a smaller --image-size or model, --precision bf16: {advice} ..."
+        else:
+            remedy = (
+                f" with half of that, a step still takes {batch_size} (--batch-size): {advice} --device-batch-size "
+                f"{smaller}{remedy}"
+            )
+        raise DeviceMemoryError(f"out of memory with {present} images at a time on a device: go on{remedy}") from error
+
+
+def _smaller(count: int, batch_size: int, world: int, present: int) -> int | None:
+    """About half of `present` images, such that every part of a batch has at least 2; None where nothing is smaller."""
+    for size in range(max(2, present // 2), present):
+        try:
+            micro_batches(count, batch_size, world, size)
+        except SplitError:
+            continue
+        return size
+    return None

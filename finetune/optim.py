@@ -1,0 +1,57 @@
+"""Optimizer and schedule: timm's parameter groups, and one learning rate that all of them follow."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def make_optimizer(
+    model: nn.Module, name: str, lr: float, weight_decay: float, layer_decay: float | None = None
+) -> Optimizer:
+    """Timm's optimizer with timm's groups: no weight decay on norms and biases.
+
+    Args:
+        model: A timm model.
+        name: Any optimizer that timm knows.
+        lr: Peak learning rate, with `layer_decay` the head's.
+        weight_decay: Of all other parameters.
+        layer_decay: Factor from each layer to the one before it, by the model's own `group_matcher`: in a ResNeSt the
+            classifier has `lr`, the last block `lr * layer_decay`, and so on down to the stem. One rate when not given.
+    """
+    optimizer: Optimizer = create_optimizer_v2(
+        model, opt=name, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay
+    )
+    for group in optimizer.param_groups:  # timm leaves this to its own schedulers; torch's start from `lr`
+        group["lr"] = group["lr"] * group.get("lr_scale", 1.0)
+    return optimizer
+
+
+def make_schedule(optimizer: Optimizer, steps: int, warmup: int) -> LambdaLR:
+    """Warm-up and cosine over `steps` optimizer steps; the groups keep the ratios of their learning rates."""
+    return LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, warmup))
+
+
+def warmup_cosine(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak learning rate at step `step` of `steps`: up a line for `warmup` steps, down a cosine to 0."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def head_lr(optimizer: Optimizer) -> float:
+    """The learning rate of the head, the largest where layers have their own."""
+    group = max(optimizer.param_groups, key=lambda group: group.get("lr_scale", 1.0))
+    return float(group["lr"])
+
+
+def scale_gradients(optimizer: Optimizer, factor: float | torch.Tensor) -> None:
+    """Multiply all gradients, in one pass over them."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    torch._foreach_mul_(gradients, factor)
