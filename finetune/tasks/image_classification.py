@@ -91,8 +91,10 @@ class ImageClassificationTask(L.LightningModule):
         self.epoch_loss = self.epoch_loss.to(self.device, precise) + total
         if self.trainer.is_last_batch:
             mean = self.epoch_loss[0] / self.epoch_loss[1]
-            self.log("train_loss", mean.float(), on_step=False, on_epoch=True, batch_size=1)
-        return 1.0 if self.trainer.world_size == 1 else size * self.trainer.world_size / total[1]
+            # It is the same everywhere; without sync_dist Lightning warns that it might not be.
+            self.log("train_loss", mean.float(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        # In the loss's own precision: a float32 share would cost a float64 gradient its last eight digits.
+        return 1.0 if self.trainer.world_size == 1 else size * self.trainer.world_size / total[1].to(loss.dtype)
 
     def on_train_epoch_start(self) -> None:
         """Begins the mean of the epoch's loss; not called where a resumed run goes on within an epoch."""
