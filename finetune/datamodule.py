@@ -226,6 +226,17 @@ class ImageDataModule(L.LightningDataModule):
         size = min(self.batch_size, self.device_batch_size or self.batch_size)
         return self._loader(rows, EvalBatches(len(rows), size, *process()))
 
+    def check(self, world: int) -> None:
+        """Whether `world` processes can share every batch, before any of them starts.
+
+        Raises:
+            SplitError: Some process would get too few images.
+        """
+        counts = self.data.splits.counts()
+        TrainBatches(counts["train"], self.batch_size, world=world)
+        for role in ("validation", "test"):
+            EvalBatches(counts[role], self.batch_size, world=world)
+
     def _rows(self, role: str, transform: Transform) -> ImageRows:
         part = self.data.splits.parts[role]
         column = self.data.schema.image_column

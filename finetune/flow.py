@@ -45,6 +45,7 @@ def run(config: RunConfig) -> RunResult:
     data_config = models.data_config(model, config.image_size, config.interpolation)
     config = _with_inferred(config, data, data_config)
     loader = ImageDataModule(data, data_config=data_config, **_fields(config, _LOADER))
+    loader.check(session.trainer.world_size)
     task = TASKS[data.schema.task](model, num_classes=len(data.schema.classes), **_fields(config, _TASK))
     identity = resume.identity(config, data, model)
     start = resume.checkpoint(folder, identity)

@@ -107,9 +107,11 @@ class ImageClassificationTask(L.LightningModule):
         self.epoch_loss = self.epoch_loss.to(self.device, precise) + total
         if self.trainer.is_last_batch:
             mean = self.epoch_loss[0] / self.epoch_loss[1]
-            self.log("train_loss", mean.float(), on_step=False, on_epoch=True, batch_size=1)
+            # It is the same everywhere; without sync_dist Lightning warns that it might not be.
+            self.log("train_loss", mean.float(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         world = self.trainer.world_size
-        return self.step_weights.weight(size, size if world == 1 else total[1], world)
+        # In the loss's own precision: a float32 share would cost a float64 gradient its last eight digits.
+        return self.step_weights.weight(size, size if world == 1 else total[1].to(loss.dtype), world)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Finishes the gradient that several batches have added to; Lightning clips it after this."""
