@@ -68,7 +68,7 @@ class ImageRows(TorchDataset[Batch]):
         return pixels, targets
 
 
-class _TrainLoader(DataLoader[Batch]):
+class ResumableLoader(DataLoader[Batch]):
     """A loader that goes on within an epoch; its place is kept by `ImageDataModule`, and its sampler starts there.
 
     Lightning warns of a resume within an epoch unless the loader has these methods, and would call them too late: it
@@ -95,7 +95,7 @@ class ImageDataModule(L.LightningDataModule):
         image_size: Side of the square input in pixels, where no `data_config` is given.
         batch_size: Images per optimizer step over all devices; in evaluation, per device.
         data_config: timm's data config (`timm.data.resolve_data_config`): input size, interpolation, crop, mean, std.
-        crop_scale: Smallest share of the area that a random training crop keeps.
+        crop_scale: Smallest share of the area that a random training crop keeps; None: no random crops.
         hflip: Probability of a horizontal flip in training.
         auto_augment: timm's policy of random colours and shapes in training, for instance `rand-m6-n2`.
         color_jitter: How far brightness, contrast and saturation may change in training.
@@ -120,7 +120,7 @@ class ImageDataModule(L.LightningDataModule):
         image_size: int = 224,
         batch_size: int = 32,
         data_config: dict[str, Any] | None = None,
-        crop_scale: float = 0.35,
+        crop_scale: float | None = 0.35,
         hflip: float = 0.5,
         auto_augment: str | None = None,
         color_jitter: float | None = None,
@@ -172,7 +172,7 @@ class ImageDataModule(L.LightningDataModule):
         rows = self._rows("train", self.train_transform)
         epoch, step = self.position["epoch"], self.position["step"]
         batches = TrainBatches(len(rows), self.batch_size, self.seed, *process(), epoch=epoch, start=step)
-        return self._loader(rows, batches, _TrainLoader)
+        return self._loader(rows, batches, ResumableLoader)
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: the epoch in progress or ahead, and how many of its batches have been trained on."""
@@ -196,10 +196,10 @@ class ImageDataModule(L.LightningDataModule):
         """The test split, as the exported model sees it."""
         return self.eval_dataloader("test")
 
-    def eval_dataloader(self, role: str) -> DataLoader[Batch]:
-        """Any split, in order, as the exported model sees it."""
+    def eval_dataloader(self, role: str, batch_size: int | None = None) -> DataLoader[Batch]:
+        """Any split, in order, as the exported model sees it; `batch_size` images per device, if not the module's."""
         rows = self._rows(role, self.eval_transform)
-        return self._loader(rows, EvalBatches(len(rows), self.batch_size, *process()))
+        return self._loader(rows, EvalBatches(len(rows), batch_size or self.batch_size, *process()))
 
     def _rows(self, role: str, transform: Transform) -> ImageRows:
         part = self.data.splits.parts[role]

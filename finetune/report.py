@@ -36,6 +36,8 @@ SETTINGS = (
     "drop_path",
     "dropout",
     "drop_block",
+    "freeze",
+    "unfreeze_every",
 )
 """Settings of the optimisation that result.json keeps."""
 

@@ -15,10 +15,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from finetune import hardware
-from finetune.callbacks import Checkpoints, DropBlockSchedule, EpochLog, StopOnSignal
+from finetune.callbacks import Checkpoints, DropBlockSchedule, EpochLog, FreezeBackbone, StopOnSignal
 from finetune.config import RunConfig
 from finetune.console import interactive
-from finetune.datamodule import ImageDataModule
 from finetune.errors import ConfigError
 from finetune.runfolder import RunFolder
 from finetune.tasks import ImageClassificationTask
@@ -98,7 +97,11 @@ class Session:
         self.checkpoints = Checkpoints(folder.checkpoints, signals, config.save_every, advice)
         self.epochs = EpochLog(folder.metrics, config.epochs or 0)
         schedule: list[L.Callback] = [DropBlockSchedule(config.drop_block)] if config.drop_block else []
+        if config.freeze == "backbone" and not config.caches_features:
+            schedule.append(FreezeBackbone(config.unfreeze_every))
         self.precision = hardware.precision(config.precision, config.accelerator)
+        if config.caches_features and config.precision == "auto":
+            self.precision = "32-true"  # a classifier alone has nothing to gain from less
         self.trainer = make_trainer(
             config.accelerator,
             config.devices,
@@ -111,7 +114,11 @@ class Session:
         )
 
     def fit(
-        self, task: ImageClassificationTask, loader: ImageDataModule, identity: dict[str, Any], start: Path | None
+        self,
+        task: ImageClassificationTask,
+        loader: L.LightningDataModule,
+        identity: dict[str, Any],
+        start: Path | None,
     ) -> None:
         """Train, and save what `finetune.resume.identity` gave along.
 
@@ -131,7 +138,7 @@ class Session:
         finally:
             os.environ.pop("HF_HUB_OFFLINE") if online is None else os.environ.update(HF_HUB_OFFLINE=online)
 
-    def evaluate(self, task: ImageClassificationTask, loader: ImageDataModule, role: str) -> dict[str, float]:
+    def evaluate(self, task: ImageClassificationTask, loader: L.LightningDataModule, role: str) -> dict[str, float]:
         """Scores of the task's weights on `validation` or `test`, in float32."""
         loop = {"validation": self.trainer.validate, "test": self.trainer.test}[role]
         with quiet():
