@@ -18,6 +18,7 @@ from finetune import recipes
 from finetune.errors import ConfigError
 
 Interpolation = Literal["bilinear", "bicubic"]
+Freeze = Literal["none", "backbone"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"]
 
 PRETRAINED_PRESET: dict[str, Any] = {
@@ -29,6 +30,7 @@ PRETRAINED_PRESET: dict[str, Any] = {
     "warmup_epochs": 1.0,
     "label_smoothing": 0.1,
     "crop_scale": 0.35,
+    "hflip": 0.5,
 }
 SCRATCH_PRESET: dict[str, Any] = {
     "epochs": 30,
@@ -39,6 +41,20 @@ SCRATCH_PRESET: dict[str, Any] = {
     "warmup_epochs": 1.0,
     "label_smoothing": 0.1,
     "crop_scale": 0.6,
+    "hflip": 0.5,
+}
+# A classifier on the features of a backbone that stays as it is. Without augmentation these are computed once, and an
+# epoch is so short that large batches are needed to keep the loop's own share small.
+FROZEN_PRESET: dict[str, Any] = {
+    "epochs": 20,
+    "batch_size": 256,
+    "optimizer": "adamw",
+    "lr": 1e-2,
+    "weight_decay": 0.05,
+    "warmup_epochs": 1.0,
+    "label_smoothing": 0.1,
+    "crop_scale": None,
+    "hflip": 0.0,
 }
 
 RESUME_AUTO = Path("auto")
@@ -56,8 +72,9 @@ _REQUIRED = tyro.conf.arg(help_behavior_hint="(required)", metavar="NAME|PATH", 
 
 
 def _preset(name: str) -> Any:
-    """Show both presets' values where the help shows the default."""
-    hint = f"(default: {PRETRAINED_PRESET[name]}; from scratch {SCRATCH_PRESET[name]})"
+    """Show the presets' values where the help shows the default."""
+    frozen = "none" if FROZEN_PRESET[name] is None else FROZEN_PRESET[name]
+    hint = f"(default: {PRETRAINED_PRESET[name]}; from scratch {SCRATCH_PRESET[name]}; frozen {frozen})"
     return tyro.conf.arg(help_behavior_hint=hint)
 
 
@@ -111,7 +128,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """Optimisation. What is not given comes from a preset: one for pretrained weights, one for --no-pretrained."""
+    """Optimisation. What is not given comes from a preset: pretrained weights, from scratch, or a frozen backbone."""
 
     epochs: Annotated[int | None, _preset("epochs")] = None
     """Passes over the training split."""
@@ -136,7 +153,7 @@ class TrainingOptions:
     """Share of each target that is spread over all classes."""
     crop_scale: Annotated[float | None, _preset("crop_scale")] = None
     """Smallest share of an image's area that a random training crop may keep."""
-    hflip: float = 0.5
+    hflip: Annotated[float | None, _preset("hflip")] = None
     """Probability of a horizontal flip in training; 0 where left and right mean something."""
     auto_augment: Annotated[str | None, NONE] = None
     """timm's policy of random colours and shapes, for instance rand-m6-n2, original (AutoAugment) or augmix-m3."""
@@ -148,6 +165,11 @@ class TrainingOptions:
     """Mix pairs of training images, with weights from Beta(MIXUP, MIXUP)."""
     cutmix: Annotated[float | None, NONE] = None
     """Paste rectangles between pairs, areas from Beta(CUTMIX, CUTMIX); with --mixup, a batch has one of the two."""
+    freeze: Freeze = "none"
+    """backbone: train the classifier alone. Without random augmentation (the default then) the backbone's features are
+    computed once and cached."""
+    unfreeze_every: Annotated[int | None, NONE] = None
+    """With --freeze backbone: after every so many epochs one more stage trains, from the classifier down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +221,21 @@ class RunConfig(DataOptions, ModelOptions, TrainingOptions, HardwareOptions, Run
     `dataset` may also be a `datasets.Dataset` or `datasets.DatasetDict` in memory.
     """
 
+    @property
+    def head_only(self) -> bool:
+        """Whether the backbone stays as it is to the end."""
+        return self.freeze == "backbone" and self.unfreeze_every is None
+
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        """Flags, in a resolved config, that change training images at random."""
+        return tuple(flag(name) for name in _AUGMENTATIONS if getattr(self, name))
+
+    @property
+    def caches_features(self) -> bool:
+        """Whether a resolved config's backbone sees each image once: it stays as it is, and so do the images."""
+        return self.head_only and not self.augmentations
+
     @classmethod
     def from_recipe(cls, recipe: str, *, model: str, **values: Any) -> RunConfig:
         """A published recipe's settings for a model, with `values` instead of the recipe's where given.
@@ -216,6 +253,7 @@ class RunConfig(DataOptions, ModelOptions, TrainingOptions, HardwareOptions, Run
             ConfigError: Every problem found, at once.
         """
         preset = PRETRAINED_PRESET if self.pretrained else SCRATCH_PRESET
+        preset = FROZEN_PRESET if self.head_only else preset
         missing = {key: value for key, value in preset.items() if getattr(self, key) is None}
         config = dataclasses.replace(self, **missing)
         problems = list(_problems(config))
@@ -237,6 +275,8 @@ def flag(field: str) -> str:
     """The flag of a field: `batch_size` -> `--batch-size`."""
     return "--" + field.replace("_", "-")
 
+
+_AUGMENTATIONS = ("crop_scale", "hflip", "auto_augment", "color_jitter", "random_erasing", "mixup", "cutmix")
 
 # field: (smallest, largest, whether the smallest itself is allowed)
 _RANGES: dict[str, tuple[float, float, bool]] = {
@@ -263,6 +303,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "mixup": (0, 100, False),
     "cutmix": (0, 100, False),
     "device_batch_size": (2, math.inf, True),
+    "unfreeze_every": (1, math.inf, True),
     "num_nodes": (1, math.inf, True),
     "workers": (0, 1024, True),
     "seed": (0, 2**32 - 1, True),
@@ -292,9 +333,24 @@ def _problems(config: RunConfig) -> list[str]:
             f"--train-split, --val-split and --test-split must differ, got {', '.join(splits)}: "
             "what a model was trained or chosen on says nothing about new images"
         )
+    problems += _freezing_problems(config)
     if not valid_devices(config.devices):
         problems.append(f"--devices must be auto, a number such as 2, or indices such as 0,3, got {config.devices!r}")
     return problems
+
+
+def _freezing_problems(config: RunConfig) -> list[str]:
+    every, epochs = config.unfreeze_every, config.epochs or 0
+    inert = [flag(name) for name in ("drop_path", "drop_block") if getattr(config, name)]
+    if every is not None and config.freeze == "none":
+        return ["--unfreeze-every needs --freeze backbone: without it everything trains from the start"]
+    if every is not None and every >= epochs:
+        return [f"--unfreeze-every must be below --epochs {epochs}, got {every}: nothing would ever be unfrozen"]
+    if config.head_only and inert:
+        return [
+            f"{' and '.join(inert)} would do nothing in a backbone that --freeze backbone keeps as it is: leave out"
+        ]
+    return []
 
 
 def valid_devices(devices: str) -> bool:

@@ -69,7 +69,7 @@ class ImageRows(TorchDataset[Batch]):
         return pixels, targets
 
 
-class _TrainLoader(DataLoader[Batch]):
+class ResumableLoader(DataLoader[Batch]):
     """A loader that goes on within an epoch; its place is kept by `ImageDataModule`, and its sampler starts there.
 
     Lightning warns of a resume within an epoch unless the loader has these methods, and would call them too late: it
@@ -96,7 +96,7 @@ class ImageDataModule(L.LightningDataModule):
         image_size: Side of the square input in pixels, where no `data_config` is given.
         batch_size: Images per optimizer step over all devices; in evaluation, per device.
         data_config: timm's data config (`timm.data.resolve_data_config`): input size, interpolation, crop, mean, std.
-        crop_scale: Smallest share of the area that a random training crop keeps.
+        crop_scale: Smallest share of the area that a random training crop keeps; None: no random crops.
         hflip: Probability of a horizontal flip in training.
         auto_augment: timm's policy of random colours and shapes in training, for instance `rand-m6-n2`.
         color_jitter: How far brightness, contrast and saturation may change in training.
@@ -123,7 +123,7 @@ class ImageDataModule(L.LightningDataModule):
         image_size: int = 224,
         batch_size: int = 32,
         data_config: dict[str, Any] | None = None,
-        crop_scale: float = 0.35,
+        crop_scale: float | None = 0.35,
         hflip: float = 0.5,
         auto_augment: str | None = None,
         color_jitter: float | None = None,
@@ -188,7 +188,7 @@ class ImageDataModule(L.LightningDataModule):
         epoch, step = self.position["epoch"], self.position["step"]
         batches = TrainBatches(len(rows), self.batch_size, self.seed, *process(), epoch, step, self.device_batch_size)
         self._check_accumulation(batches.micro_batches)
-        return self._loader(rows, batches, _TrainLoader)
+        return self._loader(rows, batches, ResumableLoader)
 
     def _check_accumulation(self, parts: int) -> None:
         gathered = parts if self.trainer is None else self.trainer.accumulate_grad_batches
@@ -220,10 +220,10 @@ class ImageDataModule(L.LightningDataModule):
         """The test split, as the exported model sees it."""
         return self.eval_dataloader("test")
 
-    def eval_dataloader(self, role: str) -> DataLoader[Batch]:
-        """Any split, in order, as the exported model sees it."""
+    def eval_dataloader(self, role: str, batch_size: int | None = None) -> DataLoader[Batch]:
+        """Any split, in order, as the exported model sees it; `batch_size` images per device, if not the module's."""
         rows = self._rows(role, self.eval_transform)
-        size = min(self.batch_size, self.device_batch_size or self.batch_size)
+        size = min(batch_size or self.batch_size, self.device_batch_size or self.batch_size)
         return self._loader(rows, EvalBatches(len(rows), size, *process()))
 
     def check(self, world: int) -> None:

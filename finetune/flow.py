@@ -10,15 +10,16 @@ import timm.optim
 from torch import nn
 
 import cards
-from finetune import export, models, resume, runfolder, training
+from finetune import export, features, freezing, models, resume, runfolder, training
 from finetune.config import RunConfig
 from finetune.console import is_main_process, log
 from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages, prepare
 from finetune.errors import ConfigError, suggest
+from finetune.feature_data import FeatureDataModule
 from finetune.report import describe, table
 from finetune.result import RunResult
-from finetune.tasks import TASKS
+from finetune.tasks import TASKS, FeatureClassificationTask, ImageClassificationTask
 
 
 def run(config: RunConfig) -> RunResult:
@@ -44,14 +45,15 @@ def run(config: RunConfig) -> RunResult:
     model = _build_model(config, data)
     data_config = models.data_config(model, config.image_size, config.interpolation)
     config = _with_inferred(config, data, data_config)
-    loader = ImageDataModule(data, data_config=data_config, **_fields(config, _LOADER))
-    loader.check(session.trainer.world_size)
+    images = ImageDataModule(data, data_config=data_config, **_fields(config, _LOADER))
+    images.check(session.trainer.world_size)
     task = TASKS[data.schema.task](model, num_classes=len(data.schema.classes), **_fields(config, _TASK))
-    identity = resume.identity(config, data, model)
+    task, loader = _frozen(config, task, images, model)
+    identity = resume.identity(config, data, model) | _backbone_identity(config, model)
     start = resume.checkpoint(folder, identity)
     folder.create(config, data.splits)
     session.fit(task, loader, identity, start)
-    model.load_state_dict(export.best_weights(folder.best_checkpoint))
+    task.model.load_state_dict(export.best_weights(folder.best_checkpoint))
     metrics = {role: session.evaluate(task, loader, role) for role in ("validation", "test")}
     result = describe(config, folder, data, model, data_config, session, metrics)
     if is_main_process():
@@ -105,9 +107,36 @@ def _build_model(config: RunConfig, data: LabelledImages) -> nn.Module:
     pretrained = config.pretrained and is_main_process()
     model = models.build(config.model, len(data.schema.classes), pretrained, **_fields(config, _MODEL))
     export.check(model)
-    if config.compile:
+    if config.compile and not config.caches_features:  # nothing but the classifier trains
         model.compile()
     return model
+
+
+def _frozen(
+    config: RunConfig, task: ImageClassificationTask, images: ImageDataModule, model: nn.Module
+) -> tuple[ImageClassificationTask, ImageDataModule | FeatureDataModule]:
+    """What trains on what: the classifier on features, where the backbone would give the same ones in every epoch."""
+    if config.freeze == "none":
+        return task, images
+    if not config.pretrained:
+        log.warning("warning: --freeze backbone with --no-pretrained keeps random weights, which is rarely wanted")
+    if not config.caches_features:
+        if config.head_only:
+            why = ", ".join(config.augmentations)
+            log.info(f"frozen backbone: images are augmented ({why}), so that it runs in every step")
+        return task, images
+    log.info("frozen backbone: no augmentation, so that features are computed once; the classifier trains on them")
+    classifier = freezing.classifier_of(model)
+    options = {"dropout": float(getattr(model, "drop_rate", 0.0) or 0.0), **_fields(config, _TASK)}
+    head = FeatureClassificationTask(classifier, num_classes=task.hparams["num_classes"], **options)
+    return head, FeatureDataModule(images, task, classifier, model)
+
+
+def _backbone_identity(config: RunConfig, model: nn.Module) -> dict[str, Any]:
+    """Checkpoints of a classifier alone do not hold the backbone; other processes do not have its weights yet."""
+    if not (config.caches_features and is_main_process()):
+        return {}
+    return {"weights of the backbone": features.backbone_hash(model, freezing.classifier_of(model))}
 
 
 def _with_inferred(config: RunConfig, data: LabelledImages, data_config: dict[str, Any]) -> RunConfig:

@@ -41,6 +41,8 @@ SETTINGS = (
     "drop_path",
     "dropout",
     "drop_block",
+    "freeze",
+    "unfreeze_every",
 )
 """Settings of the training that result.json keeps."""
 

@@ -21,6 +21,7 @@ from finetune.callbacks import (
     Checkpoints,
     DropBlockSchedule,
     EpochLog,
+    FreezeBackbone,
     StopOnNonFinite,
     StopOnSignal,
 )
@@ -28,8 +29,11 @@ from finetune.config import RunConfig
 from finetune.console import interactive
 from finetune.datamodule import ImageDataModule
 from finetune.errors import ConfigError
+from finetune.feature_data import FeatureDataModule
 from finetune.runfolder import RunFolder
 from finetune.tasks import ImageClassificationTask
+
+Images = ImageDataModule | FeatureDataModule
 
 
 def make_trainer(
@@ -120,7 +124,11 @@ class Session:
         self.epochs = EpochLog(folder.metrics, config.epochs or 0)
         chosen: list[L.Callback] = [DropBlockSchedule(config.drop_block)] if config.drop_block else []
         chosen += [EMA(config.ema)] if config.ema else []
+        if config.freeze == "backbone" and not config.caches_features:
+            chosen.append(FreezeBackbone(config.unfreeze_every))
         self.precision = hardware.precision(config.precision, config.accelerator)
+        if config.caches_features and config.precision == "auto":
+            self.precision = "32-true"  # a classifier alone has nothing to gain from less
         self.trainer = make_trainer(
             config.accelerator,
             config.devices,
@@ -134,7 +142,11 @@ class Session:
         )
 
     def fit(
-        self, task: ImageClassificationTask, loader: ImageDataModule, identity: dict[str, Any], start: Path | None
+        self,
+        task: ImageClassificationTask,
+        loader: Images,
+        identity: dict[str, Any],
+        start: Path | None,
     ) -> None:
         """Train, and save what `finetune.resume.identity` gave along.
 
@@ -154,13 +166,13 @@ class Session:
         finally:
             os.environ.pop("HF_HUB_OFFLINE") if online is None else os.environ.update(HF_HUB_OFFLINE=online)
 
-    def _memory(self, loader: ImageDataModule) -> AbstractContextManager[None]:
+    def _memory(self, loader: Images) -> AbstractContextManager[None]:
         config = self.config
         advice = f"python -m finetune --resume {self.folder.path}"
         images, world = len(loader.data.splits.parts["train"].rows), self.trainer.world_size
         return memory.advised(images, config.batch_size or 0, world, config.device_batch_size, advice)
 
-    def evaluate(self, task: ImageClassificationTask, loader: ImageDataModule, role: str) -> dict[str, float]:
+    def evaluate(self, task: ImageClassificationTask, loader: Images, role: str) -> dict[str, float]:
         """Scores of the task's weights on `validation` or `test`, in float32."""
         loop = {"validation": self.trainer.validate, "test": self.trainer.test}[role]
         with quiet(), self._memory(loader):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from PIL import Image
 from timm.data import create_transform
+from timm.data.transforms import MaybeToTensor
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -64,7 +66,7 @@ class _AuthorsCentreCrop:
 
 def training(
     data_config: Mapping[str, Any],
-    crop_scale: float = 0.35,
+    crop_scale: float | None = 0.35,
     hflip: float = 0.5,
     auto_augment: str | None = None,
     color_jitter: float | None = None,
@@ -74,7 +76,7 @@ def training(
 
     Args:
         data_config: timm's; interpolation and normalisation are those of the evaluation.
-        crop_scale: Smallest share of the area that a crop keeps.
+        crop_scale: Smallest share of the area that a crop keeps; None: resize and crop as in the evaluation.
         hflip: Probability of a flip.
         auto_augment: timm's policy, for instance `rand-m6-n2` or `original`.
         color_jitter: How far brightness, contrast and saturation may change, also beside `auto_augment`.
@@ -87,7 +89,7 @@ def training(
         ConfigError: timm does not know the policy.
     """
     shared = {key: data_config[key] for key in ("input_size", "interpolation", "mean", "std")}
-    augment: dict[str, Any] = {"scale": (crop_scale, 1.0), "hflip": hflip, "auto_augment": auto_augment}
+    augment: dict[str, Any] = {"scale": (crop_scale or 1.0, 1.0), "hflip": hflip, "auto_augment": auto_augment}
     augment |= {"color_jitter": None, "re_prob": random_erasing}
     try:
         crop, policy, tensor = create_transform(**shared, **augment, is_training=True, separate=True)
@@ -96,9 +98,17 @@ def training(
             f"--auto-augment {auto_augment}: not a policy that timm knows; for instance rand-m6-n2 (2 operations of "
             "strength 6 of 10), original (AutoAugment for ImageNet) or augmix-m3"
         ) from error
+    if crop_scale is None:
+        crop = v2.Compose([*_geometry(data_config), v2.RandomHorizontalFlip(hflip)])
     # timm jitters colours only where there is no policy.
     jitter = [v2.ColorJitter(*3 * [color_jitter])] if color_jitter else []
     return _typed(v2.Compose([crop, policy, *jitter, tensor]))
+
+
+def _geometry(data_config: Mapping[str, Any]) -> list[Any]:
+    """The steps of the evaluation that give an image of the model's size, without those that make a tensor of it."""
+    steps = create_transform(**data_config, is_training=False).transforms
+    return list(itertools.takewhile(lambda step: not isinstance(step, MaybeToTensor), steps))
 
 
 def _typed(transform: Any) -> Transform:

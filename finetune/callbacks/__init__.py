@@ -5,7 +5,17 @@ from finetune.callbacks.checkpoints import Checkpoints
 from finetune.callbacks.drop_block import DropBlockSchedule
 from finetune.callbacks.ema import EMA
 from finetune.callbacks.epoch_log import EpochLog
+from finetune.callbacks.freezing import FreezeBackbone
 from finetune.callbacks.non_finite import StopOnNonFinite
 from finetune.callbacks.signals import StopOnSignal
 
-__all__ = ["EMA", "Accumulation", "Checkpoints", "DropBlockSchedule", "EpochLog", "StopOnNonFinite", "StopOnSignal"]
+__all__ = [
+    "EMA",
+    "Accumulation",
+    "Checkpoints",
+    "DropBlockSchedule",
+    "EpochLog",
+    "FreezeBackbone",
+    "StopOnNonFinite",
+    "StopOnSignal",
+]

@@ -1,7 +1,8 @@
 """One LightningModule per task, by the Hub's name of the task."""
 
+from finetune.tasks.feature_classification import FeatureClassificationTask
 from finetune.tasks.image_classification import ImageClassificationTask
 
 TASKS = {"image-classification": ImageClassificationTask}
 
-__all__ = ["TASKS", "ImageClassificationTask"]
+__all__ = ["TASKS", "FeatureClassificationTask", "ImageClassificationTask"]
