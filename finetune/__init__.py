@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from finetune.evaluate_flow import evaluate
     from finetune.evaluation import Evaluation
     from finetune.flow import run
+    from finetune.predictor import Prediction, Predictor
     from finetune.result import RunResult
     from finetune.tasks import TASKS, ImageClassificationTask
     from finetune.verbs import EvaluateOptions
@@ -28,6 +29,8 @@ _HOMES = {
     "EvaluateOptions": "finetune.verbs",
     "Evaluation": "finetune.evaluation",
     "evaluate": "finetune.evaluate_flow",
+    "Prediction": "finetune.predictor",
+    "Predictor": "finetune.predictor",
     "RunResult": "finetune.result",
     "run": "finetune.flow",
     "TASKS": "finetune.tasks",
@@ -41,6 +44,8 @@ __all__ = [
     "FinetuneError",
     "ImageClassificationTask",
     "ImageDataModule",
+    "Prediction",
+    "Predictor",
     "RunConfig",
     "RunResult",
     "evaluate",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from finetune.errors import ConfigError
 from resnest_timm.hardware import has_native_bf16
 
 _LIGHTNING = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -37,3 +38,19 @@ def has_cuda(accelerator: str) -> bool:
 def devices(choice: str) -> int | str:
     """Lightning's form of `--devices`: a number stays a number, indices and `auto` stay text."""
     return int(choice) if choice.lstrip("-").isdigit() else choice
+
+
+def device(accelerator: str) -> torch.device:
+    """The one device that `accelerator` means, where no Trainer chooses it.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if accelerator == "auto":
+        return torch.device(next(name for name, found in there.items() if found))
+    name = {"gpu": "mps" if there["mps"] else "cuda"}.get(accelerator, accelerator)
+    if not there.get(name, False):
+        known = ", ".join(name for name, found in there.items() if found)
+        raise ConfigError(f"--accelerator {accelerator}: not on this machine, which has {known}")
+    return torch.device(name)

@@ -64,6 +64,21 @@ def match(classes: Sequence[str], model: nn.Module) -> LabelMap:
     )
 
 
+def names(model: nn.Module) -> tuple[str, ...]:
+    """What to call a model's outputs: its label names, ImageNet's class names, or else their numbers.
+
+    Args:
+        model: A timm model.
+    """
+    config: Any = getattr(model, "pretrained_cfg", {})
+    outputs = int(getattr(model, "num_classes", 0))
+    info = _imagenet(model)
+    for known in (config.get("label_names"), info and info.label_descriptions()):
+        if known and len(known) == outputs:
+            return tuple(known)
+    return tuple(str(i) for i in range(outputs))
+
+
 def is_imagenet(classes: Sequence[str]) -> bool:
     """Whether these are ImageNet-1k's classes in their order: sorted WordNet ids, or the names that go with them."""
     info = ImageNetInfo("imagenet-1k")

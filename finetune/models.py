@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,33 @@ def build(
     if image_size is not None:
         _check_image_size(model, name, image_size)
     return model
+
+
+def locate(model: str | Path) -> str:
+    """The name by which `build` finds what a user pointed at.
+
+    Args:
+        model: A run's or a model's folder, or a name as `build` takes it.
+
+    Returns:
+        `local-dir:PATH` of a folder; any other name as it is.
+
+    Raises:
+        ModelError: It is a path, and there is no model.
+    """
+    name, folder = str(model), Path(model).expanduser().absolute()
+    for place in (folder, folder / "model"):
+        if (place / "config.json").is_file():
+            return f"local-dir:{place}"
+    if (folder / "config.yaml").is_file():
+        raise ModelError(f"{folder} holds no complete run (no model/): go on with it by --resume {folder}")
+    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or timm.is_model(name.split(".")[0]):
+        return name
+    if folder.is_dir():
+        raise ModelError(f"{folder} holds no model: expected a run, or a folder with config.json and model.safetensors")
+    if isinstance(model, Path) or os.sep in name or name.startswith((".", "~")):
+        raise ModelError(f"no such folder: {folder}; expected a run, or a folder with a model")
+    return name
 
 
 def check_name(name: str) -> None:
