@@ -75,9 +75,10 @@ class EMA(WeightAveraging):
         self.decay = decay
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Copies the model. Lightning's own would copy it to the CPU, where the model still is."""
+        """Copies the model to where, and to the precision in which, it will be; Lightning's own leaves it as it is."""
         if stage == "fit":
             self._average_model = AveragedWeights(pl_module, self.decay, trainer.strategy.root_device)
+            trainer.precision_plugin.convert_module(self._average_model.module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lets go of the copy: Lightning would put it in place in a `validate` of other weights after the training."""

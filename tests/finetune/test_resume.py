@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 # All that draws random numbers is on, and two processes decode.
 RUN = [*"--model resnest14d --dataset digits --no-pretrained --image-size 32 --accelerator cpu".split()]
 RUN += [*"--workers 2 --max-samples 200 --epochs 2 --batch-size 16".split()]
+RUN += [*"--ema 0.9 --clip-grad 1 --device-batch-size 6".split()]  # 3 parts on one device, 2 on two
 RUN += [*"--mixup 0.2 --cutmix 0.5 --dropout 0.2 --drop-path 0.1 --drop-block 0.1 --random-erasing 0.2".split()]
 STEPS = 10  # an epoch: 160 images in batches of 16
 

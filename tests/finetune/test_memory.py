@@ -1,0 +1,69 @@
+"""A device whose memory is full: the error says which smaller number of images to try."""
+
+import pytest
+import torch
+
+from finetune import ImageClassificationTask, RunConfig, run
+from finetune.errors import DeviceMemoryError
+from finetune.memory import advised
+from finetune.sampler import micro_batches
+
+
+def said(count, batch_size, world, device_batch_size):
+    with (
+        pytest.raises(DeviceMemoryError) as raised,
+        advised(count, batch_size, world, device_batch_size, "finetune --resume RUN"),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "world", "present", "held", "smaller"),
+    [
+        (1000, 64, 1, None, 64, 32),
+        (1000, 64, 4, None, 16, 8),
+        (1000, 64, 1, 10, 10, 5),
+        (1000, 50, 3, 40, 17, 8),  # the share is the limit
+        (10, 5, 1, None, 5, 3),  # two images at a time would leave one over
+    ],
+)
+def test_half_as_many_at_a_time_or_the_next_number_that_works(count, batch_size, world, present, held, smaller):
+    message = said(count, batch_size, world, present)
+    assert message.startswith(
+        f"out of memory with {held} images at a time on a device: go on with half of that, a step"
+    )
+    assert f"still takes {batch_size} (--batch-size): finetune --resume RUN --device-batch-size {smaller};" in message
+    assert micro_batches(count, batch_size, world, smaller) > micro_batches(count, batch_size, world, present)
+
+
+def test_where_no_fewer_images_can_be_trained_on_something_else_is_named():
+    message = said(6, 2, 1, None)
+    assert "--device-batch-size" not in message
+    assert "go on with --grad-checkpointing, a smaller --image-size or model" in message
+
+
+def test_other_errors_stay_as_they_are():
+    with pytest.raises(RuntimeError, match=r"^something else$"), advised(10, 4, 1, None, ""):
+        raise RuntimeError("something else")
+
+
+def test_a_training_that_runs_out_of_memory(monkeypatch, tmp_path):
+    def full(self, batch, batch_index):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(ImageClassificationTask, "training_step", full)
+    config = RunConfig(
+        model="test_convnext",
+        dataset="digits",
+        pretrained=False,
+        image_size=32,
+        max_samples=60,
+        batch_size=16,
+        accelerator="cpu",
+        workers=0,
+        output=tmp_path / "run",
+    )
+    message = rf"out of memory with 16 images .* --resume {tmp_path / 'run'} --device-batch-size 8; or --grad-checkp"
+    with pytest.raises(DeviceMemoryError, match=message):
+        run(config)
