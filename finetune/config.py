@@ -18,6 +18,7 @@ from finetune import recipes
 from finetune.errors import ConfigError
 
 Interpolation = Literal["bilinear", "bicubic"]
+Imbalance = Literal["none", "class-weights", "balanced-sampler", "logit-adjustment"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"]
 
 PRETRAINED_PRESET: dict[str, Any] = {
@@ -139,6 +140,9 @@ class TrainingOptions:
     """Mix pairs of training images, with weights from Beta(MIXUP, MIXUP)."""
     cutmix: Annotated[float | None, NONE] = None
     """Paste rectangles between pairs, areas from Beta(CUTMIX, CUTMIX); with --mixup, a batch has one of the two."""
+    imbalance: Imbalance = "none"
+    """For classes of unequal size: class-weights and logit-adjustment act in the loss, balanced-sampler trains on each
+    class equally often. All gain on rare classes what they lose on frequent ones."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ class ImageRows(TorchDataset[Batch]):
     """Batches of decoded, transformed images.
 
     Indexed by a list of `Item`; gives float32 `[B, 3, H, W]` and int64 `[B]`. What a random transform draws for an
-    image depends on (seed, epoch, index) alone: not on workers, devices or the images before it.
+    image depends on (seed, visit, index) alone: not on workers, devices or the images before it.
 
     Args:
         encoded: Split of the source, images not decoded.
@@ -54,8 +54,8 @@ class ImageRows(TorchDataset[Batch]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def _sample(self, epoch: int, index: int) -> Tensor:
-        state = np.random.SeedSequence((self.seed, epoch, index)).generate_state(3)
+    def _sample(self, visit: int, index: int) -> Tensor:
+        state = np.random.SeedSequence((self.seed, visit, index)).generate_state(3)
         random.seed(int(state[0]))
         torch.manual_seed(int(state[1]))
         np.random.seed(state[2])  # timm's policies draw from all three
@@ -63,7 +63,7 @@ class ImageRows(TorchDataset[Batch]):
 
     def __getitem__(self, items: Sequence[Item]) -> Batch:
         with isolate_rng(include_cuda=False):  # without workers the model's dropout draws from the same generators
-            pixels = torch.stack([self._sample(epoch, index) for epoch, index in items])
+            pixels = torch.stack([self._sample(visit, index) for visit, index in items])
         targets = torch.from_numpy(self.labels[[index for _, index in items]])
         return pixels, targets
 
@@ -109,6 +109,7 @@ class ImageDataModule(L.LightningDataModule):
         val_fraction: Share of train to hold out where there is no validation split.
         test_fraction: Share of train to hold out where there is no test split.
         max_samples: Use at most so many images of each split.
+        balance: Train on each class equally often.
 
     Raises:
         FinetuneError: The dataset cannot be opened, understood or split; see `finetune.dataset.prepare`.
@@ -134,6 +135,7 @@ class ImageDataModule(L.LightningDataModule):
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         max_samples: int | None = None,
+        balance: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(dataset, LabelledImages):
@@ -149,7 +151,7 @@ class ImageDataModule(L.LightningDataModule):
                 seed=seed,
             )
         self.data: LabelledImages = dataset
-        self.batch_size, self.workers, self.seed = batch_size, workers, seed
+        self.batch_size, self.workers, self.seed, self.balance = batch_size, workers, seed, balance
         self.position = {"epoch": 0, "step": 0}
         self.data_config = data_config or _imagenet_config(image_size)
         self.train_transform = transforms.training(
@@ -171,7 +173,10 @@ class ImageDataModule(L.LightningDataModule):
         """Random crops of the training split, in an order that depends on (seed, epoch); where a resumed run stood."""
         rows = self._rows("train", self.train_transform)
         epoch, step = self.position["epoch"], self.position["step"]
-        batches = TrainBatches(len(rows), self.batch_size, self.seed, *process(), epoch=epoch, start=step)
+        classes = rows.labels if self.balance else None
+        batches = TrainBatches(
+            len(rows), self.batch_size, self.seed, *process(), epoch=epoch, start=step, balance=classes
+        )
         return self._loader(rows, batches, _TrainLoader)
 
     def state_dict(self) -> dict[str, Any]:

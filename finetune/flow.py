@@ -10,7 +10,7 @@ import timm.optim
 from torch import nn
 
 import cards
-from finetune import export, models, resume, runfolder, training
+from finetune import export, imbalance, models, resume, runfolder, training
 from finetune.config import RunConfig
 from finetune.console import is_main_process, log
 from finetune.datamodule import ImageDataModule
@@ -44,8 +44,13 @@ def run(config: RunConfig) -> RunResult:
     model = _build_model(config, data)
     data_config = models.data_config(model, config.image_size, config.interpolation)
     config = _with_inferred(config, data, data_config)
-    loader = ImageDataModule(data, data_config=data_config, **_fields(config, _LOADER))
-    task = TASKS[data.schema.task](model, num_classes=len(data.schema.classes), **_fields(config, _TASK))
+    balance = config.imbalance == "balanced-sampler"
+    loader = ImageDataModule(data, data_config=data_config, balance=balance, **_fields(config, _LOADER))
+    counts = data.class_counts("train")
+    log.info(imbalance.summary(counts, data.schema.classes, config.imbalance))
+    task = TASKS[data.schema.task](
+        model, num_classes=len(data.schema.classes), class_counts=counts, **_fields(config, _TASK)
+    )
     identity = resume.identity(config, data, model)
     start = resume.checkpoint(folder, identity)
     folder.create(config, data.splits)
@@ -64,7 +69,7 @@ def run(config: RunConfig) -> RunResult:
 _MODEL = ("image_size", "drop_path", "dropout", "drop_block")
 _AUGMENT = ("crop_scale", "hflip", "auto_augment", "color_jitter", "random_erasing")
 _LOADER = ("batch_size", *_AUGMENT, "workers", "seed")
-_TASK = ("optimizer", "lr", "weight_decay", "warmup_epochs", "label_smoothing", "mixup", "cutmix", "seed")
+_TASK = ("optimizer", "lr", "weight_decay", "warmup_epochs", "label_smoothing", "mixup", "cutmix", "imbalance", "seed")
 _DATA = (
     "dataset_config",
     "revision",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
 from finetune import models
+from finetune.errors import ConfigError
+from finetune.imbalance import ImbalanceLoss
 from finetune.metrics import ClassificationScores
 from finetune.randomness import seeded
 
@@ -38,6 +40,12 @@ class ImageClassificationTask(L.LightningModule):
         mixup: Mix pairs of training images with weights from Beta(mixup, mixup), https://arxiv.org/abs/1710.09412.
         cutmix: Paste rectangles between pairs, https://arxiv.org/abs/1905.04899; with `mixup`, a batch has one of both.
         seed: Of what is random in a step (mixup, dropout, drop path, DropBlock): of (seed, epoch, batch, process).
+        imbalance: What the training loss does about unequal classes: `none`, `class-weights` or `logit-adjustment`, see
+            `finetune.imbalance`; `balanced-sampler` is up to the loader.
+        class_counts: Training images of each class, where `imbalance` needs them.
+
+    Raises:
+        ConfigError: `imbalance` needs `class_counts`.
 
     Attributes:
         exact: The scores of the last validation or test, in float64.
@@ -56,6 +64,8 @@ class ImageClassificationTask(L.LightningModule):
         mixup: float | None = None,
         cutmix: float | None = None,
         seed: int = 0,
+        imbalance: str = "none",
+        class_counts: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["model"])
@@ -64,6 +74,12 @@ class ImageClassificationTask(L.LightningModule):
         mixes = [
             kind(alpha=alpha, num_classes=num_classes) for kind, alpha in ((MixUp, mixup), (CutMix, cutmix)) if alpha
         ]
+        if imbalance in ("class-weights", "logit-adjustment") and len(class_counts or ()) != num_classes:
+            raise ConfigError(
+                f"imbalance={imbalance!r} needs class_counts, the training images of each of the {num_classes} "
+                f"classes, got {class_counts}"
+            )
+        self.loss = ImbalanceLoss(class_counts or (), imbalance, label_smoothing)
         self.mix = RandomChoice(mixes) if mixes else None
         # Not submodules: Lightning would move them to any device, and MPS has no float64.
         self.scores = {stage: ClassificationScores(num_classes) for stage in ("val", "test")}
@@ -80,7 +96,7 @@ class ImageClassificationTask(L.LightningModule):
         """Mean loss of this process's share, weighted so that DDP's mean gradient is that of the whole batch."""
         with seeded(self.device, self.hparams["seed"], self.current_epoch, batch_index, self.global_rank):
             pixels, targets = batch if self.mix is None else self.mix(*batch)
-            loss = F.cross_entropy(self(pixels), targets, label_smoothing=self.hparams["label_smoothing"])
+            loss: Tensor = self.loss(self(pixels), targets)
         return loss * self._share(loss.detach(), len(targets))
 
     def _share(self, loss: Tensor, size: int) -> float | Tensor:
