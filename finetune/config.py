@@ -19,6 +19,7 @@ from finetune.errors import ConfigError
 
 Interpolation = Literal["bilinear", "bicubic"]
 Freeze = Literal["none", "backbone"]
+Imbalance = Literal["none", "class-weights", "balanced-sampler", "logit-adjustment"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"]
 
 PRETRAINED_PRESET: dict[str, Any] = {
@@ -170,6 +171,9 @@ class TrainingOptions:
     computed once and cached."""
     unfreeze_every: Annotated[int | None, NONE] = None
     """With --freeze backbone: after every so many epochs one more stage trains, from the classifier down."""
+    imbalance: Imbalance = "none"
+    """For classes of unequal size: class-weights and logit-adjustment act in the loss, balanced-sampler trains on each
+    class equally often. All gain on rare classes what they lose on frequent ones."""
 
 
 @dataclass(frozen=True, kw_only=True)

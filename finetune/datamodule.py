@@ -29,7 +29,7 @@ class ImageRows(TorchDataset[Batch]):
     """Batches of decoded, transformed images.
 
     Indexed by a list of `Item`; gives float32 `[B, 3, H, W]` and int64 `[B]`. What a random transform draws for an
-    image depends on (seed, epoch, index) alone: not on workers, devices or the images before it.
+    image depends on (seed, visit, index) alone: not on workers, devices or the images before it.
 
     Args:
         encoded: Split of the source, images not decoded.
@@ -55,8 +55,8 @@ class ImageRows(TorchDataset[Batch]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def _sample(self, epoch: int, index: int) -> Tensor:
-        state = np.random.SeedSequence((self.seed, epoch, index)).generate_state(3)
+    def _sample(self, visit: int, index: int) -> Tensor:
+        state = np.random.SeedSequence((self.seed, visit, index)).generate_state(3)
         random.seed(int(state[0]))
         torch.manual_seed(int(state[1]))
         np.random.seed(state[2])  # timm's policies draw from all three
@@ -64,7 +64,7 @@ class ImageRows(TorchDataset[Batch]):
 
     def __getitem__(self, items: Sequence[Item]) -> Batch:
         with isolate_rng(include_cuda=False):  # without workers the model's dropout draws from the same generators
-            pixels = torch.stack([self._sample(epoch, index) for epoch, index in items])
+            pixels = torch.stack([self._sample(visit, index) for visit, index in items])
         targets = torch.from_numpy(self.labels[[index for _, index in items]])
         return pixels, targets
 
@@ -112,6 +112,7 @@ class ImageDataModule(L.LightningDataModule):
         max_samples: Use at most so many images of each split.
         device_batch_size: Images at a time on a device at most. Training batches then come in `micro_batches` parts,
             and the Trainer must gather as many gradients: give it the callback `finetune.callbacks.Accumulation`.
+        balance: Train on each class equally often.
 
     Raises:
         FinetuneError: The dataset cannot be opened, understood or split; see `finetune.dataset.prepare`.
@@ -138,6 +139,7 @@ class ImageDataModule(L.LightningDataModule):
         test_fraction: float = 0.1,
         max_samples: int | None = None,
         device_batch_size: int | None = None,
+        balance: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(dataset, LabelledImages):
@@ -153,7 +155,7 @@ class ImageDataModule(L.LightningDataModule):
                 seed=seed,
             )
         self.data: LabelledImages = dataset
-        self.batch_size, self.workers, self.seed = batch_size, workers, seed
+        self.batch_size, self.workers, self.seed, self.balance = batch_size, workers, seed, balance
         self.device_batch_size = device_batch_size
         self.position = {"epoch": 0, "step": 0}
         self.data_config = data_config or _imagenet_config(image_size)
@@ -184,11 +186,25 @@ class ImageDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Random crops of the training split, in an order that depends on (seed, epoch); where a resumed run stood."""
-        rows = self._rows("train", self.train_transform)
-        epoch, step = self.position["epoch"], self.position["step"]
-        batches = TrainBatches(len(rows), self.batch_size, self.seed, *process(), epoch, step, self.device_batch_size)
+        batches = self.train_batches()
         self._check_accumulation(batches.micro_batches)
-        return self._loader(rows, batches, ResumableLoader)
+        return self._loader(self._rows("train", self.train_transform), batches, ResumableLoader)
+
+    def train_batches(self) -> TrainBatches:
+        """Which images make up each batch of this process, from where a resumed run stood."""
+        labels = self.data.splits.parts["train"].labels
+        rank, world = process()
+        return TrainBatches(
+            len(labels),
+            self.batch_size,
+            self.seed,
+            rank,
+            world,
+            epoch=self.position["epoch"],
+            start=self.position["step"],
+            device_batch_size=self.device_batch_size,
+            balance=labels if self.balance else None,
+        )
 
     def _check_accumulation(self, parts: int) -> None:
         gathered = parts if self.trainer is None else self.trainer.accumulate_grad_batches

@@ -40,6 +40,11 @@ class LabelledImages:
         column = self.schema.image_column
         return self.source.splits[self.splits.parts[role].source].cast_column(column, Image(decode=False))
 
+    def class_counts(self, role: str) -> list[int]:
+        """How many images of each class a role has."""
+        counts: list[int] = np.bincount(self.splits.parts[role].labels, minlength=len(self.schema.classes)).tolist()
+        return counts
+
 
 def prepare(
     dataset: str | Dataset | DatasetDict | Source,

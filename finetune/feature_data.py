@@ -21,7 +21,7 @@ from finetune.console import log
 from finetune.datamodule import Batch, ImageDataModule, ResumableLoader
 from finetune.dataset import LabelledImages
 from finetune.errors import ModelError
-from finetune.sampler import EvalBatches, Item, TrainBatches, process
+from finetune.sampler import EvalBatches, Item, process
 
 IMAGES_AT_ONCE = 64
 """Per device; `--batch-size` is that of the classifier, and may be more than a whole network has memory for."""
@@ -156,11 +156,12 @@ class FeatureDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The training split's features, in the order that its images would have."""
-        rows, position = self._rows("train"), self.images.position
-        place = (position["epoch"], position["step"])
-        sizes = (self.images.batch_size, self.images.seed)
-        batches = TrainBatches(len(rows), *sizes, *process(), *place, self.images.device_batch_size)
-        return ResumableLoader(rows, batch_size=None, sampler=batches, pin_memory=torch.cuda.is_available())
+        return ResumableLoader(
+            self._rows("train"),
+            batch_size=None,
+            sampler=self.images.train_batches(),
+            pin_memory=torch.cuda.is_available(),
+        )
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation split's features, in order."""

@@ -10,7 +10,7 @@ import timm.optim
 from torch import nn
 
 import cards
-from finetune import export, features, freezing, models, resume, runfolder, training
+from finetune import export, features, freezing, imbalance, models, resume, runfolder, training
 from finetune.config import RunConfig
 from finetune.console import is_main_process, log
 from finetune.datamodule import ImageDataModule
@@ -45,9 +45,14 @@ def run(config: RunConfig) -> RunResult:
     model = _build_model(config, data)
     data_config = models.data_config(model, config.image_size, config.interpolation)
     config = _with_inferred(config, data, data_config)
-    images = ImageDataModule(data, data_config=data_config, **_fields(config, _LOADER))
+    balance = config.imbalance == "balanced-sampler"
+    images = ImageDataModule(data, data_config=data_config, balance=balance, **_fields(config, _LOADER))
     images.check(session.trainer.world_size)
-    task = TASKS[data.schema.task](model, num_classes=len(data.schema.classes), **_fields(config, _TASK))
+    counts = data.class_counts("train")
+    log.info(imbalance.summary(counts, data.schema.classes, config.imbalance))
+    task = TASKS[data.schema.task](
+        model, num_classes=len(data.schema.classes), class_counts=counts, **_fields(config, _TASK)
+    )
     task, loader = _frozen(config, task, images, model)
     identity = resume.identity(config, data, model) | _backbone_identity(config, model)
     start = resume.checkpoint(folder, identity)
@@ -68,7 +73,7 @@ _MODEL = ("image_size", "drop_path", "dropout", "drop_block")
 _AUGMENT = ("crop_scale", "hflip", "auto_augment", "color_jitter", "random_erasing")
 _LOADER = ("batch_size", "device_batch_size", *_AUGMENT, "workers", "seed")
 _OPTIMISER = ("optimizer", "lr", "weight_decay", "layer_decay", "warmup_epochs")
-_TASK = (*_OPTIMISER, "label_smoothing", "mixup", "cutmix", "seed", "grad_checkpointing")
+_TASK = (*_OPTIMISER, "label_smoothing", "mixup", "cutmix", "imbalance", "seed", "grad_checkpointing")
 _DATA = (
     "dataset_config",
     "revision",
@@ -128,7 +133,10 @@ def _frozen(
     log.info("frozen backbone: no augmentation, so that features are computed once; the classifier trains on them")
     classifier = freezing.classifier_of(model)
     options = {"dropout": float(getattr(model, "drop_rate", 0.0) or 0.0), **_fields(config, _TASK)}
-    head = FeatureClassificationTask(classifier, num_classes=task.hparams["num_classes"], **options)
+    counts = images.data.class_counts("train")
+    head = FeatureClassificationTask(
+        classifier, num_classes=task.hparams["num_classes"], class_counts=counts, **options
+    )
     return head, FeatureDataModule(images, task, classifier, model)
 
 

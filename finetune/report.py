@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from finetune import imbalance
 from finetune.config import RunConfig
 from finetune.dataset import LabelledImages, excluded
 from finetune.export import stock_architecture
@@ -43,6 +44,7 @@ SETTINGS = (
     "drop_block",
     "freeze",
     "unfreeze_every",
+    "imbalance",
 )
 """Settings of the training that result.json keeps."""
 
@@ -93,6 +95,8 @@ def _dataset(data: LabelledImages) -> dict[str, Any]:
         "license": source.license,
         "classes": list(data.schema.classes),
         "splits": data.splits.counts(),
+        "class_counts": {role: data.class_counts(role) for role in data.splits.parts},
+        "imbalance_ratio": round(imbalance.ratio(data.class_counts("train")), 3),
         "held_out": data.splits.held_out,
         "excluded": excluded(data),
     }

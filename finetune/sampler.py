@@ -2,7 +2,7 @@
 
 An epoch is cut into global batches that differ by at most one image, and each batch into shares that differ by at most
 one. So there is no ragged last batch, no image is dropped or padded for it, and the images of a step do not depend on
-how many devices there are.
+how many devices there are. With balanced classes an epoch is as long, but takes each class equally often.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from torch.utils.data.distributed import DistributedSampler
 from finetune.errors import SplitError
 
 Item = tuple[int, int]
-"""(epoch, index): all that a training sample and its augmentation depend on, besides the seed."""
+"""(visit, index): all that a training sample and its augmentation depend on, besides the seed.
+
+How often the image was used before, which is the epoch unless classes are balanced: then an image may come several
+times in an epoch, each time augmented anew, or not at all.
+"""
 
 
 def cut(count: int, parts: int) -> np.ndarray:
@@ -69,6 +73,7 @@ class TrainBatches(DistributedSampler[list[Item]]):
         epoch: The first to give.
         start: Batches of that epoch to leave out, because a run that is resumed has seen them.
         device_batch_size: Images per micro-batch at most; a share stays whole when not given.
+        balance: int64 `[count]`, class of each image, if every class is to come equally often.
 
     Raises:
         SplitError: A process would get fewer than 2 images at a time: BatchNorm cannot train on one.
@@ -87,7 +92,9 @@ class TrainBatches(DistributedSampler[list[Item]]):
         epoch: int = 0,
         start: int = 0,
         device_batch_size: int | None = None,
+        balance: np.ndarray | None = None,
     ) -> None:
+        self.balance = balance
         self.count, self.seed, self.rank, self.world = count, seed, rank, world
         self.epoch, self.start = epoch, start
         self.bounds = cut(count, -(-count // batch_size))
@@ -111,14 +118,18 @@ class TrainBatches(DistributedSampler[list[Item]]):
     def __iter__(self) -> Iterator[list[Item]]:
         order = self._order(self.epoch)
         for number in range(self.start * self.micro_batches, len(self)):
-            yield [(self.epoch, int(index)) for index in order[self._part(number, self.rank)]]
+            yield [(int(visit), int(index)) for visit, index in order[self._part(number, self.rank)]]
 
     def images(self, epoch: int, number: int, rank: int) -> np.ndarray:
         """Indices of the images of the `number`-th micro-batch of an epoch on a process, int64."""
-        return self._order(epoch)[self._part(number, rank)]
+        return self._order(epoch)[self._part(number, rank), 1]
 
     def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, epoch)).permutation(self.count)
+        """The epoch's items, int64 `[count, 2]`."""
+        rng = np.random.default_rng((self.seed, epoch))
+        if self.balance is None:
+            return np.stack([np.full(self.count, epoch), rng.permutation(self.count)], axis=1)
+        return rng.permutation(balanced(self.balance, self.seed, epoch))
 
     def _part(self, number: int, rank: int) -> slice:
         batch, part = divmod(number, self.micro_batches)
@@ -126,6 +137,36 @@ class TrainBatches(DistributedSampler[list[Item]]):
         first, last = start + cut(stop - start, self.world)[rank : rank + 2]
         bounds = first + cut(int(last - first), self.micro_batches)
         return slice(int(bounds[part]), int(bounds[part + 1]))
+
+
+def balanced(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """The items of an epoch with as many images of each class, give or take one; as long as there are images.
+
+    The whole training is one sequence in which the classes take turns, each going through its images again and again,
+    in another order each time; an epoch is a section of it. So each image of a class is used as often as the others of
+    that class, give or take one, also where an epoch has room for a part of them only.
+
+    Args:
+        labels: Class of each image, int64 `[N]`.
+        seed: Of the orders.
+        epoch: Which section, from 0.
+
+    Returns:
+        int64 `[N, 2]`: visit and index, by class.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+    first, last = epoch * len(labels), (epoch + 1) * len(labels)
+    items = []
+    for place, (label, members) in enumerate(zip(classes.tolist(), by_class, strict=True)):
+        # Turn t is that of class t % K, for the t // K-th time.
+        draws = np.arange(-((place - first) // len(classes)), -((place - last) // len(classes)), dtype=np.int64)
+        visits = draws // len(members)
+        for visit in np.unique(visits).tolist():
+            order = np.random.default_rng((seed, label, visit)).permutation(members)
+            chosen = order[draws[visits == visit] % len(members)]
+            items.append(np.stack([np.full(len(chosen), visit), chosen], axis=1))
+    return np.concatenate(items)
 
 
 class EvalBatches(DistributedSampler[list[Item]]):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
 from finetune import models
 from finetune.accumulation import StepWeights
+from finetune.errors import ConfigError
 from finetune.grad_checkpointing import RunningStatistics, enable
+from finetune.imbalance import ImbalanceLoss
 from finetune.metrics import ClassificationScores
 from finetune.optim import make_optimizer, make_schedule, scale_gradients
 from finetune.randomness import seeded
@@ -42,8 +44,12 @@ class ImageClassificationTask(L.LightningModule):
         seed: Of what is random in a step (mixup, dropout, drop path, DropBlock): of (seed, epoch, batch, process).
         layer_decay: Factor of the learning rate from each layer to the one before it, see `finetune.optim`.
         grad_checkpointing: Compute activations again in the backward pass; gradients and statistics stay the same.
+        imbalance: What the training loss does about unequal classes: `none`, `class-weights` or `logit-adjustment`, see
+            `finetune.imbalance`; `balanced-sampler` is up to the loader.
+        class_counts: Training images of each class, where `imbalance` needs them.
 
     Raises:
+        ConfigError: `imbalance` needs `class_counts`.
         ModelError: `grad_checkpointing` for a model that has none.
 
     Attributes:
@@ -66,6 +72,8 @@ class ImageClassificationTask(L.LightningModule):
         seed: int = 0,
         layer_decay: float | None = None,
         grad_checkpointing: bool = False,
+        imbalance: str = "none",
+        class_counts: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["model"])
@@ -77,6 +85,12 @@ class ImageClassificationTask(L.LightningModule):
         mixes = [
             kind(alpha=alpha, num_classes=num_classes) for kind, alpha in ((MixUp, mixup), (CutMix, cutmix)) if alpha
         ]
+        if imbalance in ("class-weights", "logit-adjustment") and len(class_counts or ()) != num_classes:
+            raise ConfigError(
+                f"imbalance={imbalance!r} needs class_counts, the training images of each of the {num_classes} "
+                f"classes, got {class_counts}"
+            )
+        self.loss = ImbalanceLoss(class_counts or (), imbalance, label_smoothing)
         self.mix = RandomChoice(mixes) if mixes else None
         # Not submodules: Lightning would move them to any device, and MPS has no float64.
         self.scores = {stage: ClassificationScores(num_classes) for stage in ("val", "test")}
@@ -95,7 +109,7 @@ class ImageClassificationTask(L.LightningModule):
         """Mean loss of this process's share, weighted so that the step's gradient is that of the whole batch."""
         with seeded(self.device, self.hparams["seed"], self.current_epoch, batch_index, self.global_rank):
             pixels, targets = batch if self.mix is None else self.mix(*batch)
-            loss = F.cross_entropy(self(pixels), targets, label_smoothing=self.hparams["label_smoothing"])
+            loss: Tensor = self.loss(self(pixels), targets)
         return loss * self._share(loss.detach(), len(targets))
 
     def _share(self, loss: Tensor, size: int) -> float | Tensor:

@@ -120,6 +120,7 @@ VALUES = {
     "workers": 0,
     "seed": 42,
     "save_every": 100,
+    "imbalance": "class-weights",
 }
 
 
