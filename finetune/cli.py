@@ -18,7 +18,7 @@ from tyro import _errors as tyro_errors
 
 from finetune import console, recipes
 from finetune.config import GROUPS, NONE, RESUME_AUTO, RunConfig, RunOptions, flag
-from finetune.errors import ConfigError, FinetuneError, Stopped, suggest
+from finetune.errors import ConfigError, FinetuneError, PeerError, Stopped, suggest
 from finetune.imagenet.options import PrepareOptions
 from finetune.verbs import EvaluateOptions
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb, arguments = _split_verb(argv)
         VERBS[verb](arguments)
     except FinetuneError as error:
-        if console.is_main_process() or not isinstance(error, Stopped):  # all processes stop together
+        if console.is_main_process() or not isinstance(error, Stopped | PeerError):  # said once
             print(f"error: {error}" if error.exit_code == 2 else str(error), file=sys.stderr)
         return error.exit_code
     except OSError as error:

@@ -93,8 +93,7 @@ class ImageClassificationTask(L.LightningModule):
             mean = self.epoch_loss[0] / self.epoch_loss[1]
             # It is the same everywhere; without sync_dist Lightning warns that it might not be.
             self.log("train_loss", mean.float(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-        # In the loss's own precision: a float32 share would cost a float64 gradient its last eight digits.
-        return 1.0 if self.trainer.world_size == 1 else size * self.trainer.world_size / total[1].to(loss.dtype)
+        return 1.0 if self.trainer.world_size == 1 else size * self.trainer.world_size / total[1]
 
     def on_train_epoch_start(self) -> None:
         """Begins the mean of the epoch's loss; not called where a resumed run goes on within an epoch."""
