@@ -249,7 +249,7 @@ class ImageDataModule(L.LightningDataModule):
             SplitError: Some process would get too few images.
         """
         counts = self.data.splits.counts()
-        TrainBatches(counts["train"], self.batch_size, world=world)
+        TrainBatches(counts["train"], self.batch_size, world=world, device_batch_size=self.device_batch_size)
         for role in ("validation", "test"):
             EvalBatches(counts[role], self.batch_size, world=world)
 

@@ -64,6 +64,12 @@ class ExportError(FinetuneError, ValueError):
     """The model cannot be saved in a form that other libraries load with equal outputs."""
 
 
+class PeerError(FinetuneError):
+    """Another process of the same run has failed, and has said why."""
+
+    shared = True
+
+
 class Stopped(FinetuneError):
     """A signal ended the training after the state was saved."""
 

@@ -10,7 +10,7 @@ import timm.optim
 from torch import nn
 
 import cards
-from finetune import export, features, freezing, imbalance, models, resume, runfolder, training
+from finetune import export, features, freezing, imbalance, launch, models, resume, runfolder, training
 from finetune.config import RunConfig
 from finetune.console import is_main_process, log
 from finetune.datamodule import ImageDataModule
@@ -35,14 +35,15 @@ def run(config: RunConfig) -> RunResult:
         FinetuneError: A mistake that the user can mend; the message says how. Nothing that looks finished is left.
     """
     config = _checked(config)
-    folder = runfolder.choose(config)
+    peers = launch.connect()
+    folder = peers.from_first(lambda: runfolder.choose(config))
     if folder.complete:  # `--resume auto` repeated after the end; anything else is refused by `choose`
         log.info(f"the run in {folder.path} is complete")
         return RunResult.load(folder.result)
     session = training.Session(config, folder)
-    data = _load(config)
+    data = peers.in_turn(lambda: _load(config))
     L.seed_everything(config.seed, verbose=False)
-    model = _build_model(config, data)
+    model = peers.in_turn(lambda: _build_model(config, data))
     data_config = models.data_config(model, config.image_size, config.interpolation)
     config = _with_inferred(config, data, data_config)
     balance = config.imbalance == "balanced-sampler"
@@ -55,8 +56,9 @@ def run(config: RunConfig) -> RunResult:
     )
     task, loader = _frozen(config, task, images, model)
     identity = resume.identity(config, data, model) | _backbone_identity(config, model)
-    start = resume.checkpoint(folder, identity)
+    start = peers.in_turn(lambda: resume.checkpoint(folder, identity))
     folder.create(config, data.splits)
+    peers.agree(folder, identity, start)
     session.fit(task, loader, identity, start)
     task.model.load_state_dict(export.best_weights(folder.best_checkpoint))
     metrics = {role: session.evaluate(task, loader, role) for role in ("validation", "test")}

@@ -19,7 +19,8 @@ from finetune.console import is_main_process
 from finetune.errors import RunFolderError
 from finetune.splits import Splits
 
-# Lightning runs the same command again for each further process; they learn the name, which holds the time, from here.
+# Where Lightning runs the same command again for each further process, these learn the name, which holds the time,
+# from here; under torchrun and srun `finetune.launch` tells it.
 _ENVIRONMENT = "FINETUNE_RUN_FOLDER"
 
 
@@ -102,11 +103,13 @@ def choose(config: RunConfig) -> RunFolder:
         RunFolderError: It holds a run already, or other files; or there is nothing to resume.
     """
     if not is_main_process():
-        # torchrun and SLURM start all processes at once; there the name has to be given.
         given = os.environ.get(_ENVIRONMENT) or (config.output if config.resume == RESUME_AUTO else config.resume)
         given = given or config.output
         if given is None:
-            raise RunFolderError("under torchrun or SLURM name the run folder by --output: every process must know it")
+            raise RunFolderError(
+                "name the run folder by --output: this process was started neither by torchrun nor by srun, and cannot "
+                "ask the first one"
+            )
         return RunFolder(Path(given))
     if config.resume == RESUME_AUTO:
         unfinished = find(config)

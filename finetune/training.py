@@ -14,7 +14,7 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from finetune import hardware, memory
+from finetune import hardware, launch, memory
 from finetune.callbacks import (
     EMA,
     Accumulation,
@@ -63,13 +63,15 @@ def make_trainer(
     Raises:
         ConfigError: Lightning does not take the combination, for instance a GPU that is not there.
     """
+    launch.check(num_nodes, strategy)
+    here = launch.placement()
     bar: list[L.Callback] = [TQDMProgressBar(leave=True)] if interactive() else []
     try:
         with quiet():
             return L.Trainer(
                 accelerator=accelerator,
-                devices=hardware.devices(devices),
-                num_nodes=num_nodes,
+                devices=here.processes if here and devices == "auto" else hardware.devices(devices),
+                num_nodes=here.nodes if here and num_nodes == 1 else num_nodes,
                 strategy=strategy,
                 precision=precision,  # type: ignore[arg-type]  # text that Lightning checks
                 max_epochs=max_epochs,
@@ -81,7 +83,7 @@ def make_trainer(
                 enable_model_summary=False,
                 enable_progress_bar=bool(bar),
                 enable_checkpointing=any(isinstance(c, Checkpoints) for c in callbacks),
-                plugins=[c.io for c in callbacks if isinstance(c, Checkpoints)],
+                plugins=[*launch.plugins(), *(c.io for c in callbacks if isinstance(c, Checkpoints))],
             )
     except (ValueError, RuntimeError, TypeError, MisconfigurationException) as error:
         raise ConfigError(
