@@ -15,11 +15,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from finetune import hardware
-from finetune.callbacks import Checkpoints, DropBlockSchedule, EpochLog, StopOnSignal
+from finetune.callbacks import Checkpoints, CollectPredictions, DropBlockSchedule, EpochLog, StopOnSignal
 from finetune.config import RunConfig
 from finetune.console import interactive
 from finetune.datamodule import ImageDataModule
 from finetune.errors import ConfigError
+from finetune.predictions import Predictions
 from finetune.runfolder import RunFolder
 from finetune.tasks import ImageClassificationTask
 
@@ -89,6 +90,9 @@ class Session:
     Args:
         config: Resolved settings.
         folder: Where checkpoints and metrics go.
+
+    Attributes:
+        predictions: By role, what `evaluate` saw; in the first process only.
     """
 
     def __init__(self, config: RunConfig, folder: RunFolder) -> None:
@@ -97,12 +101,14 @@ class Session:
         advice = f"go on with: python -m finetune --resume {folder.path}"
         self.checkpoints = Checkpoints(folder.checkpoints, signals, config.save_every, advice)
         self.epochs = EpochLog(folder.metrics, config.epochs or 0)
+        self.collector = CollectPredictions()
+        self.predictions: dict[str, Predictions] = {}
         schedule: list[L.Callback] = [DropBlockSchedule(config.drop_block)] if config.drop_block else []
         self.precision = hardware.precision(config.precision, config.accelerator)
         self.trainer = make_trainer(
             config.accelerator,
             config.devices,
-            [self.checkpoints, self.epochs, signals, *schedule],
+            [self.checkpoints, self.epochs, signals, self.collector, *schedule],
             self.precision,
             config.num_nodes,
             config.strategy,
@@ -136,4 +142,6 @@ class Session:
         loop = {"validation": self.trainer.validate, "test": self.trainer.test}[role]
         with quiet():
             loop(task, loader, verbose=False)
+        if self.collector.last is not None:
+            self.predictions[role] = self.collector.last
         return task.exact
