@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import timm
 import yaml
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from finetune import labels, models, published, schema, source, transforms
+from finetune import calibration, intervals, labels, models, published, schema, source, transforms
+from finetune.callbacks import CollectPredictions
 from finetune.console import log
 from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages, excluded, inspect, whole_split
 from finetune.errors import ConfigError, DatasetError, RunFolderError, listing
 from finetune.evaluation import Evaluation
+from finetune.predictions import Predictions
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder
 from finetune.splits import ROLES, SplitRows, Splits
@@ -55,9 +58,34 @@ def evaluate_run(options: EvaluateOptions) -> Evaluation:
     data = _reopen(folder, result, split)
     model = timm.create_model(f"local-dir:{folder.model}", pretrained=True)
     loader = _loader(data, models.data_config(model), options)
-    metrics = _scores(model, len(data.schema.classes), loader, options)
-    subject = {"run": str(folder.path), "split": split}
-    return Evaluation(subject, len(data.splits.parts["test"].rows), metrics, result.metrics.get(split, {}))
+    collector = CollectPredictions()
+    metrics = _scores(model, len(data.schema.classes), loader, options, collector)
+    return Evaluation(
+        {"run": str(folder.path), "split": split},
+        len(data.splits.parts["test"].rows),
+        metrics,
+        result.metrics.get(split, {}),
+        **(_assessed(collector.last, result, folder) if collector.last else {}),
+    )
+
+
+def _assessed(found: Predictions, result: RunResult, folder: RunFolder) -> dict[str, Any]:
+    """What result.json says of the test split besides the scores, of any split; as `Evaluation` takes it."""
+    drawn = intervals.bootstrap(found.pairs(), found.num_classes, result.seed)
+    assessed: dict[str, Any] = {"bootstrapped": drawn.ends}
+    if "majority_class" in result.evaluation:
+        name = result.evaluation["majority_class"]["class"]
+        share = (found.targets == result.dataset["classes"].index(name)).double().mean().item()
+        assessed["majority_class"] = {"class": name, "accuracy": share}
+    config = json.loads((folder.model / "config.json").read_text(encoding="utf-8"))
+    if "calibration" in config:
+        temperature = config["calibration"]["temperature"]
+        assessed["calibration"] = {
+            "temperature": temperature,
+            "error": calibration.calibration_error(found),
+            "error_calibrated": calibration.calibration_error(found, temperature),
+        }
+    return assessed
 
 
 def evaluate_model(options: EvaluateOptions) -> Evaluation:
@@ -124,9 +152,11 @@ def _loader(data: LabelledImages, data_config: dict[str, Any], options: Evaluate
     return loader
 
 
-def _scores(model: nn.Module, num_classes: int, loader: ImageDataModule, options: EvaluateOptions) -> dict[str, float]:
+def _scores(
+    model: nn.Module, num_classes: int, loader: ImageDataModule, options: EvaluateOptions, *callbacks: Callback
+) -> dict[str, float]:
     task = TASKS[loader.data.schema.task](model, num_classes=num_classes)
-    trainer = make_trainer(options.accelerator, options.devices, [])
+    trainer = make_trainer(options.accelerator, options.devices, [*callbacks])
     with quiet():
         trainer.test(task, loader, verbose=False)
     return task.exact

@@ -9,7 +9,7 @@ from typing import Any
 from finetune.console import is_main_process, log
 from finetune.intervals import wilson
 from finetune.published import Published
-from finetune.report import METRIC_NAMES
+from finetune.report import METRIC_NAMES, calibration_line
 
 SHARES = ("accuracy", "top5_accuracy")
 
@@ -24,6 +24,9 @@ class Evaluation:
         metrics: Computed now.
         recorded: Those of the run's result.json, if a run was evaluated on its own validation or test split.
         published: What was published for the same weights and images, if anything.
+        bootstrapped: Intervals of a run's scores, as its result.json has them.
+        majority_class: `class` and `accuracy` of always answering the most frequent training class, where it is known.
+        calibration: `temperature` of the model's config.json, `error` and `error_calibrated`, where there is one.
     """
 
     subject: dict[str, Any]
@@ -31,11 +34,15 @@ class Evaluation:
     metrics: dict[str, float]
     recorded: dict[str, float] = field(default_factory=dict)
     published: Published | None = None
+    bootstrapped: dict[str, tuple[float, float]] = field(default_factory=dict)
+    majority_class: dict[str, Any] | None = None
+    calibration: dict[str, float] | None = None
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """95% Wilson intervals of the metrics that are shares of images."""
-        return {name: wilson(self.metrics[name], self.images) for name in SHARES if name in self.metrics}
+        """95% intervals: Wilson's of the metrics that are shares of images, and those that were bootstrapped."""
+        wilsons = {name: wilson(self.metrics[name], self.images) for name in SHARES if name in self.metrics}
+        return wilsons | self.bootstrapped
 
     @property
     def outside(self) -> list[str]:
@@ -55,6 +62,8 @@ class Evaluation:
             "intervals": {name: list(ends) for name, ends in self.intervals.items()},
             "published": found and {"benchmark": found.benchmark, "source": found.source, "metrics": found.metrics},
             "outside": self.outside,
+            "majority_class": self.majority_class,
+            "calibration": self.calibration,
         }
 
 
@@ -81,6 +90,10 @@ def _table(evaluation: Evaluation) -> list[str]:
         other = f"{beside[name]:.6f}" if name in beside else ""
         lines.append(f"{METRIC_NAMES[name]:20}{value:>10.6f}{interval:>24}{other:>14}".rstrip())
     lines.append(f"{'images':20}{evaluation.images:>10}")
+    if floor := evaluation.majority_class:
+        lines.append(f"{'always one class':20}{floor['accuracy']:>10.6f}  ({floor['class']!r})")
+    if found_there := evaluation.calibration:
+        lines.append(calibration_line(*found_there.values()))
     if "protocol" in evaluation.subject:
         how = evaluation.subject["protocol"]
         crop = f"crop {how['crop_pct']:.4g}, {how['interpolation']}"

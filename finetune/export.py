@@ -18,7 +18,13 @@ from resnest_timm.resnest import VARIANTS
 from resnest_timm.stock import PROVENANCE, stock_config, stock_form
 
 
-def save(model: nn.Module, folder: Path, classes: Sequence[str], data_config: Mapping[str, Any]) -> None:
+def save(
+    model: nn.Module,
+    folder: Path,
+    classes: Sequence[str],
+    data_config: Mapping[str, Any],
+    temperature: float | None = None,
+) -> None:
     """Write config.json and model.safetensors; the folder appears whole or not at all.
 
     Args:
@@ -26,6 +32,7 @@ def save(model: nn.Module, folder: Path, classes: Sequence[str], data_config: Ma
         folder: To make; replaced if it exists.
         classes: Names, in the order of the outputs.
         data_config: timm's, as the model was evaluated with.
+        temperature: Logits divided by it give calibrated probabilities; not written when not given.
 
     Raises:
         ExportError: Stock timm cannot build the same network.
@@ -34,6 +41,8 @@ def save(model: nn.Module, folder: Path, classes: Sequence[str], data_config: Ma
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     config = _config(model, temporary, classes, data_config)
+    if temperature is not None:
+        config["calibration"] = {"temperature": temperature}
     write_text(temporary / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     safetensors.torch.save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})

@@ -10,7 +10,19 @@ import timm.optim
 from torch import nn
 
 import cards
-from finetune import export, features, freezing, imbalance, launch, models, resume, runfolder, training
+from finetune import (
+    assessment,
+    export,
+    features,
+    figures,
+    freezing,
+    imbalance,
+    launch,
+    models,
+    resume,
+    runfolder,
+    training,
+)
 from finetune.config import RunConfig
 from finetune.console import is_main_process, log
 from finetune.datamodule import ImageDataModule
@@ -64,8 +76,11 @@ def run(config: RunConfig) -> RunResult:
     metrics = {role: session.evaluate(task, loader, role) for role in ("validation", "test")}
     result = describe(config, folder, data, model, data_config, session, metrics)
     if is_main_process():
-        export.save(model, folder.model, data.schema.classes, data_config)
+        result = assessment.add(result, session.predictions, data)
+        temperature = result.evaluation.get("calibration", {}).get("temperature")
+        export.save(model, folder.model, data.schema.classes, data_config, temperature)
         result.save(folder.result)
+        result = figures.add(result, session.predictions["test"], data, folder)
         cards.build(folder.path)
         log.info(table(result))
     return result

@@ -122,13 +122,35 @@ def table(result: RunResult) -> str:
     folder = result.folder
     counts = result.dataset["splits"]
     test, validation = result.metrics["test"], result.metrics["validation"]
-    lines = ["", f"{'':20}{'test':>10}{'validation':>12}"]
+    known = result.evaluation.get("intervals", {}).get("test", {})
+    intervals = {name: f"[{low:.4f}, {high:.4f}]" for name, (low, high) in known.items()}
+    lines = ["", f"{'':20}{'test':>10}{'95 % interval':>20}{'validation':>12}"]
     lines += [
-        f"{METRIC_NAMES[name]:20}{test[name]:>10.4f}{validation[name]:>12.4f}" for name in METRIC_NAMES if name in test
+        f"{METRIC_NAMES[name]:20}{test[name]:>10.4f}{intervals.get(name, ''):>20}{validation[name]:>12.4f}"
+        for name in METRIC_NAMES
+        if name in test
     ]
-    lines += [f"{'images':20}{counts['test']:>10}{counts['validation']:>12}", ""]
+    if floor := result.evaluation.get("majority_class"):
+        lines += [f"{'always one class':20}{floor['test']:>10.4f}{'':20}{floor['validation']:>12.4f}"]
+    lines += [f"{'images':20}{counts['test']:>10}{'':20}{counts['validation']:>12}", ""]
     if result.model.get("weights") == "averaged":
         lines.insert(-1, f"{'weights':20}averaged over the steps (--ema {result.training['ema']:g})")
+    lines += [*_remarks(result.evaluation), ""] if result.evaluation else []
     paths = {"model": "model", "numbers": "result.json", "card": "model/README.md"}
     lines += [f"{name:20}{folder / path if folder else path}" for name, path in paths.items()]
     return "\n".join(lines)
+
+
+def _remarks(evaluation: dict[str, Any]) -> list[str]:
+    """What the numbers of the table rest on."""
+    lines = [f"always one class: the accuracy of answering {evaluation['majority_class']['class']!r} every time"]
+    if calibration := evaluation.get("calibration"):
+        test = calibration["test"]
+        lines.append(calibration_line(calibration["temperature"], test["error"], test["error_calibrated"]))
+        lines += [f"temperature {calibration['note']}"] if "note" in calibration else []
+    return lines
+
+
+def calibration_line(temperature: float, error: float, calibrated: float) -> str:
+    """One line on calibration, for people."""
+    return f"calibration error: {error:.4f}, and {calibrated:.4f} at temperature {temperature:.3f}"

@@ -27,6 +27,8 @@ class RunResult:
         metrics: `validation` and `test`, computed in float32 on the exported weights.
         training: `epochs`, `best_epoch`, `batch_size`, `seconds`, `images_per_second`, `devices`, `precision`, ...
         seed: Of everything random.
+        evaluation: `majority_class`, `intervals`, `per_class`, `confusion`, `calibration`, `mistakes`, `figures`; empty
+            in runs of earlier versions.
         environment: Package versions.
         folder: The run folder; not in the file.
     """
@@ -37,6 +39,7 @@ class RunResult:
     metrics: dict[str, dict[str, float]]
     training: dict[str, Any]
     seed: int
+    evaluation: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in _PACKAGES})
     folder: Path | None = None
 

@@ -19,6 +19,7 @@ from finetune.callbacks import (
     EMA,
     Accumulation,
     Checkpoints,
+    CollectPredictions,
     DropBlockSchedule,
     EpochLog,
     FreezeBackbone,
@@ -30,6 +31,7 @@ from finetune.console import interactive
 from finetune.datamodule import ImageDataModule
 from finetune.errors import ConfigError
 from finetune.feature_data import FeatureDataModule
+from finetune.predictions import Predictions
 from finetune.runfolder import RunFolder
 from finetune.tasks import ImageClassificationTask
 
@@ -116,6 +118,9 @@ class Session:
     Args:
         config: Resolved settings.
         folder: Where checkpoints and metrics go.
+
+    Attributes:
+        predictions: By role, what `evaluate` saw; in the first process only.
     """
 
     def __init__(self, config: RunConfig, folder: RunFolder) -> None:
@@ -124,6 +129,8 @@ class Session:
         advice = f"go on with: python -m finetune --resume {folder.path}"
         self.checkpoints = Checkpoints(folder.checkpoints, signals, config.save_every, advice)
         self.epochs = EpochLog(folder.metrics, config.epochs or 0)
+        self.collector = CollectPredictions()
+        self.predictions: dict[str, Predictions] = {}
         chosen: list[L.Callback] = [DropBlockSchedule(config.drop_block)] if config.drop_block else []
         chosen += [EMA(config.ema)] if config.ema else []
         if config.freeze == "backbone" and not config.caches_features:
@@ -134,7 +141,7 @@ class Session:
         self.trainer = make_trainer(
             config.accelerator,
             config.devices,
-            [self.checkpoints, self.epochs, signals, Accumulation(), StopOnNonFinite(), *chosen],
+            [self.checkpoints, self.epochs, signals, self.collector, Accumulation(), StopOnNonFinite(), *chosen],
             self.precision,
             config.num_nodes,
             config.strategy,
@@ -179,4 +186,6 @@ class Session:
         loop = {"validation": self.trainer.validate, "test": self.trainer.test}[role]
         with quiet(), self._memory(loader):
             loop(task, loader, verbose=False)
+        if self.collector.last is not None:
+            self.predictions[role] = self.collector.last
         return task.exact

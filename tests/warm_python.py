@@ -14,7 +14,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-LIBRARIES = ("torch", "torchvision", "lightning.pytorch", "torchmetrics", "timm", "datasets", "huggingface_hub", "tyro")
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "lightning.pytorch",
+    "torchmetrics",
+    "timm",
+    "datasets",
+    "huggingface_hub",
+    "tyro",
+    "matplotlib.figure",
+)
 
 
 class WarmPython:

@@ -7,12 +7,14 @@ from finetune.callbacks.ema import EMA
 from finetune.callbacks.epoch_log import EpochLog
 from finetune.callbacks.freezing import FreezeBackbone
 from finetune.callbacks.non_finite import StopOnNonFinite
+from finetune.callbacks.predictions import CollectPredictions
 from finetune.callbacks.signals import StopOnSignal
 
 __all__ = [
     "EMA",
     "Accumulation",
     "Checkpoints",
+    "CollectPredictions",
     "DropBlockSchedule",
     "EpochLog",
     "FreezeBackbone",

@@ -160,13 +160,13 @@ class ImageClassificationTask(L.LightningModule):
         """Takes the epoch's loss so far."""
         self.epoch_loss = checkpoint.get("epoch_loss", self.epoch_loss)
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Adds a batch to the validation scores."""
-        self._evaluate(batch, "val")
+    def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Adds a batch to the validation scores; float32 logits `[B, num_classes]`."""
+        return self._evaluate(batch, "val")
 
-    def test_step(self, batch: Batch, batch_index: int) -> None:
-        """Adds a batch to the test scores."""
-        self._evaluate(batch, "test")
+    def test_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Adds a batch to the test scores; float32 logits `[B, num_classes]`."""
+        return self._evaluate(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation scores."""
@@ -176,12 +176,13 @@ class ImageClassificationTask(L.LightningModule):
         """Logs the test scores."""
         self._log_scores("test")
 
-    def _evaluate(self, batch: Batch, stage: str) -> None:
+    def _evaluate(self, batch: Batch, stage: str) -> Tensor:
         pixels, targets = batch
         with torch.autocast(self.device.type, enabled=False):
-            logits = self(pixels.float())
+            logits: Tensor = self(pixels.float()).float()
         device = torch.device("cpu") if self.device.type == "mps" else self.device
-        self.scores[stage].to(device).update(logits.float().to(device), targets.to(device))
+        self.scores[stage].to(device).update(logits.to(device), targets.to(device))
+        return logits
 
     def _log_scores(self, stage: str) -> None:
         scores = self.scores[stage]

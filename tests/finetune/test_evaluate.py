@@ -13,11 +13,20 @@ def test_numbers_do_not_depend_on_the_number_of_devices(digits_run, cli, devices
     done = cli("finetune", "evaluate", digits_run, "--accelerator", "cpu", "--devices", devices, "--json")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)  # and nothing else on standard output
-    recorded = json.loads((digits_run / "result.json").read_text())["metrics"]["test"]
+    result = json.loads((digits_run / "result.json").read_text())
+    recorded, evaluation = result["metrics"]["test"], result["evaluation"]
     assert said["images"] == 40
     for name in ("accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy"):
         assert said["metrics"][name] == recorded[name]
     assert said["metrics"]["loss"] == pytest.approx(recorded["loss"], abs=1e-6)
+    for name, ends in evaluation["intervals"]["test"].items():
+        assert said["intervals"][name] == ends
+    floor = evaluation["majority_class"]
+    assert said["majority_class"] == {"class": floor["class"], "accuracy": floor["test"]}
+    calibration = evaluation["calibration"]
+    assert said["calibration"]["temperature"] == calibration["temperature"]
+    for name in ("error", "error_calibrated"):
+        assert said["calibration"][name] == pytest.approx(calibration["test"][name], abs=1e-5)
 
 
 def test_table_names_the_split_and_the_recorded_numbers(digits_run, capsys):
@@ -27,6 +36,8 @@ def test_table_names_the_split_and_the_recorded_numbers(digits_run, capsys):
     assert "validation" in said
     assert f"{recorded['accuracy']:.6f}" in said
     assert "images" in said
+    assert "always one class" in said
+    assert "calibration error: " in said
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ import pytest
 
 from finetune import RunResult
 from finetune.errors import RunFolderError
+from finetune.report import table
 
-KEYS = ["schema_version", "task", "model", "dataset", "metrics", "training", "seed", "environment"]
+KEYS = ["schema_version", "task", "model", "dataset", "metrics", "training", "seed", "evaluation", "environment"]
+
+COUNTS = {"train": 8, "validation": 1, "test": 1}
 
 
 def example(**changes):
@@ -72,6 +75,17 @@ def test_keys_of_a_later_version_are_passed_over(tmp_path):
     loaded = RunResult.load(path)
     assert loaded.model["license"] == "apache-2.0"
     assert dataclasses.replace(loaded, model=example().model, folder=None) == example()
+
+
+def test_a_result_of_an_earlier_version_has_no_evaluation(tmp_path):
+    path = tmp_path / "result.json"
+    example().save(path)
+    content = json.loads(path.read_text())
+    del content["evaluation"]
+    path.write_text(json.dumps(content))
+    loaded = RunResult.load(path)
+    assert loaded.evaluation == {}
+    assert "accuracy" in table(dataclasses.replace(loaded, dataset=loaded.dataset | {"splits": COUNTS}))
 
 
 @pytest.mark.parametrize("found", [0, 2, "1", None])

@@ -185,7 +185,10 @@ def test_the_same_run_goes_on_also_on_other_hardware(tmp_path):
         ({"config": dataclasses.replace(CONFIG, epochs=11)}, r"--epochs 10, not 11"),
         ({"config": dataclasses.replace(CONFIG, batch_size=32)}, r"--batch-size 64, not 32"),
         ({"config": dataclasses.replace(CONFIG, layer_decay=0.7)}, r"--layer-decay None, not 0.7"),
-        ({"config": dataclasses.replace(CONFIG, clip_grad=1.0, ema=0.9)}, r"--clip-grad None, not 1.0; --ema None, not"),
+        (
+            {"config": dataclasses.replace(CONFIG, clip_grad=1.0, ema=0.9)},
+            r"--clip-grad None, not 1.0; --ema None, not",
+        ),
         ({"config": dataclasses.replace(CONFIG, optimizer="sgd", lr=1.0)}, r"--optimizer adamw, not sgd; --lr 0.0005,"),
     ],
     ids=str,

@@ -56,6 +56,11 @@ def test_run_folder_is_as_designed(digits_run):
         "model/config.json",
         "model/model.safetensors",
         "model/README.md",
+        "model/figures/confusion.png",
+        "model/figures/curves.png",
+        "model/figures/reliability.png",
+        "model/figures/mistakes.png",
+        "model/figures/per_class.csv",
     }
     config = yaml.safe_load((digits_run / "config.yaml").read_text())
     assert (config["dataset"], config["model"], config["epochs"], config["lr"]) == ("digits", "resnest14d", 2, 2e-3)

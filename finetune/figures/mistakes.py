@@ -1,0 +1,91 @@
+"""The most confident mistakes, with their images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from finetune.figures import style
+
+COLUMNS = 6
+_SIDE, _TEXT, _GAP, _HEAD = 1.22, 0.42, 0.12, 0.38  # inches
+_SIZE = 7.0  # points
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One image that the model is wrong about.
+
+    Attributes:
+        image: Upright RGB.
+        target: Its class index.
+        label: The predicted one.
+        confidence: Calibrated probability of that.
+    """
+
+    image: Image.Image
+    target: int
+    label: int
+    confidence: float
+
+
+def draw(mistakes: Sequence[Mistake], classes: Sequence[str], count: int) -> Figure:
+    """A page of images, the most confident mistake first, each with its class, the predicted one and how sure.
+
+    Args:
+        mistakes: At least one.
+        classes: Names, in order.
+        count: How many mistakes there are in all.
+    """
+    names = style.readable(classes)
+    rows = -(-len(mistakes) // COLUMNS)
+    height = _HEAD + rows * (_SIDE + _TEXT + _GAP)
+    made = style.figure(height)
+    made.set_layout_engine("none")
+    of = f"{len(mistakes)} most confident of {count:,} mistakes" if count > len(mistakes) else f"All {count} mistakes"
+    head = f"{of} on test images"
+    made.text(_GAP / style.WIDTH, 1 - 0.12 / height, head, va="top", weight="bold", size=9.5)
+    legend = "true class, \N{RIGHTWARDS ARROW} predicted class and its probability"
+    made.text(1 - _GAP / style.WIDTH, 1 - 0.13 / height, legend, va="top", ha="right", size=8, color=style.GREY)
+    for place, mistake in enumerate(mistakes):
+        row, column = divmod(place, COLUMNS)
+        left = _GAP + column * (style.WIDTH - _GAP) / COLUMNS
+        top = height - _HEAD - row * (_SIDE + _TEXT + _GAP)
+        _show(made, mistake, left, top, height)
+        _say(made, mistake, names, left, top - _SIDE, height)
+    return made
+
+
+def _say(made: Figure, mistake: Mistake, names: Sequence[str], left: float, top: float, height: float) -> None:
+    """Two lines of text below (left, top) in inches; each piece apart, for a name may run from right to left."""
+    sure = style.percent(mistake.confidence)
+    arrow = 0.14
+    room = _SIDE - arrow - style.width_of(made, f" {sure}", _SIZE)
+    target = style.shorten(made, names[mistake.target], _SIZE, _SIDE)
+    label = style.shorten(made, names[mistake.label], _SIZE, room)
+    for text, x, line, align, colour in (
+        (target, 0.0, 0, "left", style.INK),
+        ("\N{RIGHTWARDS ARROW}", 0.0, 1, "left", style.ORANGE),
+        (label, arrow, 1, "left", style.ORANGE),
+        (sure, _SIDE, 1, "right", style.ORANGE),
+    ):
+        y = (top - 0.16 - 0.15 * line) / height
+        made.text((left + x) / style.WIDTH, y, text, ha=align, va="baseline", size=_SIZE, color=colour)
+
+
+def _show(made: Figure, mistake: Mistake, left: float, top: float, height: float) -> None:
+    """The whole image, as large as fits into a square whose upper left corner is at (left, top) inches."""
+    image = mistake.image
+    pixels = round(_SIDE * style.DPI)
+    small = max(image.size) < pixels / 4
+    scale = pixels / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    image = image.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
+    wide, high = size[0] / style.DPI, size[1] / style.DPI
+    box = (left / style.WIDTH, (top - (_SIDE + high) / 2) / height, wide / style.WIDTH, high / height)
+    axes = made.add_axes(box)
+    axes.imshow(image, aspect="auto")
+    style.bare(axes)
