@@ -13,6 +13,10 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
+from finetune.report import table
+from finetune.result import RunResult
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +37,7 @@ def start(*arguments):
 def after_checkpoints(process, run, count):
     """Wait until the run has saved `count` times; every save is another file."""
     last, seen = run / "checkpoints/last.ckpt", set()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(seen) < count and time.monotonic() < deadline and process.poll() is None:
         if last.exists():
             status = last.stat()
@@ -111,6 +115,25 @@ def test_killed_at_a_random_step_and_repeated_by_a_batch_system(cli, uninterrupt
         return
     again = cli("finetune", *command)
     assert (again.returncode, again.stdout.splitlines()[-1]) == (0, f"the run in {run} is complete"), again.stderr
+
+
+def test_the_averaged_weights_are_chosen_evaluated_and_exported(uninterrupted):
+    run = uninterrupted(1)
+    result = RunResult.load(run / "result.json")
+    assert (result.model["weights"], result.training["ema"]) == ("averaged", 0.9)
+    assert "weights             averaged over the steps (--ema 0.9)" in table(result)
+    best = rows(run)[result.training["best_epoch"] - 1]
+    for name in ("loss", "accuracy", "macro_f1", "balanced_accuracy"):
+        assert float(best[f"val_{name}"]) == pytest.approx(result.metrics["validation"][name], rel=1e-6)
+    exported = load_file(run / "model/model.safetensors")
+    saved = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    averaged, raw = (
+        {name.removeprefix("model."): value for name, value in saved[key].items()}
+        for key in ("state_dict", "current_model_state")
+    )
+    assert exported.keys() == averaged.keys() == raw.keys()
+    assert all(torch.equal(exported[name], averaged[name]) for name in exported)
+    assert not torch.equal(exported["fc.weight"], raw["fc.weight"])
 
 
 def test_a_signal_saves_at_the_step_it_comes_in(cli, uninterrupted, stopped, copy):

@@ -166,6 +166,8 @@ def test_the_same_run_goes_on_also_on_other_hardware(tmp_path):
         "accelerator": "cpu",
         "save_every": 7,
         "strategy": "ddp",
+        "device_batch_size": 8,
+        "grad_checkpointing": True,
     }
     assert resume.checkpoint(folder, identity(dataclasses.replace(CONFIG, **changed))) == folder.last_checkpoint
     assert resume.checkpoint(RunFolder(tmp_path / "none"), identity()) is None
@@ -182,6 +184,11 @@ def test_the_same_run_goes_on_also_on_other_hardware(tmp_path):
         ({"config": dataclasses.replace(CONFIG, seed=1)}, r"--seed 0, not 1"),
         ({"config": dataclasses.replace(CONFIG, epochs=11)}, r"--epochs 10, not 11"),
         ({"config": dataclasses.replace(CONFIG, batch_size=32)}, r"--batch-size 64, not 32"),
+        ({"config": dataclasses.replace(CONFIG, layer_decay=0.7)}, r"--layer-decay None, not 0.7"),
+        (
+            {"config": dataclasses.replace(CONFIG, clip_grad=1.0, ema=0.9)},
+            r"--clip-grad None, not 1.0; --ema None, not",
+        ),
         ({"config": dataclasses.replace(CONFIG, optimizer="sgd", lr=1.0)}, r"--optimizer adamw, not sgd; --lr 0.0005,"),
     ],
     ids=str,

@@ -75,6 +75,7 @@ def test_result_has_the_contracts_keys(digits_run):
     assert set(result["metrics"]["test"]) == set(result["metrics"]["validation"]) == expected
     training = {"epochs", "best_epoch", "batch_size", "seconds", "images_per_second", "devices", "precision"}
     assert training <= set(result["training"])
+    assert (result["model"]["weights"], result["training"]["ema"]) == ("raw", None)
     assert result["environment"]["timm"] == timm.__version__
     assert result["dataset"]["splits"] == {"train": 320, "validation": 40, "test": 40}
     assert result["model"]["parameters"] == sum(
