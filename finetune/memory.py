@@ -30,15 +30,17 @@ def advised(count: int, batch_size: int, world: int, device_batch_size: int | No
     except torch.OutOfMemoryError as error:
         present = min(-(-batch_size // world), device_batch_size or batch_size)
         smaller = _smaller(count, batch_size, world, present)
-        remedy = "; or --grad-checkpointing, a smaller --image-size, --precision bf16"
         if smaller is None:
-            remedy = f" with --grad-checkpointing, a smaller --image-size or model, --precision bf16: {advice} ..."
+            remedy = (
+                f"go on with {advice} --grad-checkpointing, or with --precision bf16, or start again with a smaller "
+                "--image-size or model"
+            )
         else:
             remedy = (
-                f" with half of that, a step still takes {batch_size} (--batch-size): {advice} --device-batch-size "
-                f"{smaller}{remedy}"
+                f"go on with {advice} --device-batch-size {smaller}, a step still takes {batch_size} (--batch-size); "
+                "or with --grad-checkpointing or --precision bf16"
             )
-        raise DeviceMemoryError(f"out of memory with {present} images at a time on a device: go on{remedy}") from error
+        raise DeviceMemoryError(f"out of memory with {present} images at a time on a device: {remedy}") from error
 
 
 def _smaller(count: int, batch_size: int, world: int, present: int) -> int | None:
