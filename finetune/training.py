@@ -19,6 +19,7 @@ from finetune.callbacks import Checkpoints, DropBlockSchedule, EpochLog, FreezeB
 from finetune.config import RunConfig
 from finetune.console import interactive
 from finetune.errors import ConfigError
+from finetune.feature_data import FeatureDataModule
 from finetune.runfolder import RunFolder
 from finetune.tasks import ImageClassificationTask
 
@@ -88,6 +89,9 @@ class Session:
     Args:
         config: Resolved settings.
         folder: Where checkpoints and metrics go.
+
+    Attributes:
+        feature_seconds: That it took to find or compute a frozen backbone's features, where the training was on these.
     """
 
     def __init__(self, config: RunConfig, folder: RunFolder) -> None:
@@ -102,6 +106,7 @@ class Session:
         self.precision = hardware.precision(config.precision, config.accelerator)
         if config.caches_features and config.precision == "auto":
             self.precision = "32-true"  # a classifier alone has nothing to gain from less
+        self.feature_seconds: float | None = None
         self.trainer = make_trainer(
             config.accelerator,
             config.devices,
@@ -137,6 +142,8 @@ class Session:
                 self.trainer.fit(task, loader, ckpt_path=start, weights_only=True)
         finally:
             os.environ.pop("HF_HUB_OFFLINE") if online is None else os.environ.update(HF_HUB_OFFLINE=online)
+        if isinstance(loader, FeatureDataModule):
+            self.feature_seconds = loader.seconds
 
     def evaluate(self, task: ImageClassificationTask, loader: L.LightningDataModule, role: str) -> dict[str, float]:
         """Scores of the task's weights on `validation` or `test`, in float32."""
