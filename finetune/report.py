@@ -104,7 +104,7 @@ def _dataset(data: LabelledImages) -> dict[str, Any]:
 
 def _training(config: RunConfig, data: LabelledImages, session: Session) -> dict[str, Any]:
     images = len(data.splits.parts["train"].rows) * session.epochs.count
-    best = session.checkpoints.best_epoch
+    best, features = session.checkpoints.best_epoch, session.feature_seconds
     return {
         "epochs": config.epochs,
         "best_epoch": None if best is None else best + 1,
@@ -112,6 +112,7 @@ def _training(config: RunConfig, data: LabelledImages, session: Session) -> dict
         "seconds": round(session.epochs.seconds, 3),
         "images_per_second": round(images / session.epochs.train_seconds, 3),
         "devices": session.trainer.world_size,
+        **({} if features is None else {"feature_seconds": round(features, 3)}),
         "precision": session.precision,
         **{name: getattr(config, name) for name in SETTINGS},
     }

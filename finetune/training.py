@@ -121,6 +121,7 @@ class Session:
 
     Attributes:
         predictions: By role, what `evaluate` saw; in the first process only.
+        feature_seconds: That it took to find or compute a frozen backbone's features, where the training was on these.
     """
 
     def __init__(self, config: RunConfig, folder: RunFolder) -> None:
@@ -138,6 +139,7 @@ class Session:
         self.precision = hardware.precision(config.precision, config.accelerator)
         if config.caches_features and config.precision == "auto":
             self.precision = "32-true"  # a classifier alone has nothing to gain from less
+        self.feature_seconds: float | None = None
         self.trainer = make_trainer(
             config.accelerator,
             config.devices,
@@ -174,6 +176,8 @@ class Session:
                 self.trainer.fit(task, loader, ckpt_path=start, weights_only=True)
         finally:
             os.environ.pop("HF_HUB_OFFLINE") if online is None else os.environ.update(HF_HUB_OFFLINE=online)
+        if isinstance(loader, FeatureDataModule):
+            self.feature_seconds = loader.seconds
 
     def _memory(self, loader: Images) -> AbstractContextManager[None]:
         config = self.config
