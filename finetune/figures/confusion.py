@@ -35,7 +35,7 @@ def draw(pairs: Pairs, classes: Sequence[str]) -> Figure:
         made = style.figure(min(8.2, 2.6 + 0.34 * count))
         _matrix(made, made.add_subplot(), pairs, names, label_inches=1.5, size=8.0)
         return made
-    made = style.figure(5.9)
+    made = style.figure(6.2)
     left, right = made.subplots(1, 2, width_ratios=[5.3, 2.7])
     left.set_anchor("NW")
     _matrix(made, left, pairs, names, label_inches=0.95, size=6.5)
@@ -102,10 +102,10 @@ def _matrix(made: Figure, axes: Axes, pairs: Pairs, names: Sequence[str], label_
     axes.set_ylabel("true" + (f" (every {step}{_ordinal(step)} class is named)" if step > 1 else ""))
     right = int(images[targets == labels].sum())
     head = f"Test images by class: {right:,} of {int(images.sum()):,} right"
+    inch = 1 / made.get_figheight()
     made.suptitle(head, x=0.01, ha="left", fontsize=9.5, weight="bold")
     key = "blue is right, orange wrong; the darker, the more of the true class"
-    edge = 0.13 / made.get_figheight()
-    made.text(0.99, 1 - edge, key, ha="right", va="top", fontsize=7.5, color=style.GREY)
+    made.text(0.99, 1 - 0.05 * inch, key, ha="right", va="top", fontsize=7.5, color=style.GREY)
 
 
 def _ordinal(number: int) -> str:
