@@ -100,17 +100,18 @@ class Session:
         self.checkpoints = Checkpoints(folder.checkpoints, signals, config.save_every, advice)
         self.epochs = EpochLog(folder.metrics, config.epochs or 0)
         schedule: list[L.Callback] = [DropBlockSchedule(config.drop_block)] if config.drop_block else []
-        self.precision = hardware.precision(config.precision, config.accelerator)
+        precision = hardware.precision(config.precision, config.accelerator)
         self.trainer = make_trainer(
             config.accelerator,
             config.devices,
             [self.checkpoints, self.epochs, signals, *schedule],
-            self.precision,
+            precision,
             config.num_nodes,
             config.strategy,
             config.epochs,
             config.sync_bn,
         )
+        self.precision = str(self.trainer.precision)  # on a CPU Lightning turns 16-mixed into bf16-mixed
 
     def fit(
         self, task: ImageClassificationTask, loader: ImageDataModule, identity: dict[str, Any], start: Path | None
