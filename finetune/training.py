@@ -136,21 +136,22 @@ class Session:
         chosen += [EMA(config.ema)] if config.ema else []
         if config.freeze == "backbone" and not config.caches_features:
             chosen.append(FreezeBackbone(config.unfreeze_every))
-        self.precision = hardware.precision(config.precision, config.accelerator)
+        precision = hardware.precision(config.precision, config.accelerator)
         if config.caches_features and config.precision == "auto":
-            self.precision = "32-true"  # a classifier alone has nothing to gain from less
+            precision = "32-true"  # a classifier alone has nothing to gain from less
         self.feature_seconds: float | None = None
         self.trainer = make_trainer(
             config.accelerator,
             config.devices,
             [self.checkpoints, self.epochs, signals, self.collector, Accumulation(), StopOnNonFinite(), *chosen],
-            self.precision,
+            precision,
             config.num_nodes,
             config.strategy,
             config.epochs,
             config.sync_bn,
             config.clip_grad,
         )
+        self.precision = str(self.trainer.precision)  # on a CPU Lightning turns 16-mixed into bf16-mixed
 
     def fit(
         self,

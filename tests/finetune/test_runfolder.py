@@ -148,7 +148,7 @@ def test_other_processes_learn_the_folder_from_the_first(tmp_path, monkeypatch):
 
 def test_processes_that_start_at_once_need_the_name(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(RunFolderError, match="under torchrun or SLURM name the run folder by --output"):
+    with pytest.raises(RunFolderError, match="name the run folder by --output: this process was started neither"):
         choose(config_of())
     assert choose(config_of(output=tmp_path / "run")).path == tmp_path / "run"
     assert choose(config_of(resume=tmp_path / "run")).path == tmp_path / "run"
