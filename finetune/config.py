@@ -61,6 +61,9 @@ FROZEN_PRESET: dict[str, Any] = {
 RESUME_AUTO = Path("auto")
 """`--resume auto`, in place of a folder; a folder of that name is given by its absolute path."""
 
+MAX_IMAGE_PIXELS = 178_956_970
+"""Where Pillow refuses an image as a decompression bomb unless told otherwise; half a gigabyte as RGB."""
+
 INFERRED = tyro.conf.arg(help_behavior_hint="(default: inferred)")
 OWN = tyro.conf.arg(help_behavior_hint="(default: the model's own)")
 NONE = tyro.conf.arg(help_behavior_hint="(default: none)")
@@ -105,6 +108,8 @@ class DataOptions:
     """Share of the training split to hold out where there is no test split."""
     max_samples: Annotated[int | None, NONE] = None
     """Use at most so many images of each split, drawn by class, for a quick try."""
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    """Leave out images of more pixels, which a few bytes can claim to have, before they are decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +292,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "val_fraction": (0, 0.5, False),
     "test_fraction": (0, 0.5, False),
     "max_samples": (1, math.inf, True),
+    "max_image_pixels": (1, math.inf, True),
     "image_size": (1, 8192, True),
     "drop_path": (0, 0.99, True),
     "dropout": (0, 0.99, True),

@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from datasets import Dataset
 from lightning.pytorch.utilities.seed import isolate_rng
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from finetune import images, transforms
+from finetune.config import MAX_IMAGE_PIXELS
 from finetune.dataset import LabelledImages, prepare
-from finetune.errors import ConfigError
+from finetune.errors import ConfigError, LostImageError
 from finetune.sampler import EvalBatches, Item, TrainBatches, micro_batches, process
 from finetune.transforms import Transform
 
@@ -38,6 +40,10 @@ class ImageRows(TorchDataset[Batch]):
         labels: int64 `[N]`, their class indices.
         transform: PIL RGB -> float32 `[3, H, W]`.
         seed: Of the random transforms.
+        max_pixels: A larger image is refused before it is decoded.
+
+    Raises:
+        LostImageError: An image does not decode, though the search for such images before the training let it pass.
     """
 
     def __init__(
@@ -48,7 +54,9 @@ class ImageRows(TorchDataset[Batch]):
         labels: np.ndarray,
         transform: Transform,
         seed: int = 0,
+        max_pixels: int = MAX_IMAGE_PIXELS,
     ) -> None:
+        self.max_pixels = max_pixels
         self.encoded = encoded.select_columns([column])
         self.column, self.rows, self.labels, self.transform, self.seed = column, rows, labels, transform, seed
 
@@ -60,7 +68,17 @@ class ImageRows(TorchDataset[Batch]):
         random.seed(int(state[0]))
         torch.manual_seed(int(state[1]))
         np.random.seed(state[2])  # timm's policies draw from all three
-        return self.transform(images.decode(self.encoded[int(self.rows[index])][self.column]))
+        return self.transform(self._decode(int(self.rows[index])))
+
+    def _decode(self, row: int) -> Image:
+        try:
+            return images.decode(self.encoded[row][self.column], self.max_pixels)
+        except Exception as error:  # Pillow's decoders raise whatever they like on broken input
+            raise LostImageError(
+                f"row {row} of split {str(self.encoded.split)!r} decoded when the data was checked, and now does not "
+                f"({images.reason(error)}): bring the image back and go on with --resume, or start another run, which "
+                "leaves it out"
+            ) from error
 
     def __getitem__(self, items: Sequence[Item]) -> Batch:
         with isolate_rng(include_cuda=False):  # without workers the model's dropout draws from the same generators
@@ -113,6 +131,7 @@ class ImageDataModule(L.LightningDataModule):
         device_batch_size: Images at a time on a device at most. Training batches then come in `micro_batches` parts,
             and the Trainer must gather as many gradients: give it the callback `finetune.callbacks.Accumulation`.
         balance: Train on each class equally often.
+        max_image_pixels: Larger images are left out before they are decoded.
 
     Raises:
         FinetuneError: The dataset cannot be opened, understood or split; see `finetune.dataset.prepare`.
@@ -140,6 +159,7 @@ class ImageDataModule(L.LightningDataModule):
         max_samples: int | None = None,
         device_batch_size: int | None = None,
         balance: bool = False,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
     ) -> None:
         super().__init__()
         if not isinstance(dataset, LabelledImages):
@@ -152,6 +172,7 @@ class ImageDataModule(L.LightningDataModule):
                 val_fraction=val_fraction,
                 test_fraction=test_fraction,
                 max_samples=max_samples,
+                max_image_pixels=max_image_pixels,
                 seed=seed,
             )
         self.data: LabelledImages = dataset
@@ -256,7 +277,8 @@ class ImageDataModule(L.LightningDataModule):
     def _rows(self, role: str, transform: Transform) -> ImageRows:
         part = self.data.splits.parts[role]
         column = self.data.schema.image_column
-        return ImageRows(self.data.encoded(role), column, part.rows, part.labels, transform, self.seed)
+        encoded, limit = self.data.encoded(role), self.data.max_image_pixels
+        return ImageRows(encoded, column, part.rows, part.labels, transform, self.seed, limit)
 
     def _loader(
         self, rows: ImageRows, batches: TrainBatches | EvalBatches, kind: type[DataLoader[Batch]] = DataLoader

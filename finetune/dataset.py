@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Image
 
-from finetune import images, schema, source, splits
+from finetune import class_names, schema, source, splits
+from finetune.config import MAX_IMAGE_PIXELS
 from finetune.console import log
-from finetune.errors import DatasetError, SchemaError, listing
+from finetune.errors import DatasetError, SchemaError, SplitError, listing
+from finetune.scan import BadImage, scan
 from finetune.schema import DatasetSchema
 from finetune.source import Source
 from finetune.splits import SplitRows, Splits
+
+_REASONS = 5  # that are printed
 
 
 @dataclass(frozen=True)
@@ -27,13 +32,15 @@ class LabelledImages:
         splits: Which image is for what.
         undecodable: By source split, images that were left out because they do not decode.
         unlabelled: By source split, how many images were left out because they have no label.
+        max_image_pixels: Larger images were left out as well.
     """
 
     source: Source
     schema: DatasetSchema
     splits: Splits
-    undecodable: dict[str, list[images.BadImage]] = field(default_factory=dict)
+    undecodable: dict[str, list[BadImage]] = field(default_factory=dict)
     unlabelled: dict[str, int] = field(default_factory=dict)
+    max_image_pixels: int = MAX_IMAGE_PIXELS
 
     def encoded(self, role: str) -> Dataset:
         """The source's split that holds a role's images, which are not decoded yet."""
@@ -59,6 +66,7 @@ def prepare(
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     max_samples: int | None = None,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
     seed: int = 0,
 ) -> LabelledImages:
     """Open a dataset, infer what it holds, leave out what cannot be used, and split the rest.
@@ -71,10 +79,13 @@ def prepare(
         SplitError: It cannot be split.
     """
     opened, inferred, labels = _labels(dataset, dataset_config, revision, image_column, target_column)
-    roles = splits.assign(_labelled(labels), {"train": train_split, "validation": val_split, "test": test_split})
+    asked = {"train": train_split, "validation": val_split, "test": test_split}
+    _check_asked(asked, labels)
+    roles = splits.assign(_labelled(labels), asked)
     rng = np.random.default_rng(seed)
     rows = {name: splits.subset(labels[name], max_samples, rng) for name in roles.values()}
-    bad = {name: images.find_bad(opened.splits[name], inferred.image_column, rows[name].tolist()) for name in rows}
+    column = inferred.image_column
+    bad = {name: _scan(name, opened.splits[name], column, rows[name], max_image_pixels) for name in rows}
     usable = {name: _usable(name, rows[name], bad[name]) for name in rows}
     made = splits.make(labels, usable, roles, inferred.classes, val_fraction, test_fraction, seed)
     unlabelled = {name: int((labels[name] == schema.UNLABELLED).sum()) for name in rows}
@@ -84,6 +95,7 @@ def prepare(
         made,
         {name: found for name, found in bad.items() if found},
         {name: count for name, count in unlabelled.items() if count},
+        max_image_pixels,
     )
     _describe(prepared)
     _describe_classes(prepared)
@@ -99,6 +111,7 @@ def whole_split(
     image_column: str | None = None,
     target_column: str | None = None,
     max_samples: int | None = None,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
     seed: int = 0,
 ) -> LabelledImages:
     """Open a dataset for evaluation only: a whole split of it as our test split, nothing carved.
@@ -111,6 +124,7 @@ def whole_split(
         image_column: Column of the images; inferred when not given.
         target_column: Column of the classes; inferred when not given.
         max_samples: Use at most so many images, drawn by class.
+        max_image_pixels: Leave out larger images.
         seed: Of that draw.
 
     Raises:
@@ -119,9 +133,10 @@ def whole_split(
         SplitError: It has no such split.
     """
     opened, inferred, labels = _labels(dataset, dataset_config, revision, image_column, target_column)
+    _check_asked({"": split}, labels)
     name = splits.to_evaluate(_labelled(labels), split)
     rows = splits.subset(labels[name], max_samples, np.random.default_rng(seed))
-    bad = images.find_bad(opened.splits[name], inferred.image_column, rows.tolist())
+    bad = _scan(name, opened.splits[name], inferred.image_column, rows, max_image_pixels)
     usable = _usable(name, rows, bad)
     part = SplitRows(name, usable, labels[name][usable], whole=len(usable) == len(labels[name]))
     unlabelled = int((labels[name] == schema.UNLABELLED).sum())
@@ -132,6 +147,7 @@ def whole_split(
         Splits({"test": part}, ignored=others),
         {name: bad} if bad else {},
         {name: unlabelled} if unlabelled else {},
+        max_image_pixels,
     )
     _describe(prepared)
     return prepared
@@ -146,6 +162,8 @@ def _labels(
 ) -> tuple[Source, DatasetSchema, dict[str, np.ndarray]]:
     """The opened dataset, what it holds, and the class indices of every split."""
     opened = dataset if isinstance(dataset, Source) else source.load(dataset, dataset_config, revision)
+    if not any(len(split) for split in opened.splits.values()):
+        raise DatasetError(f"the dataset is empty: no row in {listing(opened.splits)}")
     inferred, targets = inspect(opened.splits, image_column, target_column)
     labels = {name: inferred.encode(column) for name, column in targets.items()}
     if not _labelled(labels):
@@ -157,12 +175,33 @@ def _labelled(labels: Mapping[str, np.ndarray]) -> list[str]:
     return [name for name, indices in labels.items() if (indices != schema.UNLABELLED).any()]
 
 
-def _usable(split: str, rows: np.ndarray, bad: Sequence[images.BadImage]) -> np.ndarray:
+def _check_asked(asked: Mapping[str, str | None], labels: Mapping[str, np.ndarray]) -> None:
+    """Say why a split that exists cannot be used, where `splits.assign` would say that there is none."""
+    for name in asked.values():
+        if name is not None and name in labels and name not in _labelled(labels):
+            state = "has no labels" if len(labels[name]) else "is empty"
+            raise SplitError(f"split {name!r} {state}: name another one, of {listing(_labelled(labels))}")
+
+
+def _scan(name: str, split: Dataset, column: str, rows: np.ndarray, max_image_pixels: int) -> list[BadImage]:
+    """The images of a split that do not decode, which are listed; odd ones are mentioned."""
+    found = scan(split, column, rows, max_image_pixels)
+    if found.bad:
+        numbers = listing(image.row for image in found.bad)
+        log.info(f"left out: {len(found.bad)} images of {name!r} that do not decode, rows {numbers}")
+        for line in _reasons(found.bad):
+            log.info(line)
+    if found.animated:
+        log.info(f"{found.animated} images of {name!r} have several frames or pages: the first is used")
+    return found.bad
+
+
+def _usable(split: str, rows: np.ndarray, bad: Sequence[BadImage]) -> np.ndarray:
     """The rows whose images decode."""
     if len(bad) == len(rows):
         raise DatasetError(
             f"no image of the {split!r} split decodes: rows {listing(image.row for image in bad)}. "
-            f"Row {bad[0].row}: {bad[0].reason}"
+            f"Row {bad[0].row}: {bad[0].reason}{f' ({bad[0].path})' if bad[0].path else ''}"
         )
     return np.setdiff1d(rows, [image.row for image in bad])
 
@@ -206,11 +245,23 @@ def _describe(prepared: LabelledImages) -> None:
             origin = f"held out, {100 * carved['fraction']:g}% of {carved['from']}, by class"
         log.info(f"{role}: {len(part.rows)} images ({origin})")
     for name in made.ignored:
-        log.info(f"not used: split {name!r}")
+        log.info(f"not used: split {name!r}{'' if len(prepared.source.splits[name]) else ', which is empty'}")
     for name, count in prepared.unlabelled.items():
         log.info(f"left out: {count} images of {name!r} without a label")
-    for name, bad in prepared.undecodable.items():
-        log.info(f"left out: {len(bad)} images of {name!r} that do not decode, rows {listing(b.row for b in bad)}")
+
+
+def _reasons(bad: Sequence[BadImage]) -> Iterator[str]:
+    """Each reason once, the most frequent first, with one image as an example."""
+    groups: dict[str, list[BadImage]] = {}
+    for image in bad:
+        groups.setdefault(re.sub(r"(?<= )'[^']*[/\\][^']*'|\d+", "...", image.reason), []).append(image)
+    most = sorted(groups.values(), key=len, reverse=True)
+    for images in most[:_REASONS]:
+        first = images[0]
+        example = first.path or f"row {first.row}"
+        yield f"  {len(images)}: {first.reason}{'' if example in first.reason else f' ({example})'}"
+    if len(most) > _REASONS:
+        yield f"  and {len(most) - _REASONS} more reasons: result.json has them all"
 
 
 def _describe_classes(prepared: LabelledImages) -> None:
@@ -219,6 +270,8 @@ def _describe_classes(prepared: LabelledImages) -> None:
     absent = [classes[i] for i in np.flatnonzero(counts == 0)]
     if absent:
         log.info(f"warning: no training image of {listing(absent)}; the model cannot learn these classes")
+    for line in class_names.remarks(classes):
+        log.info(f"warning: {line}")
     present = counts[counts > 0]
     if present.max() > 1.5 * present.min():
         log.info(
@@ -228,7 +281,7 @@ def _describe_classes(prepared: LabelledImages) -> None:
 
 def excluded(prepared: LabelledImages) -> dict[str, Any]:
     """What was left out, as result.json lists it."""
-    rows: Mapping[str, list[images.BadImage]] = prepared.undecodable
+    rows: Mapping[str, list[BadImage]] = prepared.undecodable
     return {
         "undecodable": {name: [{"row": b.row, "reason": b.reason} for b in bad] for name, bad in rows.items()},
         "unlabelled": prepared.unlabelled,

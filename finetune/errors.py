@@ -22,6 +22,14 @@ class DatasetError(FinetuneError, ValueError):
     """The dataset does not exist, cannot be reached or cannot be read."""
 
 
+class LostImageError(DatasetError):
+    """An image that decoded when the data was checked does not any more."""
+
+    def __init__(self, message: str) -> None:
+        # A loader's process hands over the text of its traceback, of which this is the last line.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
 class SchemaError(FinetuneError, ValueError):
     """The dataset's columns do not say what to train on."""
 

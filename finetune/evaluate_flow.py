@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 
 from finetune import calibration, intervals, labels, models, published, schema, source, transforms
 from finetune.callbacks import CollectPredictions
+from finetune.config import MAX_IMAGE_PIXELS
 from finetune.console import log
 from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages, excluded, inspect, whole_split
@@ -110,13 +112,14 @@ def evaluate_model(options: EvaluateOptions) -> Evaluation:
         image_column=options.image_column,
         target_column=options.target_column,
         max_samples=options.max_samples,
+        max_image_pixels=options.max_image_pixels,
     )
     mapping = labels.match(data.schema.classes, model)
     log.info(f"classes: {len(data.schema.classes)} of the model's {mapping.num_outputs} outputs, by {mapping.rule}")
     part = data.splits.parts["test"]
     data_config = models.data_config(model, options.image_size)
     mapped = SplitRows(part.source, part.rows, mapping.outputs[part.labels], part.whole)
-    target = LabelledImages(data.source, data.schema, Splits({"test": mapped}), data.undecodable, data.unlabelled)
+    target = dataclasses.replace(data, splits=Splits({"test": mapped}))
     loader = _loader(target, data_config, options)
     metrics = _scores(model, mapping.num_outputs, loader, options)
     images = published.benchmark(data)
@@ -183,4 +186,5 @@ def _reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
             f"the dataset has changed since the run: split {name!r} had the {expected} images of {role} that "
             f"{folder.splits} names, and now has {len(indices)} images"
         )
-    return LabelledImages(opened, found, Splits({"test": SplitRows(name, rows, indices[rows])}))
+    limit = config.get("max_image_pixels", MAX_IMAGE_PIXELS)  # a run of an earlier version had the default
+    return LabelledImages(opened, found, Splits({"test": SplitRows(name, rows, indices[rows])}), max_image_pixels=limit)

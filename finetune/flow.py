@@ -102,6 +102,7 @@ _DATA = (
     "val_fraction",
     "test_fraction",
     "max_samples",
+    "max_image_pixels",
     "seed",
 )
 

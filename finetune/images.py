@@ -1,41 +1,52 @@
-"""Encoded images of any kind -> upright 8-bit RGB, and the search for those that do not decode."""
+"""Encoded images of any kind -> upright 8-bit RGB."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
+import contextlib
+import importlib
 import re
-import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from io import BytesIO
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Image, config
+from datasets import Image, config
 from PIL import Image as PILImage
-from tqdm.auto import tqdm
+from PIL import UnidentifiedImageError
 
-from finetune.console import interactive, is_main_process
+from finetune import file_kinds
+from finetune.config import MAX_IMAGE_PIXELS
+
+with contextlib.suppress(ImportError):
+    importlib.import_module("pillow_heif.HeifImagePlugin")  # HEIC photos of phones, where the plugin is installed
+
+Encoded = dict[str, Any] | str | PILImage.Image | None
 
 _DECODER = Image()
+_ORIENTATION = 0x0112  # EXIF's tag, and how to turn what it says upright
+_UPRIGHT: dict[Any, PILImage.Transpose] = {
+    2: PILImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PILImage.Transpose.ROTATE_180,
+    4: PILImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PILImage.Transpose.TRANSPOSE,
+    6: PILImage.Transpose.ROTATE_270,
+    7: PILImage.Transpose.TRANSVERSE,
+    8: PILImage.Transpose.ROTATE_90,
+}
+_SIXTEEN_BITS = (np.arange(65536) * (255 / 65535)).round().astype(np.uint8)
+_BLOCK = 2**20  # pixels that are scaled at once
 
 
-@dataclass(frozen=True)
-class BadImage:
-    """An image that does not decode: its row in the source split, and why."""
-
-    row: int
-    reason: str
+class ImageError(OSError):
+    """There is no image that may be decoded; the message says what there is instead, and what to do."""
 
 
-def decode(value: dict[str, Any] | str | PILImage.Image | None) -> PILImage.Image:
+def decode(value: Encoded, max_pixels: int = MAX_IMAGE_PIXELS) -> PILImage.Image:
     """Decode one image.
 
     Args:
         value: What a `datasets.Image(decode=False)` column holds (`bytes`, `path`), or an image.
+        max_pixels: An image of more pixels is refused before it is decoded.
 
     Returns:
         Mode RGB, 8 bits a channel, turned upright by its EXIF orientation; the first frame of an animation. Alpha is
@@ -46,82 +57,99 @@ def decode(value: dict[str, Any] | str | PILImage.Image | None) -> PILImage.Imag
         ValueError: There is no image.
         OSError: It does not decode.
     """
+    with opened(value, max_pixels) as image:
+        return to_rgb(upright(image))
+
+
+@contextlib.contextmanager
+def opened(value: Encoded, max_pixels: int = MAX_IMAGE_PIXELS) -> Iterator[PILImage.Image]:
+    """The first half of `decode`: nothing but the header has been read. The file is closed afterwards."""
+    if PILImage.MAX_IMAGE_PIXELS is not None and max_pixels > PILImage.MAX_IMAGE_PIXELS:
+        PILImage.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own guard, which warns, and from twice as many on refuses
     if value is None:
         raise ValueError("no image")
+    if isinstance(value, PILImage.Image):
+        yield value
+        return
     if isinstance(value, str):
         value = {"path": value, "bytes": None}
-    return to_rgb(_DECODER.decode_example(value))
+    try:
+        image = _open(value)
+    except PILImage.DecompressionBombError as error:
+        raise ImageError(_too_large(str(error).partition(")")[0].rpartition("(")[2], max_pixels)) from error
+    except UnidentifiedImageError as error:
+        kind = file_kinds.describe(_head(value))
+        if kind is None:
+            raise
+        raise ImageError(kind) from error
+    with image:
+        if image.width * image.height > max_pixels:
+            size = f"{image.width} x {image.height} = {image.width * image.height} pixels"
+            raise ImageError(_too_large(size, max_pixels))
+        yield image
+
+
+def _too_large(size: str, max_pixels: int) -> str:
+    return f"{size}, more than the {max_pixels} allowed; to use it raise --max-image-pixels"
+
+
+def _open(value: dict[str, Any]) -> PILImage.Image:
+    path, content = value["path"], value["bytes"]
+    if content is not None:
+        return PILImage.open(BytesIO(content))
+    if path is not None and re.match(r"https?://", path) and not path.startswith(config.HF_ENDPOINT):
+        raise ImageError("a web address and no image: download the images first")
+    if path is None or "://" in path:  # refused, or a file on the Hub or within an archive
+        image: PILImage.Image = _DECODER.decode_example(value)
+        return image
+    return PILImage.open(path)
+
+
+def _head(value: dict[str, Any]) -> bytes:
+    if value["bytes"] is not None:
+        return bytes(value["bytes"][: file_kinds.HEAD])
+    if "://" in value["path"]:
+        return b"?\xff"  # says nothing
+    with open(value["path"], "rb") as file:
+        return file.read(file_kinds.HEAD)
+
+
+def upright(image: PILImage.Image) -> PILImage.Image:
+    """Decode the pixels and turn them. `ImageOps.exif_transpose` would fail where it cannot write damaged EXIF anew."""
+    image.load()
+    turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+    return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: PILImage.Image) -> PILImage.Image:
     """Convert a decoded image of any mode to RGB, see `decode`."""
     if image.mode == "RGB":
         return image
-    if image.mode.startswith(("I", "F")):
+    if image.mode.startswith("I;16"):
         # A dark image of 16 bits is dark, whatever its brightest pixel; the other modes do not say their range.
-        top = 65535 if image.mode.startswith("I;16") else None
-        return PILImage.fromarray(_to_uint8(np.asarray(image), top)).convert("RGB")
+        return PILImage.fromarray(_SIXTEEN_BITS[np.asarray(image)]).convert("RGB")
+    if image.mode.startswith(("I", "F")):
+        return PILImage.fromarray(_to_uint8(np.asarray(image))).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns about a direct conversion, and gives the same colours
     return image.convert("RGB")
 
 
-def _to_uint8(pixels: np.ndarray, top: float | None = None) -> np.ndarray:
-    """Greys up to about `top` -> uint8: 0 to 1 and 16 bits are scaled by their full range, 8 bits stay as they are."""
-    pixels = np.nan_to_num(pixels.astype(np.float64))
-    top = pixels.max(initial=0) if top is None else top
+def _to_uint8(pixels: np.ndarray) -> np.ndarray:
+    """Greys `[H, W]` -> uint8: 0 to 1 and 16 bits are scaled by their full range, 8 bits stay as they are."""
+    blocks = np.array_split(pixels, max(1, pixels.size // _BLOCK))  # float64 of the whole would be 8 times the memory
+    top = max(np.nan_to_num(block.astype(np.float64)).max(initial=0) for block in blocks)
     if top <= 1:
         scale = 255.0
     elif top <= 255:
         scale = 1.0
     else:
         scale = 255 / 65535 if top <= 65535 else 255 / top
-    return (pixels * scale).clip(0, 255).round().astype(np.uint8)
+    scaled = (np.nan_to_num(block.astype(np.float64)) * scale for block in blocks)
+    return np.concatenate([block.clip(0, 255).round().astype(np.uint8) for block in scaled])
 
 
-def find_bad(dataset: Dataset, column: str, rows: Sequence[int]) -> list[BadImage]:
-    """Decode every image once, in parallel, and report those that fail; the answer is cached.
-
-    Args:
-        dataset: A split.
-        column: Its images.
-        rows: Which of its rows to look at.
-
-    Returns:
-        The bad ones, by row.
-    """
-    cache = _cache_file(dataset, column, rows)
-    if cache.is_file():
-        return [BadImage(**entry) for entry in json.loads(cache.read_text(encoding="utf-8"))]
-    encoded = dataset.cast_column(column, Image(decode=False))
-    bad = sorted(_scan(encoded, column, rows), key=lambda image: image.row)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cache.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps([asdict(image) for image in bad]), encoding="utf-8")
-    temporary.replace(cache)
-    return bad
-
-
-def _scan(encoded: Dataset, column: str, rows: Sequence[int]) -> Iterator[BadImage]:
-    def check(row: int) -> BadImage | None:
-        # Rows are read from an Arrow table and Pillow decodes outside the interpreter's lock: threads are enough.
-        try:
-            decode(encoded[row][column])
-        except Exception as error:  # Pillow's decoders raise whatever they like on broken input
-            reason = re.sub(r" <\S+ object at 0x\w+>", "", " ".join(str(error).split()))
-            return BadImage(row, f"{type(error).__name__}: {reason[:200]}")
-        return None
-
-    quiet = not (interactive() and is_main_process())
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
-        rows = [int(row) for row in rows]
-        for bad in tqdm(pool.map(check, rows), total=len(rows), desc="checking images", disable=quiet, leave=False):
-            if bad is not None:
-                yield bad
-
-
-def _cache_file(dataset: Dataset, column: str, rows: Sequence[int]) -> Path:
-    key = hashlib.sha256(f"{dataset._fingerprint} {column} ".encode())
-    key.update(np.asarray(rows, dtype=np.int64).tobytes())
-    return Path(config.HF_DATASETS_CACHE) / "finetune-checked-images" / f"{key.hexdigest()[:32]}.json"
+def reason(error: Exception) -> str:
+    """Why an image does not decode, in one line that repeats from run to run."""
+    text = re.sub(r" <\S+ object at 0x\w+>", "", " ".join(str(error).split()))[:200]
+    return text if isinstance(error, ImageError) else f"{type(error).__name__}: {text}"

@@ -117,13 +117,22 @@ def infer(
     target_column = target_column or _find_target(features, image_column)
     kind = _target_kind(features[target_column])
     if kind is None:
-        raise SchemaError(
-            f"column {target_column!r} has type {_type_name(features[target_column])}; expected one class per image: a "
-            "ClassLabel, an integer, a boolean or a string. Name another column by --target-column"
-        )
+        raise _wrong_target(target_column, features[target_column])
     names = tuple(features[target_column].names) if kind == "class-label" else ()
     values = tuple(range(len(names)))
     return DatasetSchema("image-classification", image_column, target_column, kind, names, values)
+
+
+def _wrong_target(column: str, feature: Any) -> SchemaError:
+    pandas = "If missing values made floats of integers, as in pandas, write astype('Int64'). "
+    return SchemaError(
+        f"column {column!r} has type {_type_name(feature)}; expected one class per image: a ClassLabel, an integer, a "
+        f"boolean or a string. {pandas if _is_float(feature) else ''}Name another column by --target-column"
+    )
+
+
+def _is_float(feature: Any) -> bool:
+    return isinstance(feature, Value) and feature.dtype.startswith("float")
 
 
 def _is_image(feature: Any) -> bool:
@@ -141,6 +150,9 @@ def _find_image(features: Mapping[str, Any]) -> str:
     found = [name for name, feature in features.items() if _is_image(feature)]
     if len(found) == 1:
         return found[0]
+    videos = [name for name, feature in features.items() if type(feature).__name__ == "Video"]
+    if not found and videos:
+        raise SchemaError(f"this is a dataset of videos (column {videos[0]!r}): save frames of them as images first")
     if not found:
         raise SchemaError(
             f"no image column among {listing(features)}: name the column of encoded images or paths by --image-column"
@@ -160,6 +172,9 @@ def _find_target(features: Mapping[str, Any], image_column: str) -> str:
             raise SchemaError(
                 f"{len(candidates)} columns could hold the classes ({listing(candidates)}): pick one by --target-column"
             )
+    fractions = [name for name, feature in others.items() if name.lower() in TARGET_NAMES and _is_float(feature)]
+    if fractions:
+        raise _wrong_target(fractions[0], others[fractions[0]])
     raise SchemaError(
         f"no column holds classes: columns are {', '.join(f'{n} ({_type_name(f)})' for n, f in features.items())}. In "
         "a folder of images put each class into a folder of its own; else name the column by --target-column"

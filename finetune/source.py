@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, HfApi, constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
+from finetune import image_folder
 from finetune.console import log
 from finetune.errors import DatasetError, suggest
 from finetune.sample import digits
@@ -107,8 +108,22 @@ def _from_path(path: Path, config: str | None) -> Source:
         raise DatasetError(
             f"{path} holds no files; expected a folder of images (one folder a class) or of parquet files"
         )
-    splits = _read(str(path), lambda: datasets.load_dataset(str(path), name=config))
+    splits = None if config or _declares_files(path) else image_folder.read(path)
+    splits = splits or _read(str(path), lambda: datasets.load_dataset(str(path), name=config))
     return Source(splits, path.name, config=config, license=_card_license(path))
+
+
+def _declares_files(folder: Path) -> bool:
+    """Whether the folder's card says which files are the dataset, or is broken; `datasets` reads both, or complains."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return False
+    try:
+        return DatasetCard.load(card).data.get("configs") is not None
+    except yaml.YAMLError:
+        return True
+    except ValueError:  # a README without metadata
+        return False
 
 
 def _card_license(folder: Path) -> str | None:

@@ -27,7 +27,10 @@ def evaluation(data_config: Mapping[str, Any]) -> Transform:
     Returns:
         PIL RGB -> float32 `[3, H, W]`, normalised.
     """
-    return _typed(create_transform(**data_config, is_training=False))
+    transform = create_transform(**data_config, is_training=False)
+    if data_config.get("crop_mode", "center") != "center":  # the others do not enlarge the long side
+        return _typed(transform)
+    return _typed(v2.Compose([_CutLong(), *transform.transforms]))
 
 
 def paper(data_config: Mapping[str, Any]) -> Transform:
@@ -48,6 +51,21 @@ def paper(data_config: Mapping[str, Any]) -> Transform:
         v2.Normalize(mean=list(data_config["mean"]), std=list(data_config["std"])),
     ]
     return _typed(v2.Compose(steps))
+
+
+class _CutLong:
+    """PIL -> PIL: the middle of an image that is more than `longest` times as long as wide, others as they are.
+
+    Resizing would make the short side as long as the input, of 1 x 10,000 pixels two gigabytes, and keep the middle.
+    """
+
+    longest = 100
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        limit = self.longest * min(width, height)
+        left, top = max(0, width - limit) // 2, max(0, height - limit) // 2  # as much from both ends
+        return image.crop((left, top, width - left, height - top)) if left or top else image
 
 
 class _AuthorsCentreCrop:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from finetune.config import AUTO, INFERRED, NONE, OWN, valid_devices
+from finetune.config import AUTO, INFERRED, MAX_IMAGE_PIXELS, NONE, OWN, valid_devices
 from finetune.errors import ConfigError
 
 Protocol = Literal["timm", "paper"]
@@ -46,6 +46,8 @@ class EvaluateOptions:
     """Column that holds the classes."""
     max_samples: Annotated[int | None, NONE] = None
     """Use at most so many images, drawn by class, for a quick try."""
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    """Leave out images of more pixels before they are decoded."""
     accelerator: str = "auto"
     """auto, cpu, gpu, mps, ..."""
     devices: str = "1"
@@ -63,7 +65,7 @@ class EvaluateOptions:
         Raises:
             ConfigError: Every problem found, at once.
         """
-        least = {"image_size": 1, "max_samples": 1, "batch_size": 1, "workers": 0}
+        least = {"image_size": 1, "max_samples": 1, "max_image_pixels": 1, "batch_size": 1, "workers": 0}
         values = {name: getattr(self, name) for name in least}
         problems = [
             f"--{name.replace('_', '-')} must be at least {least[name]}, got {value}"

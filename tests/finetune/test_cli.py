@@ -93,6 +93,7 @@ VALUES = {
     "val_fraction": 0.2,
     "test_fraction": 0.3,
     "max_samples": 100,
+    "max_image_pixels": 10**9,
     "image_size": 64,
     "drop_path": 0.1,
     "interpolation": "bicubic",

@@ -91,6 +91,7 @@ BELOW_ONE = math.nextafter(1, 0)
         ("val_fraction", [0, -0.1, 0.51, 1], [0.01, 0.5], "above 0 and at most 0.5"),
         ("test_fraction", [0, -0.1, 0.51, 1], [0.01, 0.5], "above 0 and at most 0.5"),
         ("max_samples", [0, -3], [1, 10**9], "at least 1"),
+        ("max_image_pixels", [0, -1], [1, 10**12], "at least 1"),
         ("image_size", [0, -32, 8193], [1, 32, 8192], "at least 1 and at most 8192"),
         ("drop_path", [-0.1, 1, BELOW_ONE], [0, 0.1, 0.99], "at least 0 and at most 0.99"),
         ("epochs", [0, -1], [1, 1000], "at least 1"),

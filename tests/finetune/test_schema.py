@@ -101,7 +101,7 @@ def test_named_columns_win(features, options, expected):
         (
             {"image": Image(), "label": Value("float64")},
             {},
-            r"no column holds classes: .*label \(float64\).*--target-column",
+            r"column 'label' has type float64; .*astype\('Int64'\).*--target-column",
         ),
         ({"label": PETS, "id": Value("int64")}, {}, r"no image column among label, id: .*--image-column"),
         ({"left": Image(), "right": Image(), "label": PETS}, {}, r"2 image columns \(left, right\): .*--image-column"),

@@ -19,6 +19,7 @@ from finetune import images, source
 from finetune.dataset import excluded, prepare
 from finetune.errors import DatasetError, SchemaError, SplitError
 from finetune.sample import digits
+from finetune.scan import Scan
 
 NAMES = ["ant", "bee", "cow"]
 
@@ -416,7 +417,7 @@ def test_the_number_of_images_is_limited_by_split_and_class(caplog):
 
 def test_only_the_images_that_are_used_are_looked_at(monkeypatch):
     looked_at = []
-    monkeypatch.setattr(dataset_module.images, "find_bad", lambda split, column, rows: looked_at.extend(rows) or [])
+    monkeypatch.setattr(dataset_module, "scan", lambda split, column, rows, limit: looked_at.extend(rows) or Scan([]))
     prepare(table(300), max_samples=60)
     assert len(looked_at) == 60
 

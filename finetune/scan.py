@@ -1,0 +1,179 @@
+"""The search for images that do not decode: all of them, once, before anything is trained on them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Image, config
+from tqdm.auto import tqdm
+
+from finetune import images
+from finetune.config import MAX_IMAGE_PIXELS
+from finetune.console import interactive, is_main_process
+
+_PIXELS_AT_ONCE = 2**27  # over all threads; with a converted copy of them about 1 GB
+_CHUNK = 64  # images that a thread looks at in one go
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """An image that does not decode.
+
+    Attributes:
+        row: In the source's split.
+        reason: Why.
+        path: Its file, where it has one of its own.
+    """
+
+    row: int
+    reason: str
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was found.
+
+    Attributes:
+        bad: Images that do not decode, by row.
+        animated: How many of the others have several frames or pages.
+    """
+
+    bad: list[BadImage]
+    animated: int = 0
+
+
+def scan(dataset: Dataset, column: str, rows: Sequence[int] | np.ndarray, max_pixels: int = MAX_IMAGE_PIXELS) -> Scan:
+    """Decode every image once, in parallel; the answer is cached.
+
+    However many threads there are, at most `_PIXELS_AT_ONCE` pixels are decoded at a time (or a single larger image).
+
+    Args:
+        dataset: A split.
+        column: Its images.
+        rows: Which of its rows to look at.
+        max_pixels: Larger images count as bad, without being decoded.
+    """
+    looked_at = np.asarray(rows, dtype=np.int64)
+    cache = _cache_file(dataset, column, looked_at, max_pixels)
+    if cache.is_file():
+        entry = json.loads(cache.read_text(encoding="utf-8"))
+        return Scan([BadImage(**image) for image in entry["bad"]], entry["animated"])
+    found = _scan(dataset.cast_column(column, Image(decode=False)), column, looked_at, max_pixels)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    temporary = cache.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(asdict(found)), encoding="utf-8")
+    temporary.replace(cache)
+    return found
+
+
+def _scan(encoded: Dataset, column: str, rows: np.ndarray, max_pixels: int) -> Scan:
+    gate = _Gate(_PIXELS_AT_ONCE)
+
+    def look(chunk: np.ndarray) -> Scan:
+        # Rows are read from an Arrow table and Pillow decodes outside the interpreter's lock: threads are enough.
+        bad, animated = [], 0
+        for row in chunk.tolist():
+            value = encoded[row][column]
+            try:
+                animated += _decodes(value, max_pixels, gate)
+            except Exception as error:  # Pillow's decoders raise whatever they like on broken input
+                bad.append(BadImage(row, images.reason(error), _path(value)))
+        return Scan(bad, animated)
+
+    quiet = not (interactive() and is_main_process())
+    chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
+    found = Scan([])
+    with (
+        warnings.catch_warnings(),
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(rows), desc="checking images", disable=quiet, leave=False) as progress,
+    ):
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
+        for chunk, part in zip(chunks, pool.map(look, chunks), strict=True):
+            found = Scan(found.bad + part.bad, found.animated + part.animated)
+            progress.update(len(chunk))
+    return Scan(sorted(found.bad, key=lambda image: image.row), found.animated)
+
+
+def _decodes(value: images.Encoded, max_pixels: int, gate: _Gate) -> bool:
+    """Decode an image as training will; whether it has several frames."""
+    with images.opened(value, max_pixels) as image, gate.of(image.width * image.height):
+        images.to_rgb(images.upright(image))
+        with contextlib.suppress(Exception):  # the frames after the first may be damaged
+            # A phone's MPO is a photo with its depth or preview.
+            return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    return False
+
+
+class _Gate:
+    """Holds threads back while others decode too many pixels; one image is always let through."""
+
+    def __init__(self, pixels: int) -> None:
+        self.limit = self.free = pixels
+        self.changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def of(self, pixels: int) -> Iterator[None]:
+        """While so many pixels are decoded."""
+        pixels = min(pixels, self.limit)
+        with self.changed:
+            self.changed.wait_for(lambda: self.free >= pixels)
+            self.free -= pixels
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.free += pixels
+                self.changed.notify_all()
+
+
+def _path(value: Any) -> str | None:
+    return value["path"] if isinstance(value, dict) and value["bytes"] is None else None
+
+
+def _cache_file(dataset: Dataset, column: str, rows: np.ndarray, max_pixels: int) -> Path:
+    reader = f"Pillow {PIL.__version__} {importlib.util.find_spec('pillow_heif') is not None}"
+    key = hashlib.sha256(f"{dataset._fingerprint} {column} {max_pixels} {reader} ".encode())
+    key.update(rows.tobytes())
+    for path in _files(dataset, column, rows):
+        key.update(_state(path))
+    return Path(config.HF_DATASETS_CACHE) / "finetune-checked-images" / f"{key.hexdigest()[:32]}.json"
+
+
+def _files(dataset: Dataset, column: str, rows: np.ndarray) -> Iterator[str]:
+    """Paths of the images that the dataset does not hold itself; their bytes are not in its fingerprint."""
+    values = dataset.data.column(column)
+    paths = values
+    if pa.types.is_struct(values.type):
+        embedded = pc.is_valid(pc.struct_field(values, "bytes"))
+        paths = pc.if_else(embedded, None, pc.struct_field(values, "path"))
+    if not (pa.types.is_string(paths.type) or pa.types.is_large_string(paths.type)) or paths.null_count == len(paths):
+        return
+    indices = rows if dataset._indices is None else dataset._indices.column(0).to_numpy()[rows]
+    for path in paths.take(indices).to_pylist():
+        if path is not None and "://" not in path:
+            yield path
+
+
+def _state(path: str) -> bytes:
+    try:
+        state = os.stat(path)
+    except OSError:
+        return b"absent "
+    return f"{state.st_size} {state.st_mtime_ns} ".encode()
