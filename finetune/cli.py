@@ -20,7 +20,7 @@ from finetune import console, recipes
 from finetune.config import GROUPS, NONE, RESUME_AUTO, RunConfig, RunOptions, flag
 from finetune.errors import ConfigError, FinetuneError, Stopped, suggest
 from finetune.imagenet.options import PrepareOptions
-from finetune.verbs import EvaluateOptions, PredictOptions
+from finetune.verbs import EvaluateOptions, ExportOptions, PredictOptions
 
 T = TypeVar("T")
 
@@ -113,6 +113,16 @@ def predict(argv: Sequence[str]) -> None:
     predict_flow.write(options)
 
 
+def export(argv: Sequence[str]) -> None:
+    """`python -m finetune export RUN|MODEL ...`."""
+    options = parse(ExportOptions, argv, prog=f"{PROG} export")
+    options.check()
+    console.set_up(sys.stdout)
+    from finetune import onnx_export
+
+    onnx_export.export(options)
+
+
 def prepare_imagenet(argv: Sequence[str]) -> None:
     """`python -m finetune prepare-imagenet --tars DIR --output DIR ...`."""
     options = parse(PrepareOptions, argv, prog=f"{PROG} prepare-imagenet")
@@ -135,6 +145,7 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "export": export,
     "prepare-imagenet": prepare_imagenet,
 }
 

@@ -10,7 +10,7 @@ import timm.optim
 from torch import nn
 
 import cards
-from finetune import export, models, resume, runfolder, training
+from finetune import certify, export, models, resume, runfolder, training
 from finetune.config import RunConfig
 from finetune.console import is_main_process, log
 from finetune.datamodule import ImageDataModule
@@ -56,6 +56,8 @@ def run(config: RunConfig) -> RunResult:
     if is_main_process():
         export.save(model, folder.model, data.schema.classes, data_config)
         result.save(folder.result)
+        certify.write_inputs(folder.verify, model, data, loader.eval_transform)
+        certify.certify(folder.path)
         cards.build(folder.path)
         log.info(table(result))
     return result

@@ -15,6 +15,7 @@ Protocol = Literal["timm", "paper"]
 
 _DATASET = tyro.conf.arg(metavar="NAME|PATH", help_behavior_hint="(default: the run's own)")
 _STDOUT = tyro.conf.arg(help_behavior_hint="(default: standard output)")
+_IN_MODEL = tyro.conf.arg(help_behavior_hint="(default: RUN/model/model.onnx)")
 _SPLIT = tyro.conf.arg(help_behavior_hint="(default: test, else validation)")
 
 
@@ -137,6 +138,32 @@ class PredictOptions:
             problems += [f"{flags}: only with --dataset"] if flags else []
         if self.output is not None:
             problems += output_problems(self.output)
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Write a run's model in another form, and compare its outputs with the model's on real test images.
+
+    onnx: a dynamic batch; the metadata say how to prepare an image, the classes and the temperature. Nothing is written
+    when onnxruntime's logits differ.
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|MODEL")]
+    """Run folder, or a model's folder."""
+    format: Literal["onnx"] = "onnx"
+    """The only one so far."""
+    output: Annotated[Path | None, _IN_MODEL] = None
+    """File to write."""
+
+    def check(self) -> None:
+        """Raise for what can be known to be wrong before anything is read.
+
+        Raises:
+            ConfigError: The file cannot be written.
+        """
+        problems = output_problems(self.output) if self.output else []
         if problems:
             raise ConfigError("; ".join(problems))
 
