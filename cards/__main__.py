@@ -1,4 +1,4 @@
-"""`python -m cards build RUN`."""
+"""`python -m cards build RUN`, `python -m cards verify DIR`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cards import CardError, build
+from cards import CardError, build, certificate, verify
+from cards.verify import lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,13 +17,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("build", help="write model/README.md of a run from its result.json")
     verb.add_argument("run", type=Path, help="run folder")
+    verb = verbs.add_parser("verify", help="write model/verify.json: other libraries load the model with equal outputs")
+    verb.add_argument("folder", type=Path, help="run folder, or its model/")
     arguments = parser.parse_args(argv)
     try:
-        print(build(arguments.run))
+        if arguments.verb == "verify":
+            _verify(arguments.folder)
+        else:
+            print(build(arguments.run))
     except CardError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _verify(folder: Path) -> None:
+    for line in lines(verify(folder)):
+        print(line)
+    certificate.check(folder if (folder / "config.json").is_file() else folder / "model")
 
 
 if __name__ == "__main__":

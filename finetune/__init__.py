@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from finetune.evaluate_flow import evaluate
     from finetune.evaluation import Evaluation
     from finetune.flow import run
+    from finetune.predict_flow import predict
     from finetune.predictor import Prediction, Predictor
     from finetune.result import RunResult
     from finetune.tasks import TASKS, ImageClassificationTask
-    from finetune.verbs import EvaluateOptions
+    from finetune.verbs import EvaluateOptions, PredictOptions
 
 _HOMES = {
     "RunConfig": "finetune.config",
@@ -29,6 +30,8 @@ _HOMES = {
     "EvaluateOptions": "finetune.verbs",
     "Evaluation": "finetune.evaluation",
     "evaluate": "finetune.evaluate_flow",
+    "PredictOptions": "finetune.verbs",
+    "predict": "finetune.predict_flow",
     "Prediction": "finetune.predictor",
     "Predictor": "finetune.predictor",
     "RunResult": "finetune.result",
@@ -44,11 +47,13 @@ __all__ = [
     "FinetuneError",
     "ImageClassificationTask",
     "ImageDataModule",
+    "PredictOptions",
     "Prediction",
     "Predictor",
     "RunConfig",
     "RunResult",
     "evaluate",
+    "predict",
     "run",
 ]
 

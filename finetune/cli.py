@@ -20,7 +20,7 @@ from finetune import console, recipes
 from finetune.config import GROUPS, NONE, RESUME_AUTO, RunConfig, RunOptions, flag
 from finetune.errors import ConfigError, FinetuneError, suggest
 from finetune.imagenet.options import PrepareOptions
-from finetune.verbs import EvaluateOptions
+from finetune.verbs import EvaluateOptions, ExportOptions, PredictOptions
 
 T = TypeVar("T")
 
@@ -103,6 +103,26 @@ def evaluate(argv: Sequence[str]) -> None:
     evaluation.report(evaluate_flow.evaluate(options), as_json=options.json)
 
 
+def predict(argv: Sequence[str]) -> None:
+    """`python -m finetune predict RUN|MODEL PATHS ...`."""
+    options = parse(PredictOptions, argv, prog=f"{PROG} predict")
+    options.check()
+    console.set_up(sys.stderr)
+    from finetune import predict_flow
+
+    predict_flow.write(options)
+
+
+def export(argv: Sequence[str]) -> None:
+    """`python -m finetune export RUN|MODEL ...`."""
+    options = parse(ExportOptions, argv, prog=f"{PROG} export")
+    options.check()
+    console.set_up(sys.stdout)
+    from finetune import onnx_export
+
+    onnx_export.export(options)
+
+
 def prepare_imagenet(argv: Sequence[str]) -> None:
     """`python -m finetune prepare-imagenet --tars DIR --output DIR ...`."""
     options = parse(PrepareOptions, argv, prog=f"{PROG} prepare-imagenet")
@@ -124,6 +144,8 @@ def prepare_imagenet(argv: Sequence[str]) -> None:
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
     "prepare-imagenet": prepare_imagenet,
 }
 

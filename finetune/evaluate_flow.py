@@ -57,7 +57,7 @@ def evaluate_run(options: EvaluateOptions) -> Evaluation:
     split = options.split or "test"
     if split not in ROLES:
         raise RunFolderError(f"--split must be one of {', '.join(ROLES)}, got {split!r}")
-    data = _reopen(folder, result, split)
+    data = reopen(folder, result, split)
     model = timm.create_model(f"local-dir:{folder.model}", pretrained=True)
     loader = _loader(data, models.data_config(model), options)
     collector = CollectPredictions()
@@ -165,8 +165,12 @@ def _scores(
     return task.exact
 
 
-def _reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
-    """The run's dataset, with the images of `role` as its test split."""
+def reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
+    """The run's dataset, with the images of `role` as its test split.
+
+    Raises:
+        DatasetError: The dataset is gone, was in memory, or has changed since.
+    """
     config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     if config["dataset"] is None:
         raise DatasetError(f"the run in {folder.path} was made from a dataset in memory: it cannot be opened again")

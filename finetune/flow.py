@@ -12,6 +12,7 @@ from torch import nn
 import cards
 from finetune import (
     assessment,
+    certify,
     export,
     features,
     figures,
@@ -80,7 +81,9 @@ def run(config: RunConfig) -> RunResult:
         temperature = result.evaluation.get("calibration", {}).get("temperature")
         export.save(model, folder.model, data.schema.classes, data_config, temperature)
         result.save(folder.result)
+        certify.write_inputs(folder.verify, model, data, images.eval_transform)
         result = figures.add(result, session.predictions["test"], data, folder)
+        certify.certify(folder.path)
         cards.build(folder.path)
         log.info(table(result))
     return result

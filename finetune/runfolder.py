@@ -85,6 +85,11 @@ class RunFolder:
         """The exported model."""
         return self.path / "model"
 
+    @property
+    def verify(self) -> Path:
+        """Test images and the live model's logits of them, which the certificate is made from."""
+        return self.path / "verify"
+
     def create(self, config: RunConfig, splits: Splits) -> None:
         """Make the folder and write what is known before training; in the first process only."""
         if not is_main_process():

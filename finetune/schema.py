@@ -135,6 +135,24 @@ def _is_float(feature: Any) -> bool:
     return isinstance(feature, Value) and feature.dtype.startswith("float")
 
 
+def find_image_column(features: Mapping[str, Any], name: str | None = None) -> str:
+    """The column of the images, where no labels are asked for.
+
+    Args:
+        features: Of the dataset.
+        name: The column, where the caller knows it.
+
+    Raises:
+        SchemaError: No or several candidate columns, or one that holds no images.
+    """
+    if name is None:
+        return _find_image(features)
+    if name not in features or not _may_hold_images(features[name]):
+        hint = suggest(name, features) if name not in features else ""
+        raise SchemaError(f"--image-column: no column {name!r} of images{hint or '.'} Columns: {listing(features)}")
+    return name
+
+
 def _is_image(feature: Any) -> bool:
     # Parquet written without the datasets library has images as plain structs.
     return isinstance(feature, Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -13,6 +14,8 @@ from finetune.errors import ConfigError
 Protocol = Literal["timm", "paper"]
 
 _DATASET = tyro.conf.arg(metavar="NAME|PATH", help_behavior_hint="(default: the run's own)")
+_STDOUT = tyro.conf.arg(help_behavior_hint="(default: standard output)")
+_IN_MODEL = tyro.conf.arg(help_behavior_hint="(default: RUN/model/model.onnx)")
 _SPLIT = tyro.conf.arg(help_behavior_hint="(default: test, else validation)")
 
 
@@ -66,12 +69,7 @@ class EvaluateOptions:
             ConfigError: Every problem found, at once.
         """
         least = {"image_size": 1, "max_samples": 1, "max_image_pixels": 1, "batch_size": 1, "workers": 0}
-        values = {name: getattr(self, name) for name in least}
-        problems = [
-            f"--{name.replace('_', '-')} must be at least {least[name]}, got {value}"
-            for name, value in values.items()
-            if value is not None and value < least[name]
-        ]
+        problems = _too_small(self, least)
         if not valid_devices(self.devices):
             problems.append(f"--devices must be auto, a number such as 2, or indices such as 0,3, got {self.devices!r}")
         if self.dataset is None:
@@ -83,3 +81,108 @@ class EvaluateOptions:
                 problems.append(f"{flags}: only with --dataset, for a run is evaluated as it was made")
         if problems:
             raise ConfigError("; ".join(problems))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """Classify images: names and calibrated probabilities, one line for each image as soon as its batch is done.
+
+    Preprocessing and arithmetic are those of the evaluation. What cannot be read is reported, on standard error and as
+    an entry with `error`; the rest goes on.
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|MODEL")]
+    """Run or model folder, or a model: timm name, hf-hub:OWNER/NAME or local-dir:PATH."""
+    paths: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATHS")] = ()
+    """Image files, folders (with the folders in them), or patterns such as 'photos/**/*.jpg'."""
+    dataset: Annotated[str | None, NONE] = None
+    """In place of PATHS: a dataset as train takes it; it needs no labels."""
+    split: Annotated[str | None, NONE] = None
+    """Split of --dataset; of a RUN without --dataset: test, validation or train, as in its splits.json."""
+    dataset_config: Annotated[str | None, NONE] = None
+    """Configuration of a Hub dataset that has several."""
+    revision: Annotated[str | None, NONE] = None
+    """Branch, tag or commit of a Hub dataset."""
+    image_column: Annotated[str | None, INFERRED] = None
+    """Column that holds the images."""
+    top_k: int = 5
+    """Most probable classes to name."""
+    min_confidence: float = 0.0
+    """Abstain (label null) where the most probable class is less probable."""
+    format: Literal["json", "csv"] = "json"
+    """json: one object a line; csv."""
+    output: Annotated[Path | None, _STDOUT] = None
+    """File to write; it appears when everything is done."""
+    accelerator: str = "auto"
+    """auto, cpu, gpu, mps."""
+    precision: Literal["32", "bf16"] = "32"
+    """bf16 is faster where the hardware has it; probabilities then differ in the second or third digit."""
+    batch_size: int = 64
+    """Images per batch."""
+    workers: Annotated[int | None, AUTO] = None
+    """Processes that decode images; chosen from the cores at hand."""
+
+    def check(self) -> None:
+        """Raise for what can be known to be wrong before anything is read.
+
+        Raises:
+            ConfigError: Every problem found, at once.
+        """
+        problems = _too_small(self, {"top_k": 1, "batch_size": 1, "workers": 0})
+        if not 0 <= self.min_confidence <= 1:
+            problems.append(f"--min-confidence must be at least 0 and at most 1, got {self.min_confidence}")
+        if self.paths and (self.dataset or self.split):
+            problems.append("expected either PATHS or --dataset and --split, got both")
+        elif not (self.paths or self.dataset or self.split):
+            problems.append("PATHS must be given, or --dataset, or of a RUN --split: what shall be classified?")
+        if self.dataset is None:
+            of_dataset = [name for name in ("dataset_config", "revision", "image_column") if getattr(self, name)]
+            flags = ", ".join("--" + name.replace("_", "-") for name in of_dataset)
+            problems += [f"{flags}: only with --dataset"] if flags else []
+        if self.output is not None:
+            problems += output_problems(self.output)
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Write a run's model in another form, and compare its outputs with the model's on real test images.
+
+    onnx: a dynamic batch; the metadata say how to prepare an image, the classes and the temperature. Nothing is written
+    when onnxruntime's logits differ.
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|MODEL")]
+    """Run folder, or a model's folder."""
+    format: Literal["onnx"] = "onnx"
+    """The only one so far."""
+    output: Annotated[Path | None, _IN_MODEL] = None
+    """File to write."""
+
+    def check(self) -> None:
+        """Raise for what can be known to be wrong before anything is read.
+
+        Raises:
+            ConfigError: The file cannot be written.
+        """
+        problems = output_problems(self.output) if self.output else []
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+
+def output_problems(path: Path) -> list[str]:
+    """Why a file cannot be written, as far as can be known before."""
+    if path.is_dir():
+        return [f"--output {path} is a folder: give a file's name"]
+    folder = path.expanduser().absolute().parent
+    return [] if folder.is_dir() else [f"--output {path}: there is no folder {folder}"]
+
+
+def _too_small(options: object, least: dict[str, int]) -> list[str]:
+    values = {name: getattr(options, name) for name in least}
+    return [
+        f"--{name.replace('_', '-')} must be at least {least[name]}, got {value}"
+        for name, value in values.items()
+        if value is not None and value < least[name]
+    ]

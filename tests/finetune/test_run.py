@@ -61,6 +61,8 @@ def test_run_folder_is_as_designed(digits_run):
         "model/figures/reliability.png",
         "model/figures/mistakes.png",
         "model/figures/per_class.csv",
+        "verify/inputs.safetensors",
+        *(f"verify/images/{number:03}.png" for number in range(32)),
     }
     config = yaml.safe_load((digits_run / "config.yaml").read_text())
     assert (config["dataset"], config["model"], config["epochs"], config["lr"]) == ("digits", "resnest14d", 2, 2e-3)

@@ -1,0 +1,199 @@
+"""What predict reads: paths, folders, globs or a dataset's split -> batches of prepared images, in order."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import signal
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from datasets import Dataset, Image
+from PIL import Image as PILImage
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from finetune import images, schema, source
+from finetune.console import log
+from finetune.datamodule import default_workers
+from finetune.errors import DatasetError, SplitError, suggest
+from finetune.transforms import Transform
+
+
+class Batch(NamedTuple):
+    """Some consecutive images of the input.
+
+    Attributes:
+        rows: Places in the input of those that could be read.
+        pixels: float32 `[len(rows), 3, H, W]`.
+        problems: Place in the input, and reason, of each that could not.
+    """
+
+    rows: list[int]
+    pixels: Tensor
+    problems: list[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Images to classify.
+
+    Attributes:
+        names: What to call each, as columns of the output.
+        values: For each, what `finetune.images.decode` takes, or the error that says why there is none.
+    """
+
+    names: Sequence[dict[str, Any]]
+    values: Sequence[Any]
+
+
+def from_paths(patterns: Sequence[str]) -> Inputs:
+    """Files as they are named, the images in folders and below by name, and what globs match.
+
+    A path at which there is nothing, and a folder without images, become entries that cannot be read.
+    """
+    names, values = [], []
+    for pattern in patterns:
+        for path, problem in _expand(pattern):
+            names.append({"image": path})
+            values.append(DatasetError(problem) if problem else os.path.abspath(path))
+    return Inputs(names, values)
+
+
+def _expand(pattern: str) -> Iterator[tuple[str, str | None]]:
+    """Paths that a user's word stands for, each with what is wrong with it."""
+    path = os.path.expanduser(pattern)
+    matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+    if not matches:
+        yield pattern, "nothing matches" if glob.has_magic(path) else "no such file or folder"
+    for match in matches:
+        if not os.path.isdir(match):
+            yield match, None
+        elif len(matches) == 1 or "**" not in path:  # what is below a match of `**` is a match itself
+            yield from _below(match)
+
+
+def _below(folder: str) -> Iterator[tuple[str, str | None]]:
+    """Images in a folder and its folders, by their names; hidden files are none."""
+    known = set(PILImage.registered_extensions())
+    found, others = [], 0
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        shown = [name for name in files if not name.startswith(".")]
+        pictures = [name for name in shown if os.path.splitext(name)[1].lower() in known]
+        found += [os.path.join(place, name) for name in sorted(pictures)]
+        others += len(shown) - len(pictures)
+    if others:
+        log.info(f"{folder}: {others} files are no images by their names, and left out; name a file to have it tried")
+    if not found:
+        yield folder, "a folder without image files"
+    yield from ((path, None) for path in found)
+
+
+def from_dataset(
+    dataset: str,
+    split: str | None = None,
+    dataset_config: str | None = None,
+    revision: str | None = None,
+    image_column: str | None = None,
+) -> Inputs:
+    """All images of a dataset's split; labels are not looked at, and need not be there.
+
+    Raises:
+        DatasetError: It cannot be opened.
+        SchemaError: It does not say which column holds the images.
+        SplitError: It has no such split, or several and none was named.
+    """
+    splits = source.load(dataset, dataset_config, revision).splits
+    names = ", ".join(splits)
+    if split is None and len(splits) > 1:
+        raise SplitError(f"--split must be given: {dataset} has {names}")
+    name = split or next(iter(splits))
+    if name not in splits:
+        raise SplitError(f"--split: no split {name!r}{suggest(name, splits) or '.'} Splits: {names}")
+    column = schema.find_image_column(splits[name].features, image_column)
+    return from_rows(splits[name], column, name, range(len(splits[name])))
+
+
+def from_rows(rows_of: Dataset, column: str, split: str, rows: Sequence[int]) -> Inputs:
+    """Some rows of a split."""
+    encoded = rows_of.cast_column(column, Image(decode=False)).select_columns([column])
+    return Inputs([{"split": split, "row": int(row)} for row in rows], _Column(encoded, column, rows))
+
+
+class _Column(Sequence[Any]):
+    """The values of a column, read when they are asked for."""
+
+    def __init__(self, encoded: Dataset, column: str, rows: Sequence[int]) -> None:
+        self.encoded, self.column, self.rows = encoded, column, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.encoded[int(self.rows[index])][self.column]
+
+
+class _Batches(TorchDataset[Batch]):
+    """Batches of decoded, transformed images, indexed by their places in the input."""
+
+    def __init__(self, values: Sequence[Any], transform: Transform) -> None:
+        self.values, self.transform = values, transform
+
+    def __getitem__(self, rows: Sequence[int]) -> Batch:
+        good: list[int] = []
+        pixels: list[Tensor] = []
+        problems: list[tuple[int, str]] = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
+            for row in rows:
+                try:
+                    pixels.append(self.transform(self._picture(row)))
+                    good.append(row)
+                except Exception as error:  # Pillow's decoders raise whatever they like on broken input
+                    problems.append((row, _reason(error)))
+        return Batch(good, torch.stack(pixels) if pixels else torch.empty(0), problems)
+
+    def _picture(self, row: int) -> PILImage.Image:
+        value = self.values[row]
+        if isinstance(value, Exception):
+            raise value
+        return images.decode(value)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, DatasetError):
+        return str(error)
+    text = re.sub(r" <\S+ object at 0x\w+>", "", " ".join(str(error).split()))
+    return f"{type(error).__name__}: {text[:200]}"
+
+
+def loader(inputs: Inputs, transform: Transform, batch_size: int, workers: int | None) -> DataLoader[Batch]:
+    """Batches in the order of the input, decoded ahead by other processes where that pays.
+
+    Args:
+        inputs: The images.
+        transform: PIL RGB -> float32 `[3, H, W]`.
+        batch_size: Images per batch.
+        workers: Processes; chosen from the cores at hand when not given.
+    """
+    count = len(inputs.values)
+    return DataLoader(
+        _Batches(inputs.values, transform),
+        batch_size=None,
+        sampler=[range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)],
+        num_workers=default_workers(count) if workers is None else workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_one_thread_and_no_ctrl_c,
+    )
+
+
+def _one_thread_and_no_ctrl_c(_worker: int) -> None:
+    """The main process stops the workers; a Ctrl-C goes to all, and theirs would end in tracebacks."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
