@@ -79,6 +79,7 @@ class ImageClassificationTask(L.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Mean loss of this process's share, weighted so that DDP's mean gradient is that of the whole batch."""
         with seeded(self.device, self.hparams["seed"], self.current_epoch, batch_index, self.global_rank):
+            _check_normalised(batch[0])
             pixels, targets = batch if self.mix is None else self.mix(*batch)
             loss = F.cross_entropy(self(pixels), targets, label_smoothing=self.hparams["label_smoothing"])
         return loss * self._share(loss.detach(), len(targets))
@@ -124,6 +125,7 @@ class ImageClassificationTask(L.LightningModule):
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
         pixels, targets = batch
+        _check_normalised(pixels)
         with torch.autocast(self.device.type, enabled=False):
             logits = self(pixels.float())
         device = torch.device("cpu") if self.device.type == "mps" else self.device
@@ -148,6 +150,14 @@ class ImageClassificationTask(L.LightningModule):
         warmup = min(round(options["warmup_epochs"] * steps / max(epochs, 1)), steps // 2)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _check_normalised(pixels: Tensor) -> None:
+    if not pixels.is_floating_point():
+        raise TypeError(
+            f"expected normalised float32 images, got {pixels.dtype}: give the Trainer an ImageDataModule itself, not "
+            "its loaders, or apply its `normalize` to each batch"
+        )
 
 
 def warmup_cosine(step: int, steps: int, warmup: int) -> float:
