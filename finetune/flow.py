@@ -23,6 +23,7 @@ from finetune import (
     resume,
     runfolder,
     training,
+    transforms,
 )
 from finetune.config import RunConfig
 from finetune.console import is_main_process, log
@@ -81,7 +82,7 @@ def run(config: RunConfig) -> RunResult:
         temperature = result.evaluation.get("calibration", {}).get("temperature")
         export.save(model, folder.model, data.schema.classes, data_config, temperature)
         result.save(folder.result)
-        certify.write_inputs(folder.verify, model, data, images.eval_transform)
+        certify.write_inputs(folder.verify, model, data, transforms.normalised(data_config))
         result = figures.add(result, session.predictions["test"], data, folder)
         certify.certify(folder.path)
         cards.build(folder.path)

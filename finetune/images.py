@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import re
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,7 @@ _UPRIGHT: dict[Any, PILImage.Transpose] = {
 }
 _SIXTEEN_BITS = (np.arange(65536) * (255 / 65535)).round().astype(np.uint8)
 _BLOCK = 2**20  # pixels that are scaled at once
+_JPEG = b"\xff\xd8\xff"  # what a file begins with
 
 
 class ImageError(OSError):
@@ -58,14 +61,18 @@ def decode(value: Encoded, max_pixels: int = MAX_IMAGE_PIXELS) -> PILImage.Image
         OSError: It does not decode.
     """
     with opened(value, max_pixels) as image:
-        return to_rgb(upright(image))
+        return decoded(image)
+
+
+def decoded(image: PILImage.Image) -> PILImage.Image:
+    """The second half of `decode`: an opened image, upright and RGB."""
+    return to_rgb(upright(image))
 
 
 @contextlib.contextmanager
 def opened(value: Encoded, max_pixels: int = MAX_IMAGE_PIXELS) -> Iterator[PILImage.Image]:
     """The first half of `decode`: nothing but the header has been read. The file is closed afterwards."""
-    if PILImage.MAX_IMAGE_PIXELS is not None and max_pixels > PILImage.MAX_IMAGE_PIXELS:
-        PILImage.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own guard, which warns, and from twice as many on refuses
+    _allow(max_pixels)
     if value is None:
         raise ValueError("no image")
     if isinstance(value, PILImage.Image):
@@ -87,6 +94,11 @@ def opened(value: Encoded, max_pixels: int = MAX_IMAGE_PIXELS) -> Iterator[PILIm
             size = f"{image.width} x {image.height} = {image.width * image.height} pixels"
             raise ImageError(_too_large(size, max_pixels))
         yield image
+
+
+def _allow(max_pixels: int) -> None:
+    if PILImage.MAX_IMAGE_PIXELS is not None and max_pixels > PILImage.MAX_IMAGE_PIXELS:
+        PILImage.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own guard, which warns, and from twice as many on refuses
 
 
 def _too_large(size: str, max_pixels: int) -> str:
@@ -119,6 +131,36 @@ def upright(image: PILImage.Image) -> PILImage.Image:
     image.load()
     turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
     return image if turn is None else image.transpose(turn)
+
+
+def open_jpeg(value: Encoded, max_pixels: int = MAX_IMAGE_PIXELS) -> PILImage.Image:
+    """Open a JPEG without decoding it, so that it can be decoded at a fraction of its size; others as `decode` does.
+
+    Args:
+        value: As `decode` takes it.
+        max_pixels: A larger image is refused.
+
+    Returns:
+        A JPEG as it is stored, of any mode and orientation; of another format, upright 8-bit RGB.
+
+    Raises:
+        ValueError: There is no image.
+        OSError: It does not open.
+    """
+    if isinstance(value, str):
+        value = {"path": value, "bytes": None}
+    if isinstance(value, dict):
+        content, path = value["bytes"], value["path"]
+        if content is None and path is not None and os.path.isfile(path):
+            content = Path(path).read_bytes()
+            value = {"path": path, "bytes": content}
+        if content is not None and content.startswith(_JPEG):
+            _allow(max_pixels)
+            with contextlib.suppress(Exception):  # `decode` says what is wrong
+                image: PILImage.Image = PILImage.open(BytesIO(content))
+                if image.width * image.height <= max_pixels:
+                    return image
+    return decode(value, max_pixels)
 
 
 def to_rgb(image: PILImage.Image) -> PILImage.Image:

@@ -160,7 +160,7 @@ def _pixels(folder: Path, model: nn.Module) -> tuple[Tensor, str]:
     if not (run.verify / "inputs.safetensors").is_file() and run.complete:
         try:  # a run of an earlier version
             data = evaluate_flow.reopen(run, RunResult.load(run.result), "test")
-            certify.write_inputs(run.verify, model, data, transforms.evaluation(data_config))
+            certify.write_inputs(run.verify, model, data, transforms.normalised(data_config))
         except DatasetError as error:
             log.info(f"the test images are out of reach: {error}")
     if (run.verify / "inputs.safetensors").is_file():

@@ -81,7 +81,7 @@ class Predictor:
         built = models.build(self.name, None, pretrained=True).eval()
         self.classes = labels.names(built)
         self.data_config = models.data_config(built)
-        self.transform = transforms.evaluation(self.data_config)
+        self.transform = transforms.normalised(self.data_config)
         temperature = fitted_temperature(self.name)
         self.calibrated = temperature is not None
         self.temperature = 1.0 if temperature is None else temperature

@@ -1,18 +1,22 @@
-"""(model's data config) -> transforms of an upright RGB image to a normalised tensor, both timm's own."""
+"""(model's data config) -> transforms of an image to 8-bit pixels, by timm's parts, and their normalisation.
+
+Pixels travel to the device as they are, uint8, a quarter of the size; there `Normalize` does to the batch what
+`timm.data.create_transform` does to an image.
+"""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from timm.data import create_transform
-from timm.data.transforms import MaybeToTensor
-from torch import Tensor
-from torchvision.transforms import v2
+from torch import Tensor, nn
+from torchvision.transforms import Compose, PILToTensor, ToPILImage, v2
 
+from finetune import images
+from finetune.augment import RandomErase, RandomResizedCrop
 from finetune.errors import ConfigError
 
 Transform = Callable[[Image.Image], Tensor]
@@ -25,12 +29,24 @@ def evaluation(data_config: Mapping[str, Any]) -> Transform:
         data_config: timm's, as `timm.data.resolve_data_config` returns it.
 
     Returns:
-        PIL RGB -> float32 `[3, H, W]`, normalised.
+        PIL RGB -> uint8 `[3, H, W]`; with `Normalize`, bit for bit what `timm.data.create_transform` gives.
     """
-    transform = create_transform(**data_config, is_training=False)
+    transform = create_transform(**data_config, is_training=False, normalize=False)
     if data_config.get("crop_mode", "center") != "center":  # the others do not enlarge the long side
         return _typed(transform)
-    return _typed(v2.Compose([_CutLong(), *transform.transforms]))
+    return _typed(Compose([_CutLong(), *transform.transforms]))
+
+
+def normalised(data_config: Mapping[str, Any]) -> Transform:
+    """`evaluation` and `Normalize` in one: bit for bit what `timm.data.create_transform` gives.
+
+    Args:
+        data_config: timm's.
+
+    Returns:
+        PIL RGB -> float32 `[3, H, W]`, normalised.
+    """
+    return _typed(Compose([evaluation(data_config), Normalize(data_config["mean"], data_config["std"])]))
 
 
 def paper(data_config: Mapping[str, Any]) -> Transform:
@@ -39,18 +55,12 @@ def paper(data_config: Mapping[str, Any]) -> Transform:
     Source: `ECenterCrop` in `scripts/torch/verify.py` of https://github.com/zhanghang1989/ResNeSt.
 
     Args:
-        data_config: timm's; input size, mean and std are used.
+        data_config: timm's; the input size is used.
 
     Returns:
-        PIL RGB -> float32 `[3, size, size]`, normalised.
+        PIL RGB -> uint8 `[3, size, size]`.
     """
-    steps = [
-        _AuthorsCentreCrop(data_config["input_size"][-1]),
-        v2.PILToTensor(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(mean=list(data_config["mean"]), std=list(data_config["std"])),
-    ]
-    return _typed(v2.Compose(steps))
+    return _typed(Compose([_AuthorsCentreCrop(data_config["input_size"][-1]), PILToTensor()]))
 
 
 class _CutLong:
@@ -101,32 +111,52 @@ def training(
         random_erasing: Probability that a rectangle is erased.
 
     Returns:
-        PIL RGB -> float32 `[3, H, W]`, normalised.
+        PIL image of any mode and orientation, decoded or not (see `RandomResizedCrop`) -> uint8 `[3, H, W]`.
 
     Raises:
         ConfigError: timm does not know the policy.
     """
     shared = {key: data_config[key] for key in ("input_size", "interpolation", "mean", "std")}
     augment: dict[str, Any] = {"scale": (crop_scale or 1.0, 1.0), "hflip": hflip, "auto_augment": auto_augment}
-    augment |= {"color_jitter": None, "re_prob": random_erasing}
+    augment |= {"color_jitter": None, "normalize": False}
     try:
-        crop, policy, tensor = create_transform(**shared, **augment, is_training=True, separate=True)
+        geometry, policy, _ = create_transform(**shared, **augment, is_training=True, separate=True)
     except (AssertionError, ValueError, KeyError, IndexError) as error:
         raise ConfigError(
             f"--auto-augment {auto_augment}: not a policy that timm knows; for instance rand-m6-n2 (2 operations of "
             "strength 6 of 10), original (AutoAugment for ImageNet) or augmix-m3"
         ) from error
-    if crop_scale is None:
-        crop = v2.Compose([*_geometry(data_config), v2.RandomHorizontalFlip(hflip)])
+    crop, *flip = geometry.transforms
+    cropped = [images.decoded, evaluation(data_config)] if crop_scale is None else [RandomResizedCrop(crop)]
     # timm jitters colours only where there is no policy.
-    jitter = [v2.ColorJitter(*3 * [color_jitter])] if color_jitter else []
-    return _typed(v2.Compose([crop, policy, *jitter, tensor]))
+    colours = [*policy.transforms, *([v2.ColorJitter(*3 * [color_jitter])] if color_jitter else [])]
+    on_images = [ToPILImage(), *colours, PILToTensor()] if colours else []
+    erase = [RandomErase(random_erasing, data_config["mean"])] if random_erasing else []
+    return _typed(Compose([*cropped, *flip, *on_images, *erase]))
 
 
-def _geometry(data_config: Mapping[str, Any]) -> list[Any]:
-    """The steps of the evaluation that give an image of the model's size, without those that make a tensor of it."""
-    steps = create_transform(**data_config, is_training=False).transforms
-    return list(itertools.takewhile(lambda step: not isinstance(step, MaybeToTensor), steps))
+class Normalize(nn.Module):
+    """8-bit pixels to what the model takes, with the operations of timm's transform in their order: equal bit for bit.
+
+    Args:
+        mean: By channel, of pixels from 0 to 1.
+        std: Likewise.
+    """
+
+    full: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        # Tensors, the 255 too: on CUDA a division by a number is a multiplication by its rounded inverse.
+        self.register_buffer("full", torch.tensor(255.0), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Uint8 `[..., 3, H, W]` on the module's device -> float32 of that shape and layout."""
+        return pixels.float().div_(self.full).sub_(self.mean).div_(self.std)
 
 
 def _typed(transform: Any) -> Transform:

@@ -108,6 +108,7 @@ class ImageClassificationTask(L.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Mean loss of this process's share, weighted so that the step's gradient is that of the whole batch."""
         with seeded(self.device, self.hparams["seed"], self.current_epoch, batch_index, self.global_rank):
+            _check_normalised(batch[0])
             pixels, targets = batch if self.mix is None else self.mix(*batch)
             loss: Tensor = self.loss(self(pixels), targets)
         return loss * self._share(loss.detach(), len(targets))
@@ -178,6 +179,7 @@ class ImageClassificationTask(L.LightningModule):
 
     def _evaluate(self, batch: Batch, stage: str) -> Tensor:
         pixels, targets = batch
+        _check_normalised(pixels)
         with torch.autocast(self.device.type, enabled=False):
             logits: Tensor = self(pixels.float()).float()
         device = torch.device("cpu") if self.device.type == "mps" else self.device
@@ -203,3 +205,11 @@ class ImageClassificationTask(L.LightningModule):
         warmup = min(round(options["warmup_epochs"] * steps / max(epochs, 1)), steps // 2)
         scheduler = make_schedule(optimizer, steps, warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _check_normalised(pixels: Tensor) -> None:
+    if not pixels.is_floating_point():
+        raise TypeError(
+            f"expected normalised float32 images, got {pixels.dtype}: give the Trainer an ImageDataModule itself, not "
+            "its loaders, or apply its `normalize` to each batch"
+        )

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform
+from torchvision.transforms import Compose
 from torchvision.transforms import functional as TF
 
 import resnest_timm  # noqa: F401
@@ -92,7 +93,7 @@ def test_folders_of_imagenet_give_the_numbers_of_a_plain_loop(model, folder, ima
     said = json.loads(capsys.readouterr().out)
     config = CONFIG | {"input_size": (3, 32, 32)}
     config = {key: config[key] for key in ("input_size", "interpolation", "crop_pct", "mean", "std")}
-    transform = transforms.paper(config) if protocol == "paper" else create_transform(**config)
+    transform = paper_normalised(config) if protocol == "paper" else create_transform(**config)
     images = [(imagenet / f"ILSVRC2012/val/{w}/ILSVRC2012_val_{i:08d}.JPEG", i) for i, w in enumerate(WORDNET_IDS)]
     for name, value in expected(model, images, transform).items():
         assert said["metrics"][name] == pytest.approx(value, rel=1e-5)
@@ -154,13 +155,19 @@ def test_a_runs_model_on_another_dataset(digits_run, capsys):
     assert said["metrics"]["accuracy"] > 0.15  # two epochs: better than one in ten
 
 
+def paper_normalised(config):
+    return Compose([transforms.paper(config), transforms.Normalize(config["mean"], config["std"])])
+
+
 @pytest.mark.parametrize("shape", [(500, 375), (375, 500), (224, 224), (101, 77), (33, 300), (1, 1)])
 @pytest.mark.parametrize("size", [32, 224, 320])
 def test_paper_protocol_crops_then_resizes(shape, size):
     pixels = np.random.default_rng(0).integers(0, 256, (shape[1], shape[0], 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    found = transforms.paper({"input_size": (3, size, size), "mean": mean, "std": std})(image)
+    config = {"input_size": (3, size, size), "mean": mean, "std": std}
+    found = paper_normalised(config)(image)
+    assert transforms.paper(config)(image).dtype == torch.uint8
     side = min(shape) * size / (size + 32)
     left, top = round((shape[0] - side) / 2), round((shape[1] - side) / 2)
     right, bottom = round(left + side), round(top + side)

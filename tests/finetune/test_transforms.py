@@ -42,6 +42,11 @@ def picture(height, width, seed=0):
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
+def normalised(pixels, config):
+    """What the data module makes of a batch on the device."""
+    return transforms.Normalize(config["mean"], config["std"])(pixels)
+
+
 def by_hand(image, config):
     """Resize, centre crop and normalisation with Pillow and NumPy alone."""
     side = config["input_size"][-1]
@@ -64,9 +69,11 @@ def test_evaluation_is_timms_bit_for_bit_and_what_pillow_makes_of_it(name, size)
     config = config_of(name)
     assert (config["interpolation"], config["crop_pct"], config["crop_mode"]) == CONFIGS[name]
     image = picture(*size)
-    ours = transforms.evaluation(config)(image)
+    pixels = transforms.evaluation(config)(image)
+    assert pixels.dtype == torch.uint8
+    assert pixels.shape == config["input_size"]
+    ours = normalised(pixels, config)
     assert ours.dtype == torch.float32
-    assert ours.shape == config["input_size"]
     assert torch.equal(ours, create_transform(**config, is_training=False)(image))
     np.testing.assert_allclose(ours.numpy(), by_hand(image, config), atol=1e-5)
 
@@ -75,31 +82,43 @@ def test_evaluation_is_timms_bit_for_bit_and_what_pillow_makes_of_it(name, size)
 def test_evaluation_at_another_size(side):
     config = config_of("resnest50d.in1k", side)
     image = picture(100, 130)
-    np.testing.assert_allclose(transforms.evaluation(config)(image).numpy(), by_hand(image, config), atol=1e-5)
+    ours = normalised(transforms.evaluation(config)(image), config)
+    np.testing.assert_allclose(ours.numpy(), by_hand(image, config), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("size", PICTURES[:3], ids=str)
-def test_training_gives_normalised_tensors_of_the_models_size(name, size):
+def test_training_gives_pixels_of_the_models_size(name, size):
     config = config_of(name, 64)
     crop = transforms.training(config, crop_scale=0.35, hflip=0.5)(picture(*size))
-    assert crop.dtype == torch.float32
+    assert crop.dtype == torch.uint8
     assert crop.shape == (3, 64, 64)
-    low, high = [(np.array(level) - config["mean"]) / config["std"] for level in (0, 1)]
-    assert (crop.numpy() >= low[:, None, None] - 1e-5).all()
-    assert (crop.numpy() <= high[:, None, None] + 1e-5).all()
-    assert crop.std() > 0.1
+    assert crop.float().std() > 25
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_normalisation_is_timms_bit_for_bit_for_every_value(layout):
+    config = config_of("resnest50d.in1k", 16)
+    values = torch.arange(256, dtype=torch.uint8).repeat(3, 1)
+    image = Image.fromarray(values.view(3, 16, 16).permute(1, 2, 0).numpy())
+    expected = create_transform(**config | {"crop_pct": 1.0}, is_training=False)(image)
+    batch = values.view(1, 3, 16, 16).repeat(2, 1, 1, 1).contiguous(memory_format=layout)
+    before = batch.clone()
+    given = normalised(batch, config)
+    assert torch.equal(given, expected.repeat(2, 1, 1, 1))
+    assert given.is_contiguous(memory_format=layout)
+    assert torch.equal(batch, before)
 
 
 def test_flips_come_with_the_probability_given():
     """A crop of the whole of a square image of the model's size is the image itself."""
     config, image = config_of("resnest50d.in1k", 48), picture(48, 48)
-    plain = torch.from_numpy(by_hand(image, config | {"crop_pct": 1.0})).float()
+    plain = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     torch.manual_seed(0)
     for hflip, expected in ((0.0, [plain]), (1.0, [plain.flip(2)]), (0.5, [plain, plain.flip(2)])):
         transform = transforms.training(config, crop_scale=1.0, hflip=hflip)
         seen = [transform(image) for _ in range(30)]
-        hits = [sum(torch.allclose(crop, one, atol=1e-5) for crop in seen) for one in expected]
+        hits = [sum(torch.equal(crop, one) for crop in seen) for one in expected]
         assert sum(hits) == 30
         assert min(hits) > 3
 
@@ -111,12 +130,11 @@ def test_crops_keep_at_least_the_share_given(crop_scale):
     image = Image.fromarray(np.stack([x, y, 0 * x], axis=-1).astype(np.uint8))
     config = config_of("resnest50d.in1k", 64)
     transform = transforms.training(config, crop_scale, hflip=0.0)
-    mean, std = torch.tensor(config["mean"])[:, None, None], torch.tensor(config["std"])[:, None, None]
     random.seed(0)
     torch.manual_seed(0)
     shares = []
     for _ in range(100):
-        at = (transform(image) * std + mean) * 255
+        at = transform(image).float()
         # Centres of the first and last pixel are 63/64 of the side apart.
         shares.append(float((at[0, :, -1] - at[0, :, 0]).mean() * (at[1, -1] - at[1, 0]).mean() / (63 / 64 * 256) ** 2))
     assert min(shares) > crop_scale - 0.03
@@ -159,8 +177,9 @@ def by_item(rows, batches, workers):
     loaded = list(loader)
     given = {}
     for items, (pixels, targets) in zip(batches, loaded, strict=True):
-        assert pixels.dtype == torch.float32
+        assert pixels.dtype == torch.uint8
         assert pixels.shape == (len(items), 3, 24, 24)
+        assert pixels.is_contiguous(memory_format=torch.channels_last)
         assert targets.dtype == torch.int64
         assert targets.tolist() == [LABELS[index] for _, index in items]
         given |= dict(zip(items, pixels, strict=True))
