@@ -85,8 +85,8 @@ class ImageRows(TorchDataset[Batch]):
         except Exception as problem:
             raise LostImageError(
                 f"row {row} of split {str(self.encoded.split)!r} decoded when the data was checked, and now does not "
-                f"({images.reason(problem)}): bring the image back and go on with --resume, or start another run, which "
-                "leaves it out"
+                f"({images.reason(problem)}): bring the image back and go on with --resume, or start another run, "
+                "which leaves it out"
             ) from error
 
     def __getitem__(self, items: Sequence[Item]) -> Batch:
