@@ -2,6 +2,7 @@
 
 import re
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
@@ -49,6 +50,15 @@ def data_and_place(most=None):
     return data, number, sorted(rows[batches.images(1, number, 0)].tolist())
 
 
+class Count(L.Callback):
+    """Batches that were begun."""
+
+    begun = 0
+
+    def on_train_batch_start(self, *args):
+        self.begun += 1
+
+
 class Event:
     """A copy that is on its way."""
 
@@ -68,12 +78,14 @@ def test_the_message_names_the_place_the_images_and_what_to_try(bad_image, value
         rf"the loss became (nan|inf) in epoch 2, step {step} of 3, on the images in rows {re.escape(str(rows)[1:-1])} "
     )
     with pytest.raises(NonFiniteError, match=where + "of split 'train': lower --lr, give --clip-grad 1, or train with"):
-        fit(Poisoned(value), data=data, callbacks=[StopOnNonFinite()], epochs=2)
+        fit(Poisoned(value), data=data, callbacks=[StopOnNonFinite(), count := Count()], epochs=2)
+    parts = 1 if most is None else 4
+    assert count.begun == 3 * parts + number + 1  # on a CPU at once
 
 
 def test_a_loss_on_its_way_from_a_gpu_is_looked_at_a_batch_later(bad_image, monkeypatch):
     data, number, rows = data_and_place(4)
-    events, callback = [], StopOnNonFinite()
+    events, callback, count = [], StopOnNonFinite(), Count()
 
     def on_its_way(values):
         assert all(event.waited for event in events[:-1]), "two batches old and not looked at"
@@ -82,8 +94,9 @@ def test_a_loss_on_its_way_from_a_gpu_is_looked_at_a_batch_later(bad_image, monk
 
     monkeypatch.setattr(non_finite, "to_cpu", on_its_way)
     with pytest.raises(NonFiniteError, match=rf"in epoch 2, step {number // 4 + 1} of 3, .* rows {str(rows)[1:-1]} of"):
-        fit(Poisoned(float("nan")), data=data, callbacks=[callback], epochs=2)
-    assert len(events) == 12 + number + (1 if number == 11 else 2) - (0 if number == 11 else 1)
+        fit(Poisoned(float("nan")), data=data, callbacks=[callback, count], epochs=2)
+    assert len(events) == 12 + number + 1
+    assert number == 11 or count.begun == 12 + number + 2
     assert callback.pending is None
 
 
