@@ -10,13 +10,13 @@ import timm.optim
 from torch import nn
 
 import cards
-from finetune import export, imbalance, models, resume, runfolder, training
+from finetune import export, imbalance, loggers, models, resume, runfolder, training
 from finetune.config import RunConfig
 from finetune.console import is_main_process, log
 from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages, prepare
 from finetune.errors import ConfigError, suggest
-from finetune.report import describe, table
+from finetune.report import describe, remarks, table
 from finetune.result import RunResult
 from finetune.tasks import TASKS
 
@@ -58,10 +58,13 @@ def run(config: RunConfig) -> RunResult:
     model.load_state_dict(export.best_weights(folder.best_checkpoint))
     metrics = {role: session.evaluate(task, loader, role) for role in ("validation", "test")}
     result = describe(config, folder, data, model, data_config, session, metrics)
+    session.log_results(metrics)
     if is_main_process():
         export.save(model, folder.model, data.schema.classes, data_config)
         result.save(folder.result)
         cards.build(folder.path)
+        for line in remarks(config, data, session, data_config["input_size"][-1]):
+            log.info(line)
         log.info(table(result))
     return result
 
@@ -93,6 +96,7 @@ def _checked(config: RunConfig) -> RunConfig:
     """Everything that can be known to be wrong before any data is read."""
     config = config.resolved()
     models.check_name(config.model)
+    loggers.check(config.logger)
     known: list[str] = timm.optim.list_optimizers()
     if config.optimizer not in known:
         raise ConfigError(f"--optimizer: unknown {config.optimizer!r}{suggest(str(config.optimizer), known)}")

@@ -105,10 +105,13 @@ class ImageClassificationTask(L.LightningModule):
         total: Tensor = self.trainer.strategy.reduce(here, reduce_op="sum")
         precise = torch.float32 if self.device.type == "mps" else torch.float64  # MPS has no float64
         self.epoch_loss = self.epoch_loss.to(self.device, precise) + total
-        if self.trainer.is_last_batch:
+        return 1.0 if self.trainer.world_size == 1 else size * self.trainer.world_size / total[1]
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Logs the mean of the epoch's loss after its last step, also where the Trainer is asked to stop within it."""
+        if self.trainer.is_last_batch or self.trainer.should_stop:
             mean = self.epoch_loss[0] / self.epoch_loss[1]
             self.log("train_loss", mean.float(), on_step=False, on_epoch=True, batch_size=1)
-        return 1.0 if self.trainer.world_size == 1 else size * self.trainer.world_size / total[1]
 
     def on_train_epoch_start(self) -> None:
         """Begins the mean of the epoch's loss; not called where a resumed run goes on within an epoch."""
