@@ -14,12 +14,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from finetune import recipes
+from finetune import durations, recipes
 from finetune.errors import ConfigError
 
 Interpolation = Literal["bilinear", "bicubic"]
 Freeze = Literal["none", "backbone"]
 Imbalance = Literal["none", "class-weights", "balanced-sampler", "logit-adjustment"]
+LoggerName = Literal["none", "tensorboard", "wandb", "mlflow"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"]
 
 PRETRAINED_PRESET: dict[str, Any] = {
@@ -72,6 +73,7 @@ _RESUME = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="RUN|auto"
 _INTERVAL = tyro.conf.arg(help_behavior_hint="(default: every 15 minutes)")
 _DECAY = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="DECAY")
 _WHOLE = tyro.conf.arg(help_behavior_hint="(default: the device's whole share)")
+_DURATION = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="DURATION")
 _REQUIRED = tyro.conf.arg(help_behavior_hint="(required)", metavar="NAME|PATH", constructor=str)
 
 
@@ -180,6 +182,9 @@ class TrainingOptions:
     """For classes of unequal size: class-weights and logit-adjustment act in the loss, balanced-sampler trains on each
     class equally often. All gain on rare classes what they lose on frequent ones."""
 
+    patience: Annotated[int | None, NONE] = None
+    """Stop after so many epochs without a better one, by what chooses the best: validation accuracy, then loss."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HardwareOptions:
@@ -221,6 +226,11 @@ class RunOptions:
     of the same settings under runs/, if there is one; else start. For batch systems that repeat a command."""
     save_every: Annotated[int | None, _INTERVAL] = None
     """Optimizer steps between checkpoints within an epoch; SIGTERM, SIGUSR1, Ctrl-C and an epoch's end save too."""
+    logger: LoggerName = "none"
+    """Record the run there too: tensorboard (in RUN/tensorboard), wandb or mlflow; each is an extra of that name."""
+    max_time: Annotated[str | None, _DURATION] = None
+    """Train for so long at most (90s, 45m, 1h30m, 2d12h), then validate, keep the best epoch and export as ever. Counts
+    validation and what went before a resume. The schedule is not fitted to it, but cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +328,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "workers": (0, 1024, True),
     "seed": (0, 2**32 - 1, True),
     "save_every": (1, math.inf, True),
+    "patience": (1, math.inf, True),
 }
 
 
@@ -344,6 +355,11 @@ def _problems(config: RunConfig) -> list[str]:
             "what a model was trained or chosen on says nothing about new images"
         )
     problems += _freezing_problems(config)
+    if config.max_time is not None:
+        try:
+            durations.seconds(config.max_time)
+        except ValueError as error:
+            problems.append(f"--max-time: {error}")
     if not valid_devices(config.devices):
         problems.append(f"--devices must be auto, a number such as 2, or indices such as 0,3, got {config.devices!r}")
     return problems

@@ -19,6 +19,7 @@ from finetune import (
     freezing,
     imbalance,
     launch,
+    loggers,
     models,
     resume,
     runfolder,
@@ -31,7 +32,7 @@ from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages, prepare
 from finetune.errors import ConfigError, suggest
 from finetune.feature_data import FeatureDataModule
-from finetune.report import describe, table
+from finetune.report import describe, remarks, table
 from finetune.result import RunResult
 from finetune.tasks import TASKS, FeatureClassificationTask, ImageClassificationTask
 
@@ -77,6 +78,7 @@ def run(config: RunConfig) -> RunResult:
     task.model.load_state_dict(export.best_weights(folder.best_checkpoint))
     metrics = {role: session.evaluate(task, loader, role) for role in ("validation", "test")}
     result = describe(config, folder, data, model, data_config, session, metrics)
+    session.log_results(metrics)
     if is_main_process():
         result = assessment.add(result, session.predictions, data)
         temperature = result.evaluation.get("calibration", {}).get("temperature")
@@ -86,6 +88,8 @@ def run(config: RunConfig) -> RunResult:
         result = figures.add(result, session.predictions["test"], data, folder)
         certify.certify(folder.path)
         cards.build(folder.path)
+        for line in remarks(config, data, session, data_config["input_size"][-1]):
+            log.info(line)
         log.info(table(result))
     return result
 
@@ -119,6 +123,7 @@ def _checked(config: RunConfig) -> RunConfig:
     """Everything that can be known to be wrong before any data is read."""
     config = config.resolved()
     models.check_name(config.model)
+    loggers.check(config.logger)
     known: list[str] = timm.optim.list_optimizers()
     if config.optimizer not in known:
         raise ConfigError(f"--optimizer: unknown {config.optimizer!r}{suggest(str(config.optimizer), known)}")

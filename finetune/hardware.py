@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from finetune.errors import ConfigError
@@ -33,6 +35,23 @@ def precision(choice: str, accelerator: str = "auto") -> str:
 def has_cuda(accelerator: str) -> bool:
     """Whether Lightning will take a CUDA GPU for `accelerator`."""
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """Most memory that was in use so far, in MB of 2**20 bytes.
+
+    Returns:
+        On a CUDA GPU what tensors took on it; else what this process took of main memory (its largest resident set),
+        None where the system does not say.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def devices(choice: str) -> int | str:

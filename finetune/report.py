@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from torch import nn
 
-from finetune import imbalance
+from finetune import data_wait, imbalance
+from finetune.callbacks import limits
 from finetune.config import RunConfig
+from finetune.cores import available_cores, default_workers
 from finetune.dataset import LabelledImages, excluded
 from finetune.export import stock_architecture
 from finetune.result import RunResult
@@ -45,6 +48,7 @@ SETTINGS = (
     "freeze",
     "unfreeze_every",
     "imbalance",
+    "patience",
 )
 """Settings of the training that result.json keeps."""
 
@@ -103,19 +107,56 @@ def _dataset(data: LabelledImages) -> dict[str, Any]:
 
 
 def _training(config: RunConfig, data: LabelledImages, session: Session) -> dict[str, Any]:
-    images = len(data.splits.parts["train"].rows) * session.epochs.count
-    best, features = session.checkpoints.best_epoch, session.feature_seconds
+    epochs, best, features = session.epochs, session.checkpoints.best_epoch, session.feature_seconds
+    images, trained = len(data.splits.parts["train"].rows), epochs.train_seconds
+    partial = epochs.passes - epochs.count + 1  # of the last epoch, the only one that can have been cut short
     return {
-        "epochs": config.epochs,
+        "epochs": epochs.count,
+        "planned_epochs": config.epochs,
+        "partial_epoch": None if partial > 1 - 1e-9 else round(partial, 6),
+        "stopped_by": session.limits.stopped_by,
         "best_epoch": None if best is None else best + 1,
         "batch_size": config.batch_size,
         "seconds": round(session.epochs.seconds, 3),
-        "images_per_second": round(images / session.epochs.train_seconds, 3),
+        "images_per_second": round(images * epochs.passes / trained, 3),
+        "data_wait": round(epochs.waited / trained, 6),
         "devices": session.trainer.world_size,
         **({} if features is None else {"feature_seconds": round(features, 3)}),
         "precision": session.precision,
         **{name: getattr(config, name) for name in SETTINGS},
     }
+
+
+def remarks(config: RunConfig, data: LabelledImages, session: Session, image_size: int) -> list[str]:
+    """What the user should know of how the training went: why it ended early, what it waited for."""
+    lines = [ended_early(config, session)]
+    share = session.epochs.waited / session.epochs.train_seconds
+    if share > data_wait.NOTEWORTHY:
+        rows = data.splits.parts["train"].rows
+        cores = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", session.trainer.num_devices)))
+        workers = default_workers(len(rows)) if config.workers is None else config.workers
+        side = data_wait.short_side(data.encoded("train"), data.schema.image_column, rows.tolist())
+        policy = config.auto_augment is not None
+        lines.append(data_wait.suggestion(share, workers, cores, side, image_size, policy))
+    return [line for line in lines if line]
+
+
+def ended_early(config: RunConfig, session: Session) -> str | None:
+    """Why, and what of the schedule was cut; None for a training that came to its planned end."""
+    epochs, best = session.epochs, (session.checkpoints.best_epoch or 0) + 1
+    if session.limits.stopped_by == limits.PATIENCE:
+        return (
+            f"stopped by --patience {config.patience} after {epochs.count} of {config.epochs} epochs: none was better "
+            f"than epoch {best}"
+        )
+    if session.limits.stopped_by == limits.MAX_TIME:
+        whole = int(epochs.passes + 1e-9)
+        advice = f"--epochs {whole} would have come to its end" if whole else "not even one epoch fits in"
+        return (
+            f"stopped by --max-time {config.max_time} after {epochs.passes:.3g} of {config.epochs} epochs: the "
+            f"learning rate had not yet come down along its cosine, which costs accuracy; {advice}"
+        )
+    return None
 
 
 def table(result: RunResult) -> str:

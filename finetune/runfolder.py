@@ -51,6 +51,11 @@ class RunFolder:
         return self.path / "metrics.csv"
 
     @property
+    def logger(self) -> Path:
+        """Ids of the logger runs that this run is recorded in."""
+        return self.path / "logger.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Lightning checkpoints."""
         return self.path / "checkpoints"
@@ -89,6 +94,11 @@ class RunFolder:
     def verify(self) -> Path:
         """Test images and the live model's logits of them, which the certificate is made from."""
         return self.path / "verify"
+
+    def settings(self) -> dict[str, Any]:
+        """What config.yaml says."""
+        settings: dict[str, Any] = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        return settings
 
     def create(self, config: RunConfig, splits: Splits) -> None:
         """Make the folder and write what is known before training; in the first process only."""

@@ -13,8 +13,10 @@ from typing import Any
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
 
-from finetune import hardware, launch, memory
+from finetune import checkpoint_io, durations, hardware, launch, loggers, memory
 from finetune.callbacks import (
     EMA,
     Accumulation,
@@ -23,11 +25,14 @@ from finetune.callbacks import (
     DropBlockSchedule,
     EpochLog,
     FreezeBackbone,
+    Limits,
+    StepLog,
     StopOnNonFinite,
     StopOnSignal,
 )
 from finetune.config import RunConfig
-from finetune.console import interactive
+from finetune.console import interactive, is_main_process
+from finetune.data_wait import DataWait
 from finetune.datamodule import ImageDataModule
 from finetune.errors import ConfigError
 from finetune.feature_data import FeatureDataModule
@@ -48,6 +53,7 @@ def make_trainer(
     max_epochs: int | None = None,
     sync_bn: bool = False,
     clip_grad: float | None = None,
+    profiler: Profiler | None = None,
 ) -> L.Trainer:
     """A Trainer without loggers and files of its own.
 
@@ -61,6 +67,7 @@ def make_trainer(
         max_epochs: Epochs to train.
         sync_bn: BatchNorm statistics over all GPUs.
         clip_grad: Largest norm of a step's gradient, over all parameters; not limited when not given.
+        profiler: Lightning's.
 
     Raises:
         ConfigError: Lightning does not take the combination, for instance a GPU that is not there.
@@ -81,6 +88,8 @@ def make_trainer(
                 sync_batchnorm=sync_bn and hardware.has_cuda(accelerator),  # torch's is for GPUs alone
                 callbacks=[*callbacks, *bar],
                 logger=False,
+                profiler=profiler,
+                log_every_n_steps=1,  # StepLog says how often; Lightning warns where an epoch has fewer steps
                 num_sanity_val_steps=0,
                 enable_model_summary=False,
                 enable_progress_bar=bool(bar),
@@ -105,6 +114,8 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         # The number of workers is chosen from the cores at hand.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # The training loss that is logged is that of all processes already.
+        warnings.filterwarnings("ignore", message=".*recommended to use .self.log.*sync_dist=True.*")
         try:
             yield
         finally:
@@ -128,12 +139,15 @@ class Session:
         self.config, self.folder = config, folder
         signals = StopOnSignal()
         advice = f"go on with: python -m finetune --resume {folder.path}"
-        self.checkpoints = Checkpoints(folder.checkpoints, signals, config.save_every, advice)
-        self.epochs = EpochLog(folder.metrics, config.epochs or 0)
+        self.limits = Limits(config.patience, durations.seconds(config.max_time) if config.max_time else None)
+        self.checkpoints = Checkpoints(folder.checkpoints, signals, config.save_every, advice, self.limits)
+        self.epochs = EpochLog(folder.metrics, config.epochs or 0, DataWait())
+        self.loggers: list[Logger] = []
         self.collector = CollectPredictions()
         self.predictions: dict[str, Predictions] = {}
         chosen: list[L.Callback] = [DropBlockSchedule(config.drop_block)] if config.drop_block else []
         chosen += [EMA(config.ema)] if config.ema else []
+        chosen += [StepLog(self.epochs)] if config.logger != "none" else []
         if config.freeze == "backbone" and not config.caches_features:
             chosen.append(FreezeBackbone(config.unfreeze_every))
         precision = hardware.precision(config.precision, config.accelerator)
@@ -143,13 +157,23 @@ class Session:
         self.trainer = make_trainer(
             config.accelerator,
             config.devices,
-            [self.checkpoints, self.epochs, signals, self.collector, Accumulation(), StopOnNonFinite(), *chosen],
+            [
+                self.checkpoints,
+                self.epochs,
+                self.limits,
+                signals,
+                self.collector,
+                Accumulation(),
+                StopOnNonFinite(),
+                *chosen,
+            ],
             precision,
             config.num_nodes,
             config.strategy,
             config.epochs,
             config.sync_bn,
             config.clip_grad,
+            self.epochs.wait,
         )
         self.precision = str(self.trainer.precision)  # on a CPU Lightning turns 16-mixed into bf16-mixed
 
@@ -169,11 +193,13 @@ class Session:
             start: Checkpoint to go on from; the beginning when not given.
         """
         self.checkpoints.identity, self.checkpoints.start = identity, start
+        self.epochs.images = loader.data.splits.counts()["train"]
         # Processes that Lightning starts from here find in the cache what this one has fetched.
         online = os.environ.get("HF_HUB_OFFLINE")
         os.environ["HF_HUB_OFFLINE"] = "1"
         try:
             with quiet(), self._memory(loader):
+                self._connect_logger(task, start)
                 self.trainer.fit(task, loader, ckpt_path=start, weights_only=True)
         finally:
             os.environ.pop("HF_HUB_OFFLINE") if online is None else os.environ.update(HF_HUB_OFFLINE=online)
@@ -186,8 +212,23 @@ class Session:
         images, world = len(loader.data.splits.parts["train"].rows), self.trainer.world_size
         return memory.advised(images, config.batch_size or 0, world, config.device_batch_size, advice)
 
+    def _connect_logger(self, task: ImageClassificationTask, start: Path | None) -> None:
+        if self.config.logger == "none" or not is_main_process():
+            return
+        step = None if start is None else checkpoint_io.load(start, mmap=True)["global_step"]
+        self.trainer.loggers = [loggers.make(self.config.logger, self.folder, self.folder.settings(), step)]
+        task._log_hyperparams = False  # all settings were logged, not those of the task alone
+
+    def log_results(self, metrics: dict[str, dict[str, float]]) -> None:
+        """Tell the logger how the exported model did, and close it."""
+        results = {f"result/{role}_{name}": value for role, values in metrics.items() for name, value in values.items()}
+        for logger in self.loggers:
+            loggers.finish(logger, self.folder.settings(), results, self.trainer.global_step)
+
     def evaluate(self, task: ImageClassificationTask, loader: Images, role: str) -> dict[str, float]:
         """Scores of the task's weights on `validation` or `test`, in float32."""
+        # The best weights' scores are no further point of the training's curves.
+        self.loggers, self.trainer.loggers = self.loggers or self.trainer.loggers, []
         loop = {"validation": self.trainer.validate, "test": self.trainer.test}[role]
         with quiet(), self._memory(loader):
             loop(task, loader, verbose=False)

@@ -6,9 +6,11 @@ from finetune.callbacks.drop_block import DropBlockSchedule
 from finetune.callbacks.ema import EMA
 from finetune.callbacks.epoch_log import EpochLog
 from finetune.callbacks.freezing import FreezeBackbone
+from finetune.callbacks.limits import Limits
 from finetune.callbacks.non_finite import StopOnNonFinite
 from finetune.callbacks.predictions import CollectPredictions
 from finetune.callbacks.signals import StopOnSignal
+from finetune.callbacks.step_log import StepLog
 
 __all__ = [
     "EMA",
@@ -18,6 +20,8 @@ __all__ = [
     "DropBlockSchedule",
     "EpochLog",
     "FreezeBackbone",
+    "Limits",
+    "StepLog",
     "StopOnNonFinite",
     "StopOnSignal",
 ]

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from finetune.callbacks.agreement import largest
+from finetune.callbacks.limits import Limits
 from finetune.callbacks.signals import StopOnSignal
 from finetune.checkpoint_io import AtomicCheckpointIO, damage, load, same_content
 from finetune.console import log
@@ -33,6 +34,7 @@ class Checkpoints(Checkpoint):
         signals: Says whether the run is asked to stop; then all processes save at the same step and raise.
         save_every: Optimizer steps between saves within an epoch; every 15 minutes when not given.
         advice: How the run goes on, for messages.
+        limits: Told of each epoch's place, and may stop the training.
 
     Attributes:
         io: Writes the files; the Trainer needs it as a plugin.
@@ -43,8 +45,14 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(
-        self, folder: Path, signals: StopOnSignal, save_every: int | None = None, advice: str = "resume it"
+        self,
+        folder: Path,
+        signals: StopOnSignal,
+        save_every: int | None = None,
+        advice: str = "resume it",
+        limits: Limits | None = None,
     ) -> None:
+        self.limits = limits or Limits()
         self.folder, self.signals, self.save_every, self.advice = folder, signals, save_every, advice
         self.io = AtomicCheckpointIO()
         self.identity: dict[str, Any] = {}
@@ -69,7 +77,8 @@ class Checkpoints(Checkpoint):
         """Saves when it is time; saves and stops when a signal has come.
 
         Nothing is saved between the micro-batches of a step, for gathered gradients are in no checkpoint; and nothing
-        after an epoch's last step: its validation comes first, then the end of the epoch saves.
+        after an epoch's last step, also where `Limits` makes it that: its validation comes first, then the end of the
+        epoch saves.
 
         Raises:
             Stopped: A signal has come.
@@ -79,7 +88,7 @@ class Checkpoints(Checkpoint):
             return
         wish = _STOP if self.signals.received else _SAVE if self._due(trainer) else _NOTHING
         wish = largest(trainer, wish)
-        if wish == _NOTHING or trainer.is_last_batch:
+        if wish == _NOTHING or trainer.is_last_batch or trainer.should_stop:
             return
         self._save_last(trainer)
         if wish == _STOP:
@@ -102,6 +111,7 @@ class Checkpoints(Checkpoint):
         improved = self.best is None or rank > self.best
         if improved:
             self.best, self.best_epoch = rank, trainer.current_epoch
+        self.limits.decide(trainer, trainer.current_epoch - (self.best_epoch or 0))
         self._save_last(trainer, improved)
         if largest(trainer, _STOP if self.signals.received else _NOTHING) == _STOP:
             self._stop()
@@ -153,12 +163,3 @@ class Checkpoints(Checkpoint):
         self.best_epoch = recorded["best_epoch"]
         if problem and state_dict["best"] is not None:
             log.warning(f"{BEST} is {problem}: the best epoch is chosen among those that follow")
-
-
-def largest(trainer: L.Trainer, value: int) -> int:
-    """The largest of all processes' values, so that all of them do the same."""
-    if trainer.world_size == 1:
-        return value
-    tensor = torch.tensor(value, device=trainer.strategy.root_device)
-    torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
-    return int(tensor)

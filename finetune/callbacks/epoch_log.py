@@ -6,11 +6,15 @@ import csv
 import io
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
+from finetune import hardware
+from finetune.callbacks.agreement import largest
 from finetune.console import interactive, log
+from finetune.data_wait import DataWait
 from finetune.optim import head_lr
 from finetune.runfolder import write_text
 
@@ -23,62 +27,99 @@ COLUMNS = (
     "val_balanced_accuracy",
     "lr",
     "seconds",
+    "images_per_second",
+    "memory_mb",
+    "data_wait",
 )
 
 
 class EpochLog(L.Callback):
     """Adds a row to a CSV file after each epoch; a resumed run goes on in the same file, and on the same clock.
 
+    `images_per_second` is of all devices, without validation. `memory_mb` (see `finetune.hardware.peak_memory`) and
+    `data_wait` (share of the training time, 0 to 1) are those of the process with most. `lr` is that of the last step.
+
     Args:
         path: The file.
         epochs: Of the whole run, for the printed line.
+        wait: Times the waiting for data; the Trainer needs it as its profiler.
 
     Attributes:
-        count: Epochs so far.
+        images: Training images of a whole epoch.
+        count: Epochs so far, also one that was cut short.
+        passes: Epochs so far, one that was cut short by the share of it that was trained.
         seconds: Time they took, validation included.
         train_seconds: Time they took without validation.
+        waited: Time of it that was spent waiting for data, in the process that waited most.
         partial: Time that the epoch in progress had taken when a run was resumed within it.
+        row: The last one.
     """
 
-    def __init__(self, path: Path, epochs: int) -> None:
-        self.path, self.epochs = path, epochs
-        self.count, self.seconds, self.train_seconds = 0, 0.0, 0.0
-        self.partial = 0.0
+    def __init__(self, path: Path, epochs: int, wait: DataWait | None = None) -> None:
+        self.path, self.epochs, self.wait = path, epochs, wait or DataWait()
+        self.images = 0
+        self.count, self.passes, self.seconds, self.train_seconds, self.waited = 0, 0.0, 0.0, 0.0, 0.0
+        self.partial, self.partial_wait = 0.0, 0.0
+        self.row: dict[str, float] = {}
         self.started: float | None = None  # of an epoch in progress
+        self.training, self.wait_before, self.share = 0.0, 0.0, 1.0  # of the same
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock of an epoch that goes on; Lightning does not start it again."""
         if self.partial:
             self.started = time.perf_counter() - self.partial
+            self.wait_before = self.wait.seconds - self.partial_wait
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock."""
-        self.started = time.perf_counter()
+        """Starts the clocks."""
+        self.started, self.wait_before = time.perf_counter(), self.wait.seconds
 
     def _elapsed(self) -> float:
         return 0.0 if self.started is None else time.perf_counter() - self.started
 
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Notes how far the epoch is."""
+        self.share = (batch_idx + 1) / trainer.num_training_batches
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Training's part of the epoch is over."""
         if trainer.state.fn == TrainerFn.FITTING:
-            self.train_seconds += self._elapsed()
+            self.training = self._elapsed()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the row."""
         seconds, self.started = self._elapsed(), None
-        self.seconds += seconds
+        training = self.training or seconds  # without validation, where there was one
+        waited = largest(trainer, self.wait.seconds - self.wait_before)
+        memory = largest(trainer, hardware.peak_memory(trainer.strategy.root_device) or 0.0)
         self.count += 1
-        if not trainer.is_global_zero:
-            return
-        epoch = trainer.current_epoch + 1
-        row: dict[str, float] = {"epoch": epoch, "lr": head_lr(trainer.optimizers[0]), "seconds": seconds}
-        row |= {name: float(trainer.callback_metrics[name]) for name in COLUMNS if name in trainer.callback_metrics}
-        self._append(row)
-        if not interactive():
-            log.info(
-                f"epoch {epoch}/{self.epochs}: train loss {row['train_loss']:.4f}, validation loss "
-                f"{row['val_loss']:.4f}, validation accuracy {row['val_accuracy']:.4f}, {seconds:.1f} s"
-            )
+        self.passes += self.share
+        self.seconds += seconds
+        self.train_seconds += training
+        self.waited += waited
+        self.row = {
+            "epoch": trainer.current_epoch + 1,
+            "lr": head_lr(trainer.optimizers[0]),
+            "seconds": seconds,
+            "images_per_second": self.images * self.share / training,
+            "memory_mb": memory,
+            "data_wait": waited / training,
+        }
+        self.row |= {name: float(value) for name, value in trainer.callback_metrics.items() if name in COLUMNS}
+        if trainer.is_global_zero:
+            self._append(self.row)
+            if not interactive():
+                log.info(self._line())
+
+    def _line(self) -> str:
+        row = self.row
+        return (
+            f"epoch {row['epoch']}/{self.epochs}: train loss {row['train_loss']:.4f}, validation loss "
+            f"{row['val_loss']:.4f}, validation accuracy {row['val_accuracy']:.4f}, {row['seconds']:.1f} s, "
+            f"{row['images_per_second']:.4g} images/s, {row['data_wait']:.0%} waiting for data"
+        )
 
     def _append(self, row: dict[str, float]) -> None:
         """Keeps the rows before this epoch's: a run that was killed after a row and before its checkpoint has more."""
@@ -94,11 +135,14 @@ class EpochLog(L.Callback):
 
     def state_dict(self) -> dict[str, float]:
         """What a resumed run must remember."""
-        times = {"seconds": self.seconds, "train_seconds": self.train_seconds, "partial": self._elapsed()}
-        return {"count": self.count, **times}
+        times = {"seconds": self.seconds, "train_seconds": self.train_seconds, "waited": self.waited}
+        partial_wait = 0.0 if self.started is None else self.wait.seconds - self.wait_before
+        partial = {"partial": self._elapsed(), "partial_wait": partial_wait}
+        return {"count": self.count, "passes": self.passes, **times, **partial}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         """Go on from `state_dict`."""
         self.count = int(state_dict["count"])
-        self.seconds, self.train_seconds = state_dict["seconds"], state_dict["train_seconds"]
-        self.partial = state_dict["partial"]
+        self.passes, self.seconds = state_dict["passes"], state_dict["seconds"]
+        self.train_seconds, self.waited = state_dict["train_seconds"], state_dict["waited"]
+        self.partial, self.partial_wait = state_dict["partial"], state_dict["partial_wait"]

@@ -120,13 +120,16 @@ class ImageClassificationTask(L.LightningModule):
         self.batch_loss = total
         precise = torch.float32 if self.device.type == "mps" else torch.float64  # MPS has no float64
         self.epoch_loss = self.epoch_loss.to(self.device, precise) + total
-        if self.trainer.is_last_batch:
-            mean = self.epoch_loss[0] / self.epoch_loss[1]
-            # It is the same everywhere; without sync_dist Lightning warns that it might not be.
-            self.log("train_loss", mean.float(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         world = self.trainer.world_size
         # In the loss's own precision: a float32 share would cost a float64 gradient its last eight digits.
         return self.step_weights.weight(size, size if world == 1 else total[1].to(loss.dtype), world)
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Logs the mean of the epoch's loss after its last step, also where the Trainer is asked to stop within it."""
+        if self.trainer.is_last_batch or self.trainer.should_stop:
+            mean = self.epoch_loss[0] / self.epoch_loss[1]
+            # It is the same everywhere; without sync_dist Lightning warns that it might not be.
+            self.log("train_loss", mean.float(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Finishes the gradient that several batches have added to; Lightning clips it after this."""

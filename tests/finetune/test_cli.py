@@ -121,6 +121,9 @@ VALUES = {
     "workers": 0,
     "seed": 42,
     "save_every": 100,
+    "logger": "tensorboard",
+    "patience": 4,
+    "max_time": "1h30m",
     "imbalance": "class-weights",
 }
 

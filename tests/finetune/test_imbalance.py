@@ -75,7 +75,9 @@ def test_weights_average_to_one_over_the_training_split_and_absent_classes_have_
 def test_a_class_without_training_images_does_no_harm(remedy):
     loss = ImbalanceLoss([5, 0, 3], remedy, 0.1)
     logits = torch.randn(4, 3, requires_grad=True)
-    loss(logits, torch.tensor([0, 2, 2, 0])).backward()
+    value = loss(logits, torch.tensor([0, 2, 2, 0]))
+    value.backward()
+    assert value.isfinite()
     assert logits.grad.isfinite().all()
 
 
@@ -181,6 +183,15 @@ def test_images_of_a_class_are_used_equally_often_over_the_training_and_never_au
         of_class = used[LABELS == label]
         assert of_class.max() - of_class.min() <= 1
         assert abs(of_class.sum() - 700 / 3) < 1
+
+
+def test_balanced_images_come_in_random_order_another_one_each_time():
+    items = balanced(LABELS, seed=3, epoch=0)
+    orders = [items[(LABELS[items[:, 1]] == 1) & (items[:, 0] == visit), 1].tolist() for visit in range(5)]
+    assert len({tuple(order) for order in orders}) == 5  # equal ones are as likely as 1 in 72
+    assert all(sorted(order) == list(range(70, 76)) for order in orders)
+    of_epoch = LABELS[[index for batch in TrainBatches(100, 16, seed=3, balance=LABELS) for _, index in batch]]
+    assert np.count_nonzero(np.diff(of_epoch)) > 40  # classes do not come one after the other
 
 
 @pytest.mark.parametrize("world", [2, 3])

@@ -273,16 +273,21 @@ def test_drop_block_has_its_rate_also_where_lightning_does_not_start_the_epoch(h
 def test_rows_of_epochs_that_are_run_again_are_replaced(tmp_path):
     def trainer(epoch, loss):
         values = {name: torch.tensor(loss) for name in ("train_loss", "val_loss", "val_accuracy")}
+        one = {"world_size": 1, "strategy": SimpleNamespace(root_device=torch.device("cpu"))}
         group = SimpleNamespace(param_groups=[{"lr": 0.1}])
-        return SimpleNamespace(current_epoch=epoch, callback_metrics=values, is_global_zero=True, optimizers=[group])
+        return SimpleNamespace(
+            current_epoch=epoch, callback_metrics=values, is_global_zero=True, optimizers=[group], **one
+        )
 
     log = EpochLog(tmp_path / "metrics.csv", 3)
     log.on_train_epoch_start(None, None)
     log.on_train_epoch_end(trainer(0, 3.0), None)
     state = log.state_dict()
+    log.on_train_epoch_start(None, None)
     log.on_train_epoch_end(trainer(1, 2.0), None)  # and killed before the checkpoint
     again = EpochLog(tmp_path / "metrics.csv", 3)
     again.load_state_dict(state)
+    again.on_train_epoch_start(None, None)
     again.on_train_epoch_end(trainer(1, 1.0), None)
     written = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
     assert [(row["epoch"], row["train_loss"]) for row in written] == [("1", "3.0"), ("2", "1.0")]
