@@ -10,7 +10,8 @@ from torch import nn
 from finetune import data_wait, imbalance
 from finetune.callbacks import limits
 from finetune.config import RunConfig
-from finetune.cores import available_cores, default_workers
+from finetune.cores import available_cores
+from finetune.datamodule import default_workers
 from finetune.dataset import LabelledImages, excluded
 from finetune.export import stock_architecture
 from finetune.result import RunResult
