@@ -16,6 +16,7 @@ import tyro
 
 from finetune import durations, recipes
 from finetune.errors import ConfigError
+from finetune.limits import MAX_IMAGE_PIXELS
 
 Interpolation = Literal["bilinear", "bicubic"]
 Freeze = Literal["none", "backbone"]
@@ -61,9 +62,6 @@ FROZEN_PRESET: dict[str, Any] = {
 
 RESUME_AUTO = Path("auto")
 """`--resume auto`, in place of a folder; a folder of that name is given by its absolute path."""
-
-MAX_IMAGE_PIXELS = 178_956_970
-"""Where Pillow refuses an image as a decompression bomb unless told otherwise; half a gigabyte as RGB."""
 
 INFERRED = tyro.conf.arg(help_behavior_hint="(default: inferred)")
 OWN = tyro.conf.arg(help_behavior_hint="(default: the model's own)")

@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from finetune import images, transforms
-from finetune.config import MAX_IMAGE_PIXELS
 from finetune.cores import available_cores
 from finetune.dataset import LabelledImages, prepare
 from finetune.errors import ConfigError, LostImageError
+from finetune.limits import MAX_IMAGE_PIXELS
 from finetune.sampler import EvalBatches, Item, TrainBatches, micro_batches, process
 from finetune.transforms import Transform
 

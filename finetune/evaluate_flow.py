@@ -15,12 +15,12 @@ from torch import nn
 
 from finetune import calibration, intervals, labels, models, published, schema, source, transforms
 from finetune.callbacks import CollectPredictions
-from finetune.config import MAX_IMAGE_PIXELS
 from finetune.console import log
 from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages, excluded, inspect, whole_split
 from finetune.errors import ConfigError, DatasetError, RunFolderError, listing
 from finetune.evaluation import Evaluation
+from finetune.limits import MAX_IMAGE_PIXELS
 from finetune.predictions import Predictions
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder

@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
 from finetune import file_kinds
-from finetune.config import MAX_IMAGE_PIXELS
+from finetune.limits import MAX_IMAGE_PIXELS
 
 with contextlib.suppress(ImportError):
     importlib.import_module("pillow_heif.HeifImagePlugin")  # HEIC photos of phones, where the plugin is installed
@@ -130,7 +130,12 @@ def upright(image: PILImage.Image) -> PILImage.Image:
     """Decode the pixels and turn them. `ImageOps.exif_transpose` would fail where it cannot write damaged EXIF anew."""
     image.load()
     turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
-    return image if turn is None else image.transpose(turn)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    for tag in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):  # they say it were still to be turned
+        turned.info.pop(tag, None)
+    return turned
 
 
 def open_jpeg(value: Encoded, max_pixels: int = MAX_IMAGE_PIXELS) -> PILImage.Image:

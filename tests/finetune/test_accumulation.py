@@ -62,8 +62,9 @@ def test_fewer_than_two_images_in_a_part_are_refused(count, batch, world, most, 
 
 def whole_batches(module, data, lr=0.1):
     """By step, gradients and weights of plain SGD on whole batches: nothing of ours but the order of the images."""
-    loader = ImageDataModule(data, image_size=8, batch_size=16, workers=0).train_dataloader()
-    for pixels, targets in loader:
+    loader = ImageDataModule(data, image_size=8, batch_size=16, workers=0)
+    for batch in loader.train_dataloader():
+        pixels, targets = loader.on_after_batch_transfer(batch, 0)
         module.zero_grad()
         F.cross_entropy(module(pixels.double()), targets, label_smoothing=0.1).backward()
         gradients = [p.grad.clone() for p in module.parameters()]

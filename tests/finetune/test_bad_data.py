@@ -249,7 +249,7 @@ def test_thin_and_tiny_images_are_evaluated_as_timm_does_but_for_the_memory(size
     monkeypatch.setattr(
         Image.Image, "resize", lambda self, to, *a, **k: areas.append(to[0] * to[1]) or real(self, to, *a, **k)
     )
-    ours = transforms.evaluation(config)(image)
+    ours = transforms.normalised(config)(image)
     assert max(areas, default=0) <= 37 * 3700
     # The scale of the long side is rounded to a pixel of the whole image, or of what was cut from it.
     torch.testing.assert_close(ours, expected, atol=0.03 if long else 0, rtol=0)

@@ -12,7 +12,7 @@ import pytest
 from finetune import RunConfig, console
 from finetune import cli as cli_module
 from finetune.cli import main, parse_train
-from finetune.config import PRETRAINED_PRESET, SCRATCH_PRESET
+from finetune.config import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 from finetune.errors import ConfigError
 
 GIVEN = ["--model", "resnest50", "--dataset", "food101"]
@@ -59,7 +59,7 @@ def help_of(capsys, *arguments):
 
 
 @pytest.mark.parametrize("verb", [[], ["train"]])
-def test_help_has_every_flag_of_the_contract_and_at_most_fifty(capsys, verb):
+def test_help_has_every_flag_of_the_contract_and_not_too_many(capsys, verb):
     text = help_of(capsys, *verb)
     flags = re.findall(r"^\W*(--[a-z][a-z-]*)(?:, (--[a-z-]+))?", text, re.MULTILINE)
     listed = {name for pair in flags for name in pair if name}
@@ -70,10 +70,11 @@ def test_help_has_every_flag_of_the_contract_and_at_most_fifty(capsys, verb):
     assert "None" not in text  # inferred, chosen, none: said in words
 
 
-def test_help_shows_both_presets(capsys):
+def test_help_shows_the_presets(capsys):
     text = " ".join(help_of(capsys).replace("│", " ").split())
     for name, value in PRETRAINED_PRESET.items():
-        assert f"(default: {value}; from scratch {SCRATCH_PRESET[name]})" in text
+        frozen = "none" if FROZEN_PRESET[name] is None else FROZEN_PRESET[name]
+        assert f"(default: {value}; from scratch {SCRATCH_PRESET[name]}; frozen {frozen})" in text
 
 
 def test_help_of_evaluate(capsys):
@@ -125,6 +126,10 @@ VALUES = {
     "patience": 4,
     "max_time": "1h30m",
     "imbalance": "class-weights",
+    "device_batch_size": 8,
+    "layer_decay": 0.75,
+    "clip_grad": 1.0,
+    "ema": 0.99,
 }
 
 
@@ -138,7 +143,8 @@ def test_both_spellings_of_a_flag_and_the_equals_sign(name):
 
 
 def test_every_setting_is_covered_above():
-    others = {"model", "dataset", "pretrained", "compile", "sync_bn", "output", "resume"}
+    others = {"model", "dataset", "pretrained", "compile", "sync_bn", "grad_checkpointing", "output", "resume"}
+    others |= {"freeze", "unfreeze_every"}  # the one needs the other, and has a preset: see test_freezing.py
     assert set(VALUES) | others == {f.name for f in dataclasses.fields(RunConfig)}
 
 

@@ -1,0 +1,4 @@
+"""Bounds that the flags and the data share; imports nothing, so that `--help` answers at once."""
+
+MAX_IMAGE_PIXELS = 178_956_970
+"""Where Pillow refuses an image as a decompression bomb unless told otherwise; half a gigabyte as RGB."""
