@@ -15,7 +15,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 from torch.utils.data import DataLoader
 
-from finetune import RunConfig, durations, run
+from finetune import RunConfig, durations, run, sampler
 from finetune.callbacks import Checkpoints, Limits, StopOnSignal
 from finetune.data_wait import DataWait, short_side, suggestion
 
@@ -79,6 +79,9 @@ def test_the_planned_end_is_no_early_one(tmp_path):
     assert epochs_until_stopped(tmp_path, [(0.9, 1.0)] * 3, Limits(patience=2), max_epochs=3) == (3, None)
     assert epochs_until_stopped(tmp_path, [(0.9, 1.0)] * 3, Limits(seconds=0), max_epochs=3) == (1, "max-time")
     assert epochs_until_stopped(tmp_path, [(0.9, 1.0)], Limits(seconds=0), max_epochs=1) == (1, None)
+    within = Limits(patience=1)
+    within.stopped_by = "max-time"  # in a step of the second epoch, which is no better
+    assert epochs_until_stopped(tmp_path, [(0.9, 1.0)] * 2, within) == (2, "max-time")
 
 
 def test_the_clock_counts_what_went_before_a_resume_and_stops_after_an_optimizer_step(monkeypatch):
@@ -196,6 +199,8 @@ def test_time_that_is_over_within_an_epoch_ends_the_run_in_good_order(tmp_path, 
     """In the third step of the second epoch of a run on balanced classes; killed while it exports, and resumed."""
     folder, steps = tmp_path / "run", []
     monkeypatch.setattr(Limits, "_late", lambda self, trainer: steps.append(0) or trainer.global_step >= STEPS + 3)
+    epochs, original = set(), sampler.balanced
+    monkeypatch.setattr(sampler, "balanced", lambda *args: epochs.add(args[2]) or original(*args))
     config = {**OPTIONS, "dataset": images([120, 20, 60]), "epochs": 5, "batch_size": 16, "max_time": "1h"}
     config |= {"imbalance": "balanced-sampler"}
     with caplog.at_level("INFO", "finetune"):
@@ -214,12 +219,14 @@ def test_time_that_is_over_within_an_epoch_ends_the_run_in_good_order(tmp_path, 
     speeds = [float(row["images_per_second"]) for row in rows]
     waits = [float(row["data_wait"]) for row in rows]
     trained = [images / speed for images, speed in zip([160, 48], speeds, strict=True)]
-    assert trained[0] < float(rows[0]["seconds"])  # without validation
+    assert trained[0] < 0.995 * float(rows[0]["seconds"])  # without validation
+    assert rows[0]["train_loss"] != rows[1]["train_loss"]  # of the steps that there were
     assert training["images_per_second"] == pytest.approx(208 / sum(trained), abs=0.01)
     assert training["data_wait"] == pytest.approx(np.average(waits, weights=trained), abs=1e-5)
     best = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)
     assert best["global_step"] == (STEPS if training["best_epoch"] == 1 else STEPS + 3)
 
+    assert epochs == {0, 1}
     assert result.dataset["class_counts"] == COUNTS
     assert result.dataset["imbalance_ratio"] == 6
     said = caplog.messages
