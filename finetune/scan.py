@@ -98,7 +98,8 @@ def _scan(encoded: Dataset, column: str, rows: np.ndarray, max_pixels: int) -> S
 
     quiet = not (interactive() and is_main_process())
     chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
-    found = Scan([])
+    bad: list[BadImage] = []
+    animated = 0
     with (
         warnings.catch_warnings(),
         ThreadPoolExecutor(os.cpu_count()) as pool,
@@ -106,9 +107,10 @@ def _scan(encoded: Dataset, column: str, rows: np.ndarray, max_pixels: int) -> S
     ):
         warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
         for chunk, part in zip(chunks, pool.map(look, chunks), strict=True):
-            found = Scan(found.bad + part.bad, found.animated + part.animated)
+            bad += part.bad
+            animated += part.animated
             progress.update(len(chunk))
-    return Scan(sorted(found.bad, key=lambda image: image.row), found.animated)
+    return Scan(sorted(bad, key=lambda image: image.row), animated)
 
 
 def _decodes(value: images.Encoded, max_pixels: int, gate: _Gate) -> bool:
@@ -161,8 +163,12 @@ def _files(dataset: Dataset, column: str, rows: np.ndarray) -> Iterator[str]:
     values = dataset.data.column(column)
     paths = values
     if pa.types.is_struct(values.type):
-        embedded = pc.is_valid(pc.struct_field(values, "bytes"))
-        paths = pc.if_else(embedded, None, pc.struct_field(values, "path"))
+        fields = {field.name for field in values.type}
+        if "path" not in fields:
+            return
+        paths = pc.struct_field(values, "path")
+        if "bytes" in fields:
+            paths = pc.if_else(pc.is_valid(pc.struct_field(values, "bytes")), None, paths)
     if not (pa.types.is_string(paths.type) or pa.types.is_large_string(paths.type)) or paths.null_count == len(paths):
         return
     indices = rows if dataset._indices is None else dataset._indices.column(0).to_numpy()[rows]

@@ -294,6 +294,9 @@ def test_embedded_images_are_not_read_for_the_key_of_the_cache(tmp_path):
     table = Dataset.from_dict({"image": values}, features=Features(image=ImageFeature()))
     assert list(scan_module._files(table, "image", np.arange(3))) == [str(tmp_path / "0.png")]
     assert list(scan_module._files(table, "image", np.array([1, 0]))) == []
+    for field, expected in (("bytes", []), ("path", ["0.png"])):
+        alone = Dataset.from_dict({"image": [{field: "0.png"}]})
+        assert list(scan_module._files(alone, "image", np.arange(1))) == expected
 
 
 @pytest.mark.parametrize("workers", [0, 1])
