@@ -186,7 +186,14 @@ def test_mistakes_show_images_names_and_confidence(tmp_path, count):
     shown = texts(made)
     assert f"{count} most confident of 99 mistakes on test images" in shown
     assert ">99 %" in shown
-    assert "5: \N{WHITE SQUARE}" not in shown
+    names = style.readable(AWKWARD)
+    pieces = [text.get_text() for text in made.texts[2:]]
+    said = [pieces[i : i + 4] for i in range(0, len(pieces), 4)]  # class, arrow, predicted class, confidence
+    for i, (target, _, label, sure) in enumerate(said):
+        assert target.split("\N{HORIZONTAL ELLIPSIS}")[0] in names[i % 10]
+        assert label.split("\N{HORIZONTAL ELLIPSIS}")[0] in names[(i + 3) % 10]
+        assert sure == style.percent(1 - i / 100 - 1e-4)
+    assert len(said) == count
     boxes = [axes.get_position() for axes in made.axes]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     assert all(0 <= box.x0 < box.x1 <= 1 and 0 <= box.y0 < box.y1 <= 1 for box in boxes)
