@@ -16,7 +16,7 @@ from finetune.figures import confusion, curves, mistakes, reliability, style
 from finetune.predictions import Predictions
 
 AWKWARD = [
-    "$x_1$ < \\frac{1}{2}",
+    "$x_1$ < $\\nothing{$",  # raises as mathematics
     "a" * 90,
     "日本語",
     "größe & <b>",
@@ -135,7 +135,7 @@ def test_reliability_bins_have_torchmetrics_error():
     bins = reliability.bin_confidences(confidences, found.correct.numpy())
     assert bins.error == pytest.approx(calibration_error(found, 0.7), abs=1e-6)
     assert bins.count.sum() == 500
-    assert reliability.bin_confidences(np.array([1.0]), np.array([True])).count[-1] == 1
+    assert reliability.bin_confidences(np.array([1.0]), np.array([True])).count.tolist() == [*[0] * 14, 1]
     panels = [("Before", confidences), ("After", found.confidences().numpy())]
     shown = texts(reliability.draw(panels, found.correct.numpy()))
     assert f"Before: calibration error {bins.error:.4f}" in shown
@@ -186,10 +186,26 @@ def test_mistakes_show_images_names_and_confidence(tmp_path, count):
     shown = texts(made)
     assert f"{count} most confident of 99 mistakes on test images" in shown
     assert ">99 %" in shown
-    assert "5: \N{WHITE SQUARE}" not in shown
+    names = style.readable(AWKWARD)
+    pieces = [text.get_text() for text in made.texts[2:]]
+    said = [pieces[i : i + 4] for i in range(0, len(pieces), 4)]  # class, arrow, predicted class, confidence
+    for i, (target, _, label, sure) in enumerate(said):
+        assert target.split("\N{HORIZONTAL ELLIPSIS}")[0] in names[i % 10]
+        assert label.split("\N{HORIZONTAL ELLIPSIS}")[0] in names[(i + 3) % 10]
+        assert sure == style.percent(1 - i / 100 - 1e-4)
+    assert len(said) == count
     boxes = [axes.get_position() for axes in made.axes]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     assert all(0 <= box.x0 < box.x1 <= 1 and 0 <= box.y0 < box.y1 <= 1 for box in boxes)
+
+
+@pytest.mark.parametrize(("limit", "width"), [(10**9, 1600), (1000, 800)])
+def test_what_is_too_large_is_drawn_with_fewer_pixels(tmp_path, limit, width):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (250, 250, 3), dtype=np.uint8))
+    style.save(mistakes.draw([mistakes.Mistake(noise, 0, 1, 0.5)], AWKWARD, 1), tmp_path / "mistakes.png", limit=limit)
+    with Image.open(tmp_path / "mistakes.png") as image:
+        assert image.width == width
+    assert [path.name for path in tmp_path.iterdir()] == ["mistakes.png"]
 
 
 def test_names_are_shown_as_they_are_or_numbered(monkeypatch):
