@@ -1,5 +1,6 @@
 """model/verify.json: what makes it, what it says, and what it refuses."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -132,7 +133,11 @@ def test_a_library_that_is_not_installed_is_not_a_failure_but_timm_is_needed(run
     assert checks["transformers"] == {"passed": None, "reason": "transformers is not installed"}
     absent.add("timm")
     assert main(["verify", str(run)]) == 2
-    assert "the model did not pass: no check by timm" in capsys.readouterr().err
+    assert "the model did not pass: timm did not" in capsys.readouterr().err
+    written = json.loads((run / "model/verify.json").read_text()) | {"passed": True}  # by hand
+    (run / "model/verify.json").write_text(json.dumps(written))
+    with pytest.raises(CardError, match="did not pass: timm did not"):
+        certificate.check(run / "model")
 
 
 def test_secrets_stay_here(run, clients, monkeypatch, tmp_path):
@@ -149,7 +154,11 @@ def test_secrets_stay_here(run, clients, monkeypatch, tmp_path):
 
 def test_other_files_than_the_verified_are_refused(run, clients):
     cards.verify(run)
-    certificate.check(run / "model")
+    made = certificate.check(run / "model")
+    (run / "model/verify.json").write_text(json.dumps(made | {"passed": False}))
+    with pytest.raises(CardError, match="did not pass"):
+        certificate.check(run / "model")
+    cards.verify(run)
     for name in ("model.safetensors", "config.json"):
         content = (run / "model" / name).read_bytes()
         (run / "model" / name).write_bytes(content + b" ")
@@ -254,9 +263,12 @@ def test_export_and_certificate_by_the_real_libraries(digits_run, tmp_path, monk
     safetensors.torch.save_file(weights, run / "model/model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CardError, match=r"model\.safetensors is not the file that was verified"):
         certificate.check(run / "model")
-    assert main(["verify", str(run / "model")]) == 2
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "transformers" else found(name))
+    assert main(["verify", str(run / "model")]) == 2  # without transformers: its import costs the most
     said = capsys.readouterr().err
-    assert re.search(r"did not pass: timm \(largest difference .*transformers \(largest difference", said)
+    assert re.search(r"did not pass: timm \(largest difference \S+, \d+ labels equal\)", said)
+    assert json.loads((run / "model/verify.json").read_text())["checks"]["timm"]["largest_difference"] > 1e-3
     assert "onnxruntime (model.onnx was made from other weights; export it again)" in said
 
 
