@@ -214,7 +214,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalises the pixels of our own loaders on the device they have come to; Lightning calls it."""
-        pixels = batch[0] if isinstance(batch, list | tuple) else None
+        pixels = batch[0] if isinstance(batch, list | tuple) and batch else None
         if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8:
             return batch  # of a loader that somebody else gave to the Trainer
         return self.normalize.to(pixels.device)(pixels), *batch[1:]

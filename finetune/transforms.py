@@ -151,12 +151,16 @@ class Normalize(nn.Module):
         super().__init__()
         # Tensors, the 255 too: on CUDA a division by a number is a multiplication by its rounded inverse.
         self.register_buffer("full", torch.tensor(255.0), persistent=False)
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Uint8 `[..., 3, H, W]` on the module's device -> float32 of that shape and layout."""
-        return pixels.float().div_(self.full).sub_(self.mean).div_(self.std)
+        """Uint8 `[..., 3, H, W]` on the module's device -> float32 of that shape, channels last in memory."""
+        last = pixels.movedim(-3, -1)
+        # [..., H, W * 3]: with the channels alone as the inner axis, the CPU takes four times as long.
+        rows = last.flatten(-2).float().div_(self.full)
+        rows.sub_(self.mean.repeat(last.shape[-2])).div_(self.std.repeat(last.shape[-2]))
+        return rows.view(last.shape).movedim(-1, -3)
 
 
 def _typed(transform: Any) -> Transform:
