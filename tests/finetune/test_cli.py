@@ -12,7 +12,7 @@ import pytest
 from finetune import RunConfig, console
 from finetune import cli as cli_module
 from finetune.cli import main, parse_train
-from finetune.config import PRETRAINED_PRESET, SCRATCH_PRESET
+from finetune.config import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 from finetune.errors import ConfigError
 
 GIVEN = ["--model", "resnest50", "--dataset", "food101"]
@@ -70,10 +70,11 @@ def test_help_has_every_flag_of_the_contract_and_at_most_fifty(capsys, verb):
     assert "None" not in text  # inferred, chosen, none: said in words
 
 
-def test_help_shows_both_presets(capsys):
+def test_help_shows_all_presets(capsys):
     text = " ".join(help_of(capsys).replace("│", " ").split())
     for name, value in PRETRAINED_PRESET.items():
-        assert f"(default: {value}; from scratch {SCRATCH_PRESET[name]})" in text
+        frozen = "none" if FROZEN_PRESET[name] is None else FROZEN_PRESET[name]
+        assert f"(default: {value}; from scratch {SCRATCH_PRESET[name]}; frozen {frozen})" in text
 
 
 def test_help_of_evaluate(capsys):
@@ -133,8 +134,17 @@ def test_both_spellings_of_a_flag_and_the_equals_sign(name):
 
 
 def test_every_setting_is_covered_above():
-    others = {"model", "dataset", "pretrained", "compile", "sync_bn", "output", "resume"}
+    others = {"model", "dataset", "pretrained", "compile", "sync_bn", "output", "resume", "freeze", "unfreeze_every"}
     assert set(VALUES) | others == {f.name for f in dataclasses.fields(RunConfig)}
+
+
+def test_freezing():
+    config = parse_train([*GIVEN, "--freeze", "backbone", "--unfreeze_every=2"])
+    assert changed(config) == {"freeze": "backbone", "unfreeze_every": 2}
+    frozen = parse_train([*GIVEN, "--freeze=backbone", "--unfreeze-every", "2", "--lr", "0.3"])
+    assert (frozen.unfreeze_every, frozen.lr) == (2, 0.3)
+    with pytest.raises(ConfigError, match=r"^--freeze must be one of none, backbone, got 'stem'$"):
+        parse_train([*GIVEN, "--freeze", "stem"])
 
 
 def test_switches():
