@@ -148,6 +148,15 @@ def test_every_setting_is_covered_above():
     assert set(VALUES) | others == {f.name for f in dataclasses.fields(RunConfig)}
 
 
+def test_freezing():
+    config = parse_train([*GIVEN, "--freeze", "backbone", "--unfreeze_every=2"])
+    assert changed(config) == {"freeze": "backbone", "unfreeze_every": 2}
+    frozen = parse_train([*GIVEN, "--freeze=backbone", "--unfreeze-every", "2", "--lr", "0.3"])
+    assert (frozen.unfreeze_every, frozen.lr) == (2, 0.3)
+    with pytest.raises(ConfigError, match=r"^--freeze must be one of none, backbone, got 'stem'$"):
+        parse_train([*GIVEN, "--freeze", "stem"])
+
+
 def test_switches():
     assert parse_train([*GIVEN, "--compile"]).compile
     assert parse_train([*GIVEN, "--sync-bn"]).sync_bn
