@@ -16,6 +16,7 @@ import tyro
 
 from finetune import recipes
 from finetune.errors import ConfigError
+from finetune.limits import MAX_IMAGE_PIXELS
 
 Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"]
@@ -43,9 +44,6 @@ SCRATCH_PRESET: dict[str, Any] = {
 
 RESUME_AUTO = Path("auto")
 """`--resume auto`, in place of a folder; a folder of that name is given by its absolute path."""
-
-MAX_IMAGE_PIXELS = 178_956_970
-"""Where Pillow refuses an image as a decompression bomb unless told otherwise; half a gigabyte as RGB."""
 
 INFERRED = tyro.conf.arg(help_behavior_hint="(default: inferred)")
 OWN = tyro.conf.arg(help_behavior_hint="(default: the model's own)")

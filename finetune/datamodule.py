@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from finetune import images, transforms
-from finetune.config import MAX_IMAGE_PIXELS
 from finetune.dataset import LabelledImages, prepare
 from finetune.errors import LostImageError
+from finetune.limits import MAX_IMAGE_PIXELS
 from finetune.sampler import EvalBatches, Item, TrainBatches, process
 from finetune.transforms import Transform
 

@@ -11,9 +11,9 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Image
 
 from finetune import class_names, schema, source, splits
-from finetune.config import MAX_IMAGE_PIXELS
 from finetune.console import log
 from finetune.errors import DatasetError, SchemaError, SplitError, listing
+from finetune.limits import MAX_IMAGE_PIXELS
 from finetune.scan import BadImage, scan
 from finetune.schema import DatasetSchema
 from finetune.source import Source

@@ -13,12 +13,12 @@ import yaml
 from torch import nn
 
 from finetune import labels, models, published, schema, source, transforms
-from finetune.config import MAX_IMAGE_PIXELS
 from finetune.console import log
 from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages, excluded, inspect, whole_split
 from finetune.errors import ConfigError, DatasetError, RunFolderError, listing
 from finetune.evaluation import Evaluation
+from finetune.limits import MAX_IMAGE_PIXELS
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder
 from finetune.splits import ROLES, SplitRows, Splits

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from finetune.config import AUTO, INFERRED, MAX_IMAGE_PIXELS, NONE, OWN, valid_devices
+from finetune.config import AUTO, INFERRED, NONE, OWN, valid_devices
 from finetune.errors import ConfigError
+from finetune.limits import MAX_IMAGE_PIXELS
 
 Protocol = Literal["timm", "paper"]
 
