@@ -99,7 +99,10 @@ def _matrix(made: Figure, axes: Axes, pairs: Pairs, names: Sequence[str], label_
     axes.tick_params(length=0 if count <= COUNTED else 2)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted")
-    axes.set_ylabel("true" + (f" (every {step}{_ordinal(step)} class is named)" if step > 1 else ""))
+    block = -(-count // _CELLS)
+    notes = [f"every {step}{_ordinal(step)} class is named"] if step > 1 else []
+    notes += [f"each cell is the largest of {block} x {block}"] if block > 1 else []
+    axes.set_ylabel(f"true ({'; '.join(notes)})" if notes else "true")
     right = int(images[targets == labels].sum())
     head = f"Test images by class: {right:,} of {int(images.sum()):,} right"
     inch = 1 / made.get_figheight()

@@ -85,6 +85,7 @@ def test_confusion_can_be_read(names, count, tmp_path):
     boxes += [label.get_window_extent(renderer) for label in axes.get_xticklabels() + axes.get_yticklabels()]
     assert all(-2 <= box.x0 < box.x1 <= made.bbox.x1 + 2 for box in boxes)
     assert all(-2 <= box.y0 < box.y1 <= made.bbox.y1 + 2 for box in boxes)
+    assert ("largest of 8 x 8" in axes.get_ylabel()) is (len(names) == 1000)
     if len(names) <= 20:
         shown = texts(made)
         assert all(name in shown for name in style.readable(names) if len(name) < 15)
