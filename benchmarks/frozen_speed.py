@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import datasets
+import lightning as L
 import timm
 import torch
 import tyro
@@ -64,13 +65,26 @@ class Options:
     """File for every number."""
 
 
+class OneSplit(L.LightningDataModule):
+    """A split of a data module as the test split of another."""
+
+    def __init__(self, images: ImageDataModule, role: str) -> None:
+        super().__init__()
+        self.images, self.role = images, role
+        self.on_after_batch_transfer = images.on_after_batch_transfer
+
+    def test_dataloader(self) -> Any:
+        """In batches as large as those that features are computed in."""
+        return self.images.eval_dataloader(self.role, IMAGES_AT_ONCE)
+
+
 def evaluation_pass(config: RunConfig, data: LabelledImages, task: ImageClassificationTask, loader: Any) -> float:
     """Seconds for the scores of every split, as `python -m finetune evaluate` computes them: float32, no gradients."""
     began = time.perf_counter()
     trainer = make_trainer(config.accelerator, config.devices, [])
     for role in data.splits.parts:
         with quiet():
-            trainer.test(task, loader.eval_dataloader(role, IMAGES_AT_ONCE), verbose=False)
+            trainer.test(task, OneSplit(loader, role), verbose=False)
     return time.perf_counter() - began
 
 

@@ -217,7 +217,10 @@ class ImageDataModule(L.LightningDataModule):
         pixels = batch[0] if isinstance(batch, list | tuple) and batch else None
         if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8:
             return batch  # of a loader that somebody else gave to the Trainer
-        return self.normalize.to(pixels.device)(pixels), *batch[1:]
+        normalised = self.normalize.to(pixels.device)(pixels)
+        if self.trainer is not None:  # Lightning's turn was before this: 8-bit pixels have no precision to convert
+            normalised = self.trainer.precision_plugin.convert_input(normalised)
+        return normalised, *batch[1:]
 
     @property
     def micro_batches(self) -> int:
@@ -284,7 +287,7 @@ class ImageDataModule(L.LightningDataModule):
     def eval_dataloader(self, role: str, batch_size: int | None = None) -> DataLoader[Batch]:
         """Any split, in order, as the exported model sees it; `batch_size` images per device, if not the module's."""
         rows = self._rows(role, self.eval_transform)
-        size = min(batch_size or self.batch_size, self.device_batch_size or self.batch_size)
+        size = batch_size or min(self.batch_size, self.device_batch_size or self.batch_size)
         return self._loader(rows, EvalBatches(len(rows), size, *process()))
 
     def check(self, world: int) -> None:

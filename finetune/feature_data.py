@@ -81,6 +81,11 @@ class FeatureDataModule(L.LightningDataModule):
         """Into how many a device's share of each training batch is cut."""
         return self.images.micro_batches
 
+    @property
+    def images_at_once(self) -> int:
+        """Per device, while features are computed."""
+        return min(IMAGES_AT_ONCE, self.images.device_batch_size or IMAGES_AT_ONCE)
+
     def setup(self, stage: str) -> None:
         """Find the features or compute them; the same on all processes.
 
@@ -131,7 +136,7 @@ class FeatureDataModule(L.LightningDataModule):
         """First row, and float32 `[B, ...]`, of all processes' batches."""
         world = process()[1]
         count = len(self.images.data.splits.parts[role].rows)
-        plans = [EvalBatches(count, IMAGES_AT_ONCE, each, world) for each in range(world)]
+        plans = [EvalBatches(count, self.images_at_once, each, world) for each in range(world)]
         for step, values in enumerate(self._own(role)):
             starts = [plan.start + int(plan.bounds[step]) for plan in plans]
             sizes = [int(plan.bounds[step + 1] - plan.bounds[step]) for plan in plans]
@@ -149,7 +154,7 @@ class FeatureDataModule(L.LightningDataModule):
         assert self.trainer is not None
         device = self.trainer.strategy.root_device
         with classifier_inputs(self.network, self.classifier) as inputs_of:
-            for batch in self.images.eval_dataloader(role, IMAGES_AT_ONCE):
+            for batch in self.images.eval_dataloader(role, self.images_at_once):
                 moved: Any = self.images.transfer_batch_to_device(batch, device, 0)
                 pixels, _ = self.images.on_after_batch_transfer(moved, 0)
                 yield inputs_of(pixels)

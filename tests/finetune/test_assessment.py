@@ -129,7 +129,7 @@ def test_a_real_runs_evaluation_is_that_of_its_model(digits_run):
     found = {}
     for role in ("validation", "test"):
         with torch.inference_mode():
-            batches = [(model(pixels), targets) for pixels, targets in loader.eval_dataloader(role)]
+            batches = [(model(loader.normalize(pixels)), targets) for pixels, targets in loader.eval_dataloader(role)]
         found[role] = Predictions(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
     again = assessment.assess(found["validation"], found["test"], data.splits.parts["train"].labels, loader.classes, 0)
     assert again["per_class"] == entry["per_class"]

@@ -57,7 +57,7 @@ def test_averaged_weights_are_validated_and_saved_beside_the_raw_ones(tmp_path):
     # What was validated and decides about the best epoch are the averaged ones.
     model = network(norm=True).eval()
     model.load_state_dict(export.best_weights(tmp_path / "best.ckpt"))
-    pixels, targets = next(iter(data.val_dataloader()))
+    pixels, targets = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
     loss = F.cross_entropy(model(pixels), targets)
     assert loss.item() == pytest.approx(-checkpoints.best[1], rel=1e-6)
     # Nothing is put in place of weights that are evaluated after the training.

@@ -156,7 +156,7 @@ def everything(data):
     part = data.data.splits.parts["train"]
     images = data.data.source.splits[part.source]
     for row, label in zip(part.rows.tolist(), part.labels.tolist(), strict=True):
-        yield data.eval_transform(images[row]["image"].convert("RGB"))[None], torch.tensor([label])
+        yield data.normalize(data.eval_transform(images[row]["image"].convert("RGB"))[None]), torch.tensor([label])
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 
 import datasets
@@ -61,18 +62,19 @@ def test_files_folders_globs_and_bad_files(digits_run, photos, cli):
     assert bad.keys() == {"sub/broken.jpg", "sub/page.png", "nothing.png", "*.bmp"}
     assert bad["nothing.png"] == "no such file or folder"
     assert bad["*.bmp"] == "nothing matches"
-    assert "UnidentifiedImageError" in bad["sub/page.png"]
+    assert bad["sub/page.png"] == "ImageError: an HTML page, perhaps of a failed download"
     for name, reason in bad.items():
         assert re.search(rf"cannot read \S*{re.escape(name)}: {re.escape(reason)}", done.stderr)
     assert "1 files are no images by their names" in done.stderr
-    assert "probabilities are the model's own (temperature 1)" in done.stderr
+    temperature = json.loads((digits_run / "model/config.json").read_text())["calibration"]["temperature"]
+    assert f"10 classes, temperature {temperature:.4g}" in done.stderr
     assert "12 images: 5 could not be read, 0 abstained" in done.stderr
     model = timm.create_model(f"local-dir:{digits_run / 'model'}", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     for name, record in zip(names, records, strict=True):
         if name not in bad:
             with torch.inference_mode(), Image.open(photos / name) as image:
-                truth = model(transform(image.convert("RGB"))[None]).softmax(1)[0]
+                truth = (model(transform(image.convert("RGB"))[None]) / temperature).softmax(1)[0]
             assert record["label"] == str(truth.argmax().item())
             assert record["abstained"] is False
             shares = {entry["label"]: entry["probability"] for entry in record["top"]}
@@ -88,6 +90,17 @@ def test_a_runs_own_split_has_the_runs_accuracy(digits_run, capsys):
     recorded = json.loads((digits_run / "result.json").read_text())["metrics"]["test"]
     assert np.mean(right) == pytest.approx(recorded["accuracy"], abs=1e-9)
     assert all(len(record["top"]) == 1 for record in records)
+
+
+def test_a_model_without_a_temperature_says_so(digits_run, tmp_path, capsys):
+    model = shutil.copytree(digits_run / "model", tmp_path / "model")
+    described = json.loads((model / "config.json").read_text())
+    del described["calibration"]
+    (model / "config.json").write_text(json.dumps(described))
+    digit(0).save(tmp_path / "0.png")
+    records, said = told(capsys, model, tmp_path / "0.png")
+    assert len(records) == 1
+    assert "config.json has no calibration: probabilities are the model's own (temperature 1)" in said
 
 
 def test_a_dataset_needs_no_labels_and_keeps_its_order(digits_run, capsys, tmp_path):
