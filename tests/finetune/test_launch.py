@@ -178,6 +178,8 @@ def training(folder):
 
         threading.Thread(target=send, daemon=True).start()
     codes = [main(arguments)]
+    if codes != [75]:  # it has said why on standard error
+        return codes
     torch.distributed.destroy_process_group()
     os.environ["MASTER_PORT"] = os.environ["SECOND_PORT"]  # another job
     return [*codes, main(arguments)]

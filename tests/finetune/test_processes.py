@@ -125,10 +125,10 @@ def test_shares_differ_by_one_image_and_none_is_below_two(trained):
 def test_the_gradient_is_that_of_the_whole_batch(trained, dataset):
     """In float64, with uneven shares, against autograd on the whole batch without any of our or Lightning's code."""
     model = Smooth().double()
-    loader = data_module(dataset).train_dataloader()
-    for step, (pixels, targets) in enumerate(loader):
+    data = data_module(dataset)
+    for step, (pixels, targets) in enumerate(data.train_dataloader()):
         expected = torch.autograd.grad(
-            F.cross_entropy(model(pixels.double()), targets, label_smoothing=0.1), list(model.parameters())
+            F.cross_entropy(model(data.normalize(pixels).double()), targets, label_smoothing=0.1), list(model.parameters())
         )
         for world in WORLDS:
             for _, gradients in trained[world]:
