@@ -1,7 +1,9 @@
 """Some processes of one training, forked from a test, with the environment that torchrun would have given them."""
 
+import contextlib
 import os
 import pickle
+import random
 import socket
 import traceback
 import warnings
@@ -10,9 +12,12 @@ from finetune.tasks import ImageClassificationTask  # noqa: F401  # imported onc
 
 
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """Not one that the system hands out by itself: until it is used, somebody else might get it."""
+    while True:
+        port = random.SystemRandom().randrange(20000, 32000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def torchrun(rank, world, port):
