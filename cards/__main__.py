@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,11 +65,6 @@ def _verify(folder: Path) -> None:
 
 def _publish(arguments: argparse.Namespace) -> None:
     guard()
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log = logging.getLogger("cards")
-    log.handlers[:], log.propagate = [handler], False
-    log.setLevel(logging.INFO)
     if not sys.stderr.isatty():
         disable_progress_bars()
     publish(
@@ -79,6 +73,7 @@ def _publish(arguments: argparse.Namespace) -> None:
         private=arguments.private,
         revision=arguments.revision,
         dry_run=arguments.dry_run,
+        say=print,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,13 @@ class Published:
 
 
 def publish(
-    run: Path, repo_id: str, *, private: bool = False, revision: str | None = None, dry_run: bool = False
+    run: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    dry_run: bool = False,
+    say: Callable[[str], object] = log.info,
 ) -> Published:
     """Publish a run's model: everything in model/, in one commit on top of what is there, or nothing at all.
 
@@ -59,6 +65,7 @@ def publish(
         private: Visibility of a repository that is made; one that exists keeps its own.
         revision: Branch, made where it is missing; `main` when not given.
         dry_run: Say what would change, and write nothing.
+        say: Takes what is done, line by line.
 
     Raises:
         CardError: The folder is not complete, has no valid certificate, or has a token in it.
@@ -70,16 +77,16 @@ def publish(
     wanted = plan(api, target, files, _stale)
     load = f'timm.create_model("hf-hub:{repo_id}{f"@{revision}" if revision else ""}", pretrained=True)'
     for line in _lines(target, wanted, private):
-        log.info(line)
+        say(line)
     if wanted.empty:
-        log.info(f"already published: {redact(target.url)} holds these very files; nothing to do")
+        say(f"already published: {redact(target.url)} holds these very files; nothing to do")
         return Published(wanted, target.url, None, load)
     if dry_run:
-        log.info("dry run: nothing was written")
+        say("dry run: nothing was written")
         return Published(wanted, target.url, None, load)
     commit = push(api, target, wanted, f"Publish {_name(files)}")
-    log.info(f"published: {redact(target.url)} at commit {commit[:12]}")
-    log.info(f"load it:   {load}")
+    say(f"published: {redact(target.url)} at commit {commit[:12]}")
+    say(f"load it:   {load}")
     return Published(wanted, target.url, commit, load)
 
 
