@@ -1,4 +1,4 @@
-"""`python -m cards build RUN`, `python -m cards verify DIR`."""
+"""`python -m cards build RUN`, `python -m cards verify DIR`, `python -m cards publish RUN --repo-id OWNER/NAME`."""
 
 from __future__ import annotations
 
@@ -7,34 +7,74 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cards import CardError, build, certificate, verify
+from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # public, by its documentation
+
+from cards import CardError, build, certificate, guard, publish, redact, verify
 from cards.verify import lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.verb == "verify":
+            _verify(arguments.folder)
+        elif arguments.verb == "publish":
+            _publish(arguments)
+        else:
+            print(build(arguments.run))
+    except CardError as error:
+        print(f"error: {redact(error)}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; nothing was published", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cards", description="Model cards from finished runs.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("build", help="write model/README.md of a run from its result.json")
     verb.add_argument("run", type=Path, help="run folder")
     verb = verbs.add_parser("verify", help="write model/verify.json: other libraries load the model with equal outputs")
     verb.add_argument("folder", type=Path, help="run folder, or its model/")
-    arguments = parser.parse_args(argv)
-    try:
-        if arguments.verb == "verify":
-            _verify(arguments.folder)
-        else:
-            print(build(arguments.run))
-    except CardError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    _add_publish(verbs)
+    return parser
+
+
+def _add_publish(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser(
+        "publish",
+        help="put a run's model/ on the Hugging Face Hub, in one commit",
+        description="Put a run's model/ on the Hugging Face Hub, in one commit. The token is that of HF_TOKEN or of "
+        "`hf auth login`; the certificate (model/verify.json) must be one of these very files.",
+    )
+    verb.add_argument("run", type=Path, metavar="RUN", help="run folder, or its model/")
+    verb.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="repository; made where it is missing")
+    verb.add_argument("--private", action="store_true", help="make the repository private; one that exists stays as is")
+    verb.add_argument("--revision", metavar="BRANCH", help="branch, made where it is missing (default: main)")
+    verb.add_argument("--dry-run", action="store_true", help="say what would change, and write nothing")
 
 
 def _verify(folder: Path) -> None:
     for line in lines(verify(folder)):
         print(line)
     certificate.check(folder if (folder / "config.json").is_file() else folder / "model")
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    guard()
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    publish(
+        arguments.run,
+        arguments.repo_id,
+        private=arguments.private,
+        revision=arguments.revision,
+        dry_run=arguments.dry_run,
+        say=print,
+    )
 
 
 if __name__ == "__main__":

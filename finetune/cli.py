@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         VERBS[verb](arguments)
     except FinetuneError as error:
         if console.is_main_process() or not error.shared:
-            print(f"error: {error}" if error.exit_code == 2 else str(error), file=sys.stderr)
+            text = console.without_tokens(str(error))
+            print(f"error: {text}" if error.exit_code == 2 else text, file=sys.stderr)
         return error.exit_code
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

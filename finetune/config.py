@@ -68,6 +68,7 @@ OWN = tyro.conf.arg(help_behavior_hint="(default: the model's own)")
 NONE = tyro.conf.arg(help_behavior_hint="(default: none)")
 AUTO = tyro.conf.arg(help_behavior_hint="(default: chosen)")
 _RESUME = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="RUN|auto")
+_REPOSITORY = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="OWNER/NAME")
 _INTERVAL = tyro.conf.arg(help_behavior_hint="(default: every 15 minutes)")
 _DECAY = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="DECAY")
 _WHOLE = tyro.conf.arg(help_behavior_hint="(default: the device's whole share)")
@@ -222,6 +223,11 @@ class RunOptions:
     resume: Annotated[Path | None, _RESUME] = None
     """Run folder to go on with, from its last checkpoint. auto: go on with --output, or with the newest unfinished run
     of the same settings under runs/, if there is one; else start. For batch systems that repeat a command."""
+    publish: Annotated[str | None, _REPOSITORY] = None
+    """Put the model on the Hugging Face Hub at the end. Token and permission are checked at the start; a run that could
+    not be published is complete all the same."""
+    private: bool = False
+    """With --publish: make the repository private, where it is made."""
     save_every: Annotated[int | None, _INTERVAL] = None
     """Optimizer steps between checkpoints within an epoch; SIGTERM, SIGUSR1, Ctrl-C and an epoch's end save too."""
     logger: LoggerName = "none"
@@ -353,6 +359,8 @@ def _problems(config: RunConfig) -> list[str]:
             "what a model was trained or chosen on says nothing about new images"
         )
     problems += _freezing_problems(config)
+    if config.private and config.publish is None:
+        problems.append("--private needs --publish OWNER/NAME: it is about the repository that is made")
     if config.max_time is not None:
         try:
             durations.seconds(config.max_time)

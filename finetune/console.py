@@ -31,3 +31,15 @@ def set_up(stream: TextIO) -> None:
     if not interactive():  # before the libraries are imported, which read these
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from cards import guard
+
+    guard()
+
+
+def without_tokens(text: str) -> str:
+    """What may be printed of an error; what knows the tokens is imported only where there may be one."""
+    if not ("hf_" in text or "://" in text or os.environ.get("HF_TOKEN", "\0") in text):
+        return text
+    from cards import redact
+
+    return redact(text)

@@ -21,6 +21,7 @@ from finetune import (
     launch,
     loggers,
     models,
+    publishing,
     resume,
     runfolder,
     training,
@@ -51,9 +52,11 @@ def run(config: RunConfig) -> RunResult:
     """
     config = _checked(config)
     peers = launch.connect()
+    peers.from_first(lambda: publishing.check(config))
     folder = peers.from_first(lambda: runfolder.choose(config))
     if folder.complete:  # `--resume auto` repeated after the end; anything else is refused by `choose`
         log.info(f"the run in {folder.path} is complete")
+        publishing.publish(config, folder.path)
         return RunResult.load(folder.result)
     session = training.Session(config, folder)
     data = peers.in_turn(lambda: _load(config))
@@ -91,6 +94,7 @@ def run(config: RunConfig) -> RunResult:
         for line in remarks(config, data, session, data_config["input_size"][-1]):
             log.info(line)
         log.info(table(result))
+        publishing.publish(config, folder.path)
     return result
 
 

@@ -23,6 +23,9 @@ from finetune.splits import Splits
 # from here; under torchrun and srun `finetune.launch` tells it.
 _ENVIRONMENT = "FINETUNE_RUN_FOLDER"
 
+ELSEWHERE = ("output", "resume", "publish", "private")
+"""Flags that say where a run goes, not what it is; config.yaml leaves them out."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -189,9 +192,9 @@ def _fresh_name(config: RunConfig) -> Path:
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    """All flags but `output` and `resume`, paths absolute, so that the file repeats the run from anywhere."""
+    """All flags but those of `ELSEWHERE`, paths absolute, so that the file repeats the run from anywhere."""
     names = [f.name for group in GROUPS.values() for f in dataclasses.fields(group)]
-    settings = {name: getattr(config, name) for name in names if name not in ("output", "resume")}
+    settings = {name: getattr(config, name) for name in names if name not in ELSEWHERE}
     if isinstance(config.dataset, Dataset | DatasetDict):
         settings["dataset"] = None
     if settings["dataset"] is not None and Path(settings["dataset"]).expanduser().exists():

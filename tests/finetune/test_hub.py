@@ -2,7 +2,10 @@
 
 import io
 import json
+import re
 import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -169,3 +172,50 @@ def test_unknown_model_repository_is_explained(online, cli, tmp_path):
     assert done.returncode == 2
     assert "hf-hub:timm/nothing" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+LOAD_BACK = """
+import json, sys
+import timm, torch
+from safetensors.torch import load_file
+given = load_file(sys.argv[1])
+model = timm.create_model("hf-hub:owner/dishes", pretrained=True).eval()
+with torch.inference_mode():
+    difference = (model(given["pixels"]) - given["logits"]).abs().max() / given["logits"].abs().max()
+known = [name for name in ("resnest_timm", "finetune", "cards") if name in sys.modules]
+print(json.dumps([float(difference), model.pretrained_cfg["label_names"], known]))
+"""
+
+
+def test_a_run_goes_to_the_hub_and_comes_back(hub, online, cli, tmp_path):
+    """Dataset and weights from the Hub; the push fails, the run does not; the command that it names publishes it."""
+    environment = online | {"HF_TOKEN": TOKEN}
+    environment.pop("FINETUNE_VERIFY")
+    broken = hub.fault("owner/dishes/commit", status=403)
+    arguments = ["--model", "resnest14d", "--dataset", "food101", "--epochs", 1, "--image-size", 64, "--workers", 0]
+    arguments += ["--output", tmp_path / "run", "--accelerator", "cpu", "--publish", "owner/dishes", "--private"]
+    hub.requests.clear()
+    done = cli("finetune", *arguments, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert hub.requests[0].path == "/api/whoami-v2"
+    assert broken.left == 0
+    assert "warning: the run is complete, but not published" in done.stdout
+    assert "owner/dishes" not in hub.repositories()
+    command = re.search(r"publish it by `python -m (.*)`", done.stdout)[1].split()
+    again = cli(*command, env=environment)
+    assert again.returncode == 0, again.stderr
+    assert 'timm.create_model("hf-hub:owner/dishes", pretrained=True)' in again.stdout
+    assert hub.repositories()["owner/dishes"].private
+    uploaded = hub.files("owner/dishes")
+    assert {"config.json", "model.safetensors", "README.md", "verify.json"} < uploaded.keys()
+    assert not any(TOKEN.encode() in content for content in uploaded.values())
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not any(TOKEN.encode() in path.read_bytes() for path in files)
+    assert "publish" not in (tmp_path / "run/config.yaml").read_text()
+    assert TOKEN not in done.stdout + done.stderr + again.stdout + again.stderr
+    stranger = [sys.executable, "-P", "-W", "ignore", "-c", LOAD_BACK, tmp_path / "run/verify/inputs.safetensors"]
+    loaded = subprocess.run(stranger, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
+    difference, names, known = json.loads(loaded.stdout.splitlines()[-1])
+    assert difference < 1e-4
+    assert names == ["apple_pie", "baklava", "churros"]
+    assert known == []

@@ -1,0 +1,187 @@
+"""A finished run's model/ -> a repository on the Hub, in one commit."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants
+
+from cards import certificate
+from cards.access import PublishError, check_permission
+from cards.data import CardError
+from cards.push import Plan, Target, plan, push
+from cards.redaction import leaks, redact
+
+log = logging.getLogger("cards")
+
+REQUIRED = ("config.json", "model.safetensors", "README.md")
+OURS = re.compile(r"model\.onnx|verify\.json|figures/.+")
+"""What a publication may make besides `REQUIRED`, and so may delete when a later one does not have it."""
+
+_TEXT = (".json", ".md", ".csv", ".txt", ".yaml", ".yml", ".svg")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What publishing did, or with `dry_run` would do.
+
+    Attributes:
+        plan: Files that are new, changed, deleted and kept.
+        url: The repository's page.
+        commit: The new commit; None where nothing was written.
+        load: The line of Python that loads the model.
+    """
+
+    plan: Plan
+    url: str
+    commit: str | None
+    load: str
+
+
+def publish(
+    run: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    dry_run: bool = False,
+    say: Callable[[str], object] = log.info,
+) -> Published:
+    """Publish a run's model: everything in model/, in one commit on top of what is there, or nothing at all.
+
+    A file of the repository that an earlier publication made and this run does not have (`model.onnx`, `verify.json`,
+    what is in `figures/`) is deleted in the same commit; an earlier publication is known by its `verify.json`. All
+    other files stay.
+
+    Args:
+        run: Run folder, or its model/, with a certificate that is valid for these very files.
+        repo_id: OWNER/NAME; the repository is made where it is missing.
+        private: Visibility of a repository that is made; one that exists keeps its own.
+        revision: Branch, made where it is missing; `main` when not given.
+        dry_run: Say what would change, and write nothing.
+        say: Takes what is done, line by line.
+
+    Raises:
+        CardError: The folder is not complete, has no valid certificate, or has a token in it.
+        PublishError: The Hub cannot be asked or refuses; it is as it was before.
+    """
+    files = complete_files(run)
+    target = _target(repo_id, private, revision)
+    api = check_permission(repo_id)
+    wanted = plan(api, target, files, _stale)
+    load = f'timm.create_model("hf-hub:{repo_id}{f"@{revision}" if revision else ""}", pretrained=True)'
+    for line in _lines(target, wanted, private):
+        say(line)
+    if wanted.empty:
+        say(f"already published: {redact(target.url)} holds these very files; nothing to do")
+        return Published(wanted, target.url, None, load)
+    if dry_run:
+        say("dry run: nothing was written")
+        return Published(wanted, target.url, None, load)
+    commit = push(api, target, wanted, f"Publish {_name(files)}")
+    say(f"published: {redact(target.url)} at commit {commit[:12]}")
+    say(f"load it:   {load}")
+    return Published(wanted, target.url, commit, load)
+
+
+def check_publishing(repo_id: str, *, revision: str | None = None) -> HfApi:
+    """Raise for whatever would keep a run from being published to a repository, before there is one.
+
+    Args:
+        repo_id: OWNER/NAME.
+        revision: Branch.
+
+    Returns:
+        A client of the Hub.
+
+    Raises:
+        PublishError: Name, token or permission is missing, or the Hub cannot be asked.
+    """
+    _target(repo_id, False, revision)
+    return check_permission(repo_id)
+
+
+def complete_files(run: Path) -> dict[str, Path]:
+    """The files of a model that is ready for the Hub, by their path there.
+
+    Args:
+        run: Run folder, or its model/.
+
+    Raises:
+        CardError: A file is missing, the certificate is missing or not valid, or a text file has a token in it.
+    """
+    model = run if (run / "config.json").is_file() else run / "model"
+    missing = [name for name in REQUIRED if not (model / name).is_file()]
+    if missing:
+        advice = f"`python -m cards build {run}` writes it" if missing == ["README.md"] else "give a finished run"
+        raise CardError(f"{model} is not ready to be published: it has no {', '.join(missing)}; {advice}")
+    certificate.check(model)
+    files = dict(_files(model))
+    for path, local in files.items():
+        if local.suffix in _TEXT and leaks(local.read_bytes()):
+            raise CardError(
+                f"{local} has a token in it (or a word that looks like one): nothing was published. Take it out of "
+                f"{path}, and revoke the token"
+            )
+    return files
+
+
+def _files(model: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(model.rglob("*")):
+        parts = path.relative_to(model).parts
+        if path.is_file() and path.suffix != ".part" and not any(p.startswith((".", "__")) for p in parts):
+            yield "/".join(parts), path
+
+
+def _target(repo_id: str, private: bool, revision: str | None) -> Target:
+    if revision is not None and (not revision.strip() or _COMMIT.fullmatch(revision)):
+        raise PublishError(f"--revision must be a branch, got {revision!r}: a commit cannot be added to")
+    return Target(repo_id, private=private, revision=revision or constants.DEFAULT_REVISION)
+
+
+def _stale(remote: set[str]) -> set[str]:
+    """Paths that an earlier publication made; none where there was none."""
+    if certificate.NAME not in remote:
+        return set()
+    return {path for path in remote if OURS.fullmatch(path)}
+
+
+def _name(files: Mapping[str, Path]) -> str:
+    """What to call the model in the commit."""
+    try:
+        config = json.loads(files["config.json"].read_text(encoding="utf-8"))
+        return str(config["architecture"])
+    except (ValueError, KeyError, TypeError):
+        return "a model"
+
+
+def _lines(target: Target, wanted: Plan, private: bool) -> Iterator[str]:
+    """The plan in words: one line for each file."""
+    visible = "private" if (wanted.private if wanted.exists else private) else "public"
+    state = "exists" if wanted.exists else "new"
+    branch = "" if wanted.branch_exists or target.revision == constants.DEFAULT_REVISION else ", new"
+    yield f"{redact(target.url)} ({visible}, {state}; branch {target.revision}{branch})"
+    if private and wanted.exists and not wanted.private:
+        yield "warning: --private applies to a repository that is made; this one exists and stays public"
+    same = [path for path in wanted.files if path not in (*wanted.new, *wanted.changed)]
+    for word, paths in (("new", wanted.new), ("changed", wanted.changed), ("unchanged", same)):
+        for path in paths:
+            yield f"  {word:<10}{_size(wanted.files[path].stat().st_size):>10}  {path}"
+    for word, paths in (("deleted", wanted.deleted), ("kept", wanted.kept)):
+        note = " (of an earlier publication)" if word == "deleted" else " (not of this run)"
+        for path in paths:
+            if path != ".gitattributes":
+                yield f"  {word:<10}{'':>10}  {redact(path)}{note}"
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
