@@ -17,48 +17,13 @@ import tyro
 from finetune import durations, recipes
 from finetune.errors import ConfigError
 from finetune.limits import MAX_IMAGE_PIXELS
+from finetune.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 
 Interpolation = Literal["bilinear", "bicubic"]
 Freeze = Literal["none", "backbone"]
 Imbalance = Literal["none", "class-weights", "balanced-sampler", "logit-adjustment"]
 LoggerName = Literal["none", "tensorboard", "wandb", "mlflow"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"]
-
-PRETRAINED_PRESET: dict[str, Any] = {
-    "epochs": 10,
-    "batch_size": 64,
-    "optimizer": "adamw",
-    "lr": 5e-4,
-    "weight_decay": 0.05,
-    "warmup_epochs": 1.0,
-    "label_smoothing": 0.1,
-    "crop_scale": 0.35,
-    "hflip": 0.5,
-}
-SCRATCH_PRESET: dict[str, Any] = {
-    "epochs": 30,
-    "batch_size": 32,
-    "optimizer": "adamw",
-    "lr": 2e-3,
-    "weight_decay": 0.05,
-    "warmup_epochs": 1.0,
-    "label_smoothing": 0.1,
-    "crop_scale": 0.6,
-    "hflip": 0.5,
-}
-# A classifier on the features of a backbone that stays as it is. Without augmentation these are computed once, so that
-# many epochs cost little, and larger batches keep the loop's own share small. A convex problem: high rates are safe.
-FROZEN_PRESET: dict[str, Any] = {
-    "epochs": 50,
-    "batch_size": 128,
-    "optimizer": "adamw",
-    "lr": 5e-2,
-    "weight_decay": 0.0,
-    "warmup_epochs": 1.0,
-    "label_smoothing": 0.1,
-    "crop_scale": None,
-    "hflip": 0.0,
-}
 
 RESUME_AUTO = Path("auto")
 """`--resume auto`, in place of a folder; a folder of that name is given by its absolute path."""

@@ -12,8 +12,8 @@ import pytest
 from finetune import RunConfig, console
 from finetune import cli as cli_module
 from finetune.cli import main, parse_train
-from finetune.config import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 from finetune.errors import ConfigError
+from finetune.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 
 GIVEN = ["--model", "resnest50", "--dataset", "food101"]
 CONTRACT = """
