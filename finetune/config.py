@@ -75,6 +75,10 @@ class DataOptions:
     """Use at most so many images of each split, drawn by class, for a quick try."""
     max_image_pixels: int = MAX_IMAGE_PIXELS
     """Leave out images of more pixels, which a few bytes can claim to have, before they are decoded."""
+    streaming: bool = False
+    """Read parquet or WebDataset shards while training, without a local copy; all three splits must be named."""
+    classes: Annotated[str | None, INFERRED] = None
+    """Classes of a stream that does not declare them: a number, names with commas between, or a file of one a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +107,8 @@ class TrainingOptions:
 
     epochs: Annotated[int | None, _preset("epochs")] = None
     """Passes over the training split."""
+    steps_per_epoch: Annotated[int | None, NONE] = None
+    """With --streaming: optimizer steps that make an epoch, at most what the stream gives."""
     batch_size: Annotated[int | None, _preset("batch_size")] = None
     """Images per optimizer step, over all devices."""
     optimizer: Annotated[str | None, _preset("optimizer")] = None
@@ -292,6 +298,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "seed": (0, 2**32 - 1, True),
     "save_every": (1, math.inf, True),
     "patience": (1, math.inf, True),
+    "steps_per_epoch": (1, math.inf, True),
 }
 
 
@@ -318,6 +325,7 @@ def _problems(config: RunConfig) -> list[str]:
             "what a model was trained or chosen on says nothing about new images"
         )
     problems += _freezing_problems(config)
+    problems += _stream_problems(config)
     if config.max_time is not None:
         try:
             durations.seconds(config.max_time)
@@ -340,6 +348,29 @@ def _freezing_problems(config: RunConfig) -> list[str]:
             f"{' and '.join(inert)} would do nothing in a backbone that --freeze backbone keeps as it is: leave out"
         ]
     return []
+
+
+def _stream_problems(config: RunConfig) -> list[str]:
+    """A stream is read once an epoch, and not before: what would need that is refused."""
+    if not config.streaming:
+        given = [flag(name) for name in ("classes", "steps_per_epoch") if getattr(config, name) is not None]
+        return [f"{' and '.join(given)}: only with --streaming"] if given else []
+    needed = ("train_split", "val_split", "test_split", "steps_per_epoch")
+    missing = [flag(name) for name in needed if getattr(config, name) is None]
+    problems = [f"--streaming needs {', '.join(missing)}: a stream is not read to find out"] if missing else []
+    if config.max_samples is not None:
+        problems.append("--max-samples cannot be drawn from a stream: leave it out, and lower --steps-per-epoch")
+    if config.imbalance != "none":
+        problems.append(
+            f"--imbalance {config.imbalance} needs the number of images of each class, which a stream does not tell: "
+            "leave out one of --imbalance and --streaming"
+        )
+    if config.caches_features:
+        problems.append(
+            "--freeze backbone computes features of images once, and a stream is not kept: ask for some augmentation, "
+            "such as --hflip 0.5, or leave out --streaming"
+        )
+    return problems
 
 
 def valid_devices(devices: str) -> bool:

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from finetune.callbacks.accumulation import batches_of_epoch
 from finetune.datamodule import ImageDataModule
 from finetune.errors import NonFiniteError, listing
 from finetune.sampler import TrainBatches
@@ -113,7 +114,7 @@ def _message(trainer: L.Trainer, loss: _Loss) -> str:
     """Says where, on which images, and what to try; called on all processes."""
     mean = float(loss.total[0] / loss.total[1])
     parts = trainer.accumulate_grad_batches
-    steps = -(-int(trainer.num_training_batches) // parts)
+    steps = -(-int(batches_of_epoch(trainer)) // parts)
     where = f"epoch {loss.epoch + 1}, step {loss.batch // parts + 1} of {steps}"
     finite = _gathered(trainer, loss.here.isfinite())
     ranks = [rank for rank, whole in enumerate(finite.tolist()) if not whole]

@@ -144,6 +144,7 @@ def test_both_spellings_of_a_flag_and_the_equals_sign(name):
 
 def test_every_setting_is_covered_above():
     others = {"model", "dataset", "pretrained", "compile", "sync_bn", "grad_checkpointing", "output", "resume"}
+    others |= {"streaming", "classes", "steps_per_epoch"}  # which need each other
     others |= {"freeze", "unfreeze_every"}  # the one needs the other, and has a preset: see test_freezing.py
     assert set(VALUES) | others == {f.name for f in dataclasses.fields(RunConfig)}
 
