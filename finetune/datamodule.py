@@ -19,13 +19,15 @@ from torch.utils.data import Dataset as TorchDataset
 from finetune import images, transforms
 from finetune.cores import available_cores
 from finetune.dataset import LabelledImages, prepare
-from finetune.errors import ConfigError, LostImageError
+from finetune.errors import ConfigError, LostImageError, listing
 from finetune.limits import MAX_IMAGE_PIXELS
 from finetune.randomness import seed_augmentation
 from finetune.sampler import EvalBatches, Item, TrainBatches, micro_batches, process
 from finetune.transforms import Transform
 
 Batch = tuple[Tensor, Tensor]
+
+ROWS = 256  # in a message at most
 
 
 class ImageRows(TorchDataset[Batch]):
@@ -254,6 +256,12 @@ class ImageDataModule(L.LightningDataModule):
             device_batch_size=self.device_batch_size,
             balance=labels if self.balance else None,
         )
+
+    def batch_images(self, epoch: int, number: int, ranks: Sequence[int]) -> str:
+        """Which images the given processes had in a micro-batch of the training, for a message; all processes ask."""
+        part, batches = self.data.splits.parts["train"], self.train_batches()
+        rows = sorted(int(part.rows[index]) for rank in ranks for index in batches.images(epoch, number, rank))
+        return f"rows {listing(rows, ROWS)} of split {part.source!r}"
 
     def check_accumulation(self, parts: int) -> None:
         """Whether the Trainer gathers as many gradients as each batch has parts.

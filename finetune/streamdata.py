@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from finetune import images
 from finetune.console import log
-from finetune.datamodule import Batch, ImageDataModule, default_workers
-from finetune.errors import DatasetError, PeerError, SplitError
+from finetune.datamodule import ROWS, Batch, ImageDataModule, default_workers
+from finetune.errors import DatasetError, PeerError, SplitError, listing
 from finetune.sampler import cut, micro_batches, process
 from finetune.splits import SplitRows
 from finetune.streaming import LeftOut, StreamedImages
 from finetune.streamrows import Chunk, StreamRows, merged, prepare_stream_worker
+
+RECENT = 4
+"""Lightning asks for a batch ahead, and a loss on its way from a GPU is looked at a batch later."""
 
 
 class StreamDataModule(ImageDataModule):
@@ -35,12 +40,14 @@ class StreamDataModule(ImageDataModule):
 
     Attributes:
         counts: int64 `[C]`, images of each class that the epoch in progress, or the last one, has trained on.
+        recent: The last micro-batches of this process: epoch, number in it, and int64 `[B, 2]`, shard and row.
     """
 
     def __init__(self, dataset: StreamedImages, *, steps_per_epoch: int, **options: Any) -> None:
         super().__init__(dataset, **options)
         self.stream, self.steps_per_epoch = dataset, steps_per_epoch
         self.counts = np.zeros(self.num_classes, dtype=np.int64)
+        self.recent: deque[tuple[int, int, Tensor]] = deque(maxlen=RECENT)
         self._group: Any = None
 
     @property
@@ -112,6 +119,15 @@ class StreamDataModule(ImageDataModule):
             if chunk.problem is not None:
                 raise chunk.problem
             yield chunk
+
+    def batch_images(self, epoch: int, number: int, ranks: Sequence[int]) -> str:
+        """Which images the given processes had in a micro-batch of the training, for a message; all processes ask."""
+        own = [places.tolist() for *batch, places in self.recent if batch == [epoch, number] and process()[0] in ranks]
+        by_shard: dict[int, list[int]] = {}
+        for shard, row in sorted(place for places in itertools.chain(*self.gathered(own)) for place in places):
+            by_shard.setdefault(shard, []).append(row)
+        rows = (f"rows {listing(found, ROWS)} of shard {shard}" for shard, found in by_shard.items())
+        return f"{', '.join(rows)} of split {self.stream.splits.parts['train'].source!r}"
 
     def summed(self, values: np.ndarray) -> np.ndarray:
         """Sums over all processes of int64 `[N]`."""
@@ -203,9 +219,17 @@ class TrainStream(_Stream):
             # What has been trained on, now that Lightning, which is one batch ahead, asks for another one.
             module.counts, total, steps = total, total + np.array(classes), steps + 1
             if chunk is not None and steps > skip:
-                yield from _micro(chunk, module.micro_batches)
+                yield from self._micro(chunk, epoch, steps - 1)
         module.counts = total
         self._end(epoch, steps, left_over)
+
+    def _micro(self, chunk: Chunk, epoch: int, step: int) -> Iterator[Batch]:
+        """A process's share of a batch in near-equal parts, as `finetune.sampler.TrainBatches` cuts it."""
+        parts = self.module.micro_batches
+        bounds = cut(len(chunk.targets), parts).tolist()
+        for part, (start, stop) in enumerate(itertools.pairwise(bounds)):
+            self.module.recent.append((epoch, step * parts + part, chunk.places[start:stop]))
+            yield chunk.pixels[start:stop], chunk.targets[start:stop]
 
     def _left_over(self, chunk: Chunk | None, chunks: Iterator[Chunk]) -> int:
         """Images that do not fill a batch on every process, over all of them."""
@@ -235,12 +259,6 @@ def _counted(chunk: Chunk | None, share: int, classes: int) -> np.ndarray:
         return np.zeros(2 + classes, dtype=np.int64)
     full = len(chunk.targets) == share
     return np.array([full, len(chunk.left_out), *np.bincount(chunk.targets.numpy(), minlength=classes)])
-
-
-def _micro(chunk: Chunk, parts: int) -> Iterator[Batch]:
-    """A process's share of a batch in near-equal parts, as `finetune.sampler.TrainBatches` cuts it."""
-    for start, stop in itertools.pairwise(cut(len(chunk.targets), parts).tolist()):
-        yield chunk.pixels[start:stop], chunk.targets[start:stop]
 
 
 class EvalStream(_Stream):

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 from collections import Counter
 
 import numpy as np
@@ -156,6 +157,27 @@ def test_what_is_counted_is_what_was_trained_on(folder):
     assert data.counts.tolist() == torch.bincount(torch.cat(trained[:2]), minlength=3).tolist()
     data.teardown("fit")
     assert data.stream.splits.counts()["train"] == 12
+
+
+def named(folder, epoch):
+    peers = connected()
+    data = module(folder, steps=4, batch=6)
+    data.position = {"epoch": epoch, "step": 1}
+    loader = iter(data.train_dataloader())
+    (pixels, _), _ = next(loader), next(loader)
+    del peers
+    return [number(picture) for picture in pixels], [data.batch_images(epoch, 1, ranks) for ranks in ([0, 1], [1])]
+
+
+def test_images_of_a_batch_can_be_named_by_all_processes(folder, tmp_path):
+    """For the message of a loss that is no number, which comes when the next batch is there already."""
+    found = ranks(2, named, folder, 1, folder=tmp_path)
+    assert found[0][1] == found[1][1]
+    for text, taken in zip(found[0][1], ([0, 1], [1]), strict=True):
+        places = {shard: re.findall(r"\d+", rows) for rows, shard in re.findall(r"rows ([\d, ]+) of shard (\d)", text)}
+        expected = sorted(n for rank in taken for n in found[rank][0])
+        assert sorted(shards()["train"][int(s)][int(row)] for s, rows in places.items() for row in rows) == expected
+        assert text.endswith(" of split 'train'")
 
 
 def test_what_cannot_be_used_is_left_out_and_said(tmp_path, caplog):
