@@ -92,8 +92,7 @@ def _known(metrics: dict[str, float]) -> list[tuple[str, float]]:
 def sections(result: dict[str, Any]) -> dict[str, Any]:
     """The template's variables: text that is already escaped, and numbers."""
     dataset, model, training, metrics = (result[key] for key in ("dataset", "model", "training", "metrics"))
-    counts, held_out = dataset["splits"], dataset["held_out"]
-    excluded = dataset["excluded"]
+    counts, excluded = dataset["splits"], dataset["excluded"]
     return {
         "architecture": escape(model["architecture"]),
         "parameters": f"{model['parameters']:,}",
@@ -107,7 +106,7 @@ def sections(result: dict[str, Any]) -> dict[str, Any]:
         "dataset_revision": escape(dataset["revision"]) if dataset["revision"] else None,
         "dataset_license": escape(dataset["license"]) if dataset["license"] else None,
         "classes": [escape(name) for name in dataset["classes"]],
-        "splits": [(role, f"{count:,}", _origin(role, held_out)) for role, count in counts.items()],
+        "splits": [(role, f"{count:,}", _origin(role, dataset)) for role, count in counts.items()],
         "max_samples": dataset.get("max_samples"),
         "undecodable": sum(len(rows) for rows in excluded["undecodable"].values()),
         "unlabelled": sum(excluded["unlabelled"].values()),
@@ -121,7 +120,10 @@ def sections(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _origin(role: str, held_out: dict[str, Any]) -> str:
+def _origin(role: str, dataset: dict[str, Any]) -> str:
+    held_out = dataset["held_out"]
+    if role == "train" and "stream" in dataset:
+        return "of a stream: the images of the last epoch"
     if role in held_out:
         return f"{100 * held_out[role]['fraction']:g}% of {escape(held_out[role]['from'])}, held out by class"
     if role == "train" and held_out:

@@ -37,10 +37,9 @@ def write_inputs(folder: Path, model: nn.Module, data: LabelledImages, transform
     shutil.rmtree(temporary, ignore_errors=True)
     (temporary / "images").mkdir(parents=True)
     part = data.splits.parts["test"]
-    encoded, column = data.encoded("test"), data.schema.image_column
     pixels = []
-    for number, index in enumerate(spread(part.labels, IMAGES)):
-        picture = images.decode(encoded[int(part.rows[index])][column])
+    for number, value in enumerate(data.values("test", spread(part.labels, IMAGES).tolist())):
+        picture = images.decode(value)
         picture.save(temporary / "images" / f"{number:03}.png")
         pixels.append(transform(picture))
     tensors = {"pixels": torch.stack(pixels), "logits": eager_logits(model, torch.stack(pixels))}

@@ -17,48 +17,13 @@ import tyro
 from finetune import durations, recipes
 from finetune.errors import ConfigError
 from finetune.limits import MAX_IMAGE_PIXELS
+from finetune.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 
 Interpolation = Literal["bilinear", "bicubic"]
 Freeze = Literal["none", "backbone"]
 Imbalance = Literal["none", "class-weights", "balanced-sampler", "logit-adjustment"]
 LoggerName = Literal["none", "tensorboard", "wandb", "mlflow"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"]
-
-PRETRAINED_PRESET: dict[str, Any] = {
-    "epochs": 10,
-    "batch_size": 64,
-    "optimizer": "adamw",
-    "lr": 5e-4,
-    "weight_decay": 0.05,
-    "warmup_epochs": 1.0,
-    "label_smoothing": 0.1,
-    "crop_scale": 0.35,
-    "hflip": 0.5,
-}
-SCRATCH_PRESET: dict[str, Any] = {
-    "epochs": 30,
-    "batch_size": 32,
-    "optimizer": "adamw",
-    "lr": 2e-3,
-    "weight_decay": 0.05,
-    "warmup_epochs": 1.0,
-    "label_smoothing": 0.1,
-    "crop_scale": 0.6,
-    "hflip": 0.5,
-}
-# A classifier on the features of a backbone that stays as it is. Without augmentation these are computed once, so that
-# many epochs cost little, and larger batches keep the loop's own share small. A convex problem: high rates are safe.
-FROZEN_PRESET: dict[str, Any] = {
-    "epochs": 50,
-    "batch_size": 128,
-    "optimizer": "adamw",
-    "lr": 5e-2,
-    "weight_decay": 0.0,
-    "warmup_epochs": 1.0,
-    "label_smoothing": 0.1,
-    "crop_scale": None,
-    "hflip": 0.0,
-}
 
 RESUME_AUTO = Path("auto")
 """`--resume auto`, in place of a folder; a folder of that name is given by its absolute path."""
@@ -111,6 +76,10 @@ class DataOptions:
     """Use at most so many images of each split, drawn by class, for a quick try."""
     max_image_pixels: int = MAX_IMAGE_PIXELS
     """Leave out images of more pixels, which a few bytes can claim to have, before they are decoded."""
+    streaming: bool = False
+    """Read parquet or WebDataset shards while training, without a local copy; all three splits must be named."""
+    classes: Annotated[str | None, INFERRED] = None
+    """Classes of a stream that does not declare them: a number, names with commas between, or a file of one a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +108,8 @@ class TrainingOptions:
 
     epochs: Annotated[int | None, _preset("epochs")] = None
     """Passes over the training split."""
+    steps_per_epoch: Annotated[int | None, NONE] = None
+    """With --streaming: optimizer steps that make an epoch, at most what the stream gives."""
     batch_size: Annotated[int | None, _preset("batch_size")] = None
     """Images per optimizer step, over all devices."""
     optimizer: Annotated[str | None, _preset("optimizer")] = None
@@ -333,6 +304,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "seed": (0, 2**32 - 1, True),
     "save_every": (1, math.inf, True),
     "patience": (1, math.inf, True),
+    "steps_per_epoch": (1, math.inf, True),
 }
 
 
@@ -361,6 +333,7 @@ def _problems(config: RunConfig) -> list[str]:
     problems += _freezing_problems(config)
     if config.private and config.publish is None:
         problems.append("--private needs --publish OWNER/NAME: it is about the repository that is made")
+    problems += _stream_problems(config)
     if config.max_time is not None:
         try:
             durations.seconds(config.max_time)
@@ -383,6 +356,29 @@ def _freezing_problems(config: RunConfig) -> list[str]:
             f"{' and '.join(inert)} would do nothing in a backbone that --freeze backbone keeps as it is: leave out"
         ]
     return []
+
+
+def _stream_problems(config: RunConfig) -> list[str]:
+    """A stream is read once an epoch, and not before: what would need that is refused."""
+    if not config.streaming:
+        given = [flag(name) for name in ("classes", "steps_per_epoch") if getattr(config, name) is not None]
+        return [f"{' and '.join(given)}: only with --streaming"] if given else []
+    needed = ("train_split", "val_split", "test_split", "steps_per_epoch")
+    missing = [flag(name) for name in needed if getattr(config, name) is None]
+    problems = [f"--streaming needs {', '.join(missing)}: a stream is not read to find out"] if missing else []
+    if config.max_samples is not None:
+        problems.append("--max-samples cannot be drawn from a stream: leave it out, and lower --steps-per-epoch")
+    if config.imbalance != "none":
+        problems.append(
+            f"--imbalance {config.imbalance} needs the number of images of each class, which a stream does not tell: "
+            "leave out one of --imbalance and --streaming"
+        )
+    if config.caches_features:
+        problems.append(
+            "--freeze backbone computes features of images once, and a stream is not kept: ask for some augmentation, "
+            "such as --hflip 0.5, or leave out --streaming"
+        )
+    return problems
 
 
 def valid_devices(devices: str) -> bool:

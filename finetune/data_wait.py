@@ -14,7 +14,8 @@ from PIL import Image
 NOTEWORTHY = 0.15
 """Share of the training time from which on something is suggested."""
 
-_IMAGES = 16  # whose size is looked at
+IMAGES = 16
+"""Whose size is looked at."""
 
 
 class DataWait(PassThroughProfiler):
@@ -40,17 +41,14 @@ class DataWait(PassThroughProfiler):
             self.seconds += time.perf_counter() - self._since
 
 
-def short_side(encoded: Any, column: str, rows: Sequence[int]) -> float:
+def short_side(values: Sequence[Any]) -> float:
     """Median of the shorter sides of a few images in pixels, from their headers.
 
     Args:
-        encoded: Split of the source, images not decoded.
-        column: Its images.
-        rows: Those that count.
+        values: The images, encoded.
     """
     sides = []
-    for row in rows[:: -(-len(rows) // _IMAGES)]:
-        value = encoded[int(row)][column]
+    for value in values:
         with Image.open(io.BytesIO(value["bytes"]) if value["bytes"] else value["path"]) as image:
             sides.append(min(image.size))
     return median(sides)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,12 +19,15 @@ from torch.utils.data import Dataset as TorchDataset
 from finetune import images, transforms
 from finetune.cores import available_cores
 from finetune.dataset import LabelledImages, prepare
-from finetune.errors import ConfigError, LostImageError
+from finetune.errors import ConfigError, LostImageError, listing
 from finetune.limits import MAX_IMAGE_PIXELS
+from finetune.randomness import seed_augmentation
 from finetune.sampler import EvalBatches, Item, TrainBatches, micro_batches, process
 from finetune.transforms import Transform
 
 Batch = tuple[Tensor, Tensor]
+
+ROWS = 256  # in a message at most
 
 
 class ImageRows(TorchDataset[Batch]):
@@ -68,10 +70,7 @@ class ImageRows(TorchDataset[Batch]):
         return len(self.rows)
 
     def _sample(self, visit: int, index: int, value: Any) -> Tensor:
-        state = np.random.SeedSequence((self.seed, visit, index)).generate_state(3)
-        random.seed(int(state[0]))
-        torch.default_generator.manual_seed(int(state[1]))  # torch.manual_seed visits every kind of device
-        np.random.seed(state[2])  # timm's policies draw from all three
+        seed_augmentation(self.seed, visit, index)
         try:
             return self.transform(self.read(value, self.max_pixels))
         except Exception as error:  # Pillow's decoders raise whatever they like on broken input
@@ -223,19 +222,23 @@ class ImageDataModule(L.LightningDataModule):
         return normalised, *batch[1:]
 
     @property
+    def epoch_images(self) -> int:
+        """Training images of an epoch."""
+        return len(self.data.splits.parts["train"].rows)
+
+    @property
     def micro_batches(self) -> int:
         """Into how many a device's share of each training batch is cut.
 
         Raises:
             SplitError: Some would have fewer than 2 images.
         """
-        count = len(self.data.splits.parts["train"].rows)
-        return micro_batches(count, self.batch_size, process()[1], self.device_batch_size)
+        return micro_batches(self.epoch_images, self.batch_size, process()[1], self.device_batch_size)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Random crops of the training split, in an order that depends on (seed, epoch); where a resumed run stood."""
         batches = self.train_batches()
-        self._check_accumulation(batches.micro_batches)
+        self.check_accumulation(batches.micro_batches)
         return self._loader(self._rows("train", self.train_transform, images.open_jpeg), batches, ResumableLoader)
 
     def train_batches(self) -> TrainBatches:
@@ -254,7 +257,18 @@ class ImageDataModule(L.LightningDataModule):
             balance=labels if self.balance else None,
         )
 
-    def _check_accumulation(self, parts: int) -> None:
+    def batch_images(self, epoch: int, number: int, ranks: Sequence[int]) -> str:
+        """Which images the given processes had in a micro-batch of the training, for a message; all processes ask."""
+        part, batches = self.data.splits.parts["train"], self.train_batches()
+        rows = sorted(int(part.rows[index]) for rank in ranks for index in batches.images(epoch, number, rank))
+        return f"rows {listing(rows, ROWS)} of split {part.source!r}"
+
+    def check_accumulation(self, parts: int) -> None:
+        """Whether the Trainer gathers as many gradients as each batch has parts.
+
+        Raises:
+            ConfigError: It does not.
+        """
         gathered = parts if self.trainer is None else self.trainer.accumulate_grad_batches
         if self.device_batch_size is not None and gathered != parts:
             raise ConfigError(
@@ -321,7 +335,7 @@ class ImageDataModule(L.LightningDataModule):
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
-            worker_init_fn=_prepare_worker,
+            worker_init_fn=prepare_worker,
         )
 
 
@@ -332,7 +346,8 @@ def default_workers(count: int) -> int:
     return min(8, max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", process()[1]))))
 
 
-def _prepare_worker(_worker: int) -> None:
+def prepare_worker(_worker: int) -> None:
+    """In each process of a loader, before it decodes."""
     torch.set_num_threads(1)
     # Pillow would return each image's memory to the system, and each page of the next one would be cleared anew.
     PILImage.core.set_blocks_max(16)  # type: ignore[attr-defined]  # documented, but not exported by name

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from finetune.source import Source
 from finetune.splits import SplitRows, Splits
 
 _REASONS = 5  # that are printed
+_IMAGES = 16  # of each split, whose bytes are compared
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,29 @@ class LabelledImages:
         """The source's split that holds a role's images, which are not decoded yet."""
         column = self.schema.image_column
         return self.source.splits[self.splits.parts[role].source].cast_column(column, Image(decode=False))
+
+    def values(self, role: str, places: Sequence[int]) -> list[Any]:
+        """Encoded images at some places of a role."""
+        rows, encoded = self.splits.parts[role].rows, self.encoded(role)
+        return [encoded[int(rows[place])][self.schema.image_column] for place in places]
+
+    def sample(self, role: str, count: int) -> list[Any]:
+        """At most `count` encoded images of a role, spread over it."""
+        images = len(self.splits.parts[role].rows)
+        return self.values(role, np.linspace(0, images - 1, min(count, images), dtype=np.int64).tolist())
+
+    def fingerprint(self, role: str) -> str:
+        """How many images a role has, and a hash of which they are, their labels, and the bytes of some."""
+        part = self.splits.parts[role]
+        content = hashlib.sha256(part.rows.astype("<i8").tobytes() + part.labels.astype("<i8").tobytes())
+        for value in self.sample(role, _IMAGES):
+            content.update(value["bytes"] or Path(value["path"]).read_bytes())
+        return f"{len(part.rows)} images, {content.hexdigest()[:16]}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What result.json has of the dataset besides."""
+        return {}
 
     def class_counts(self, role: str) -> list[int]:
         """How many images of each class a role has."""

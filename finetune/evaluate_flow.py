@@ -13,7 +13,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from finetune import calibration, intervals, labels, models, published, schema, source, transforms
+from finetune import calibration, data_source, intervals, labels, models, published, schema, source, transforms
 from finetune.callbacks import CollectPredictions
 from finetune.console import log
 from finetune.datamodule import ImageDataModule
@@ -62,9 +62,12 @@ def evaluate_run(options: EvaluateOptions) -> Evaluation:
     loader = _loader(data, models.data_config(model), options)
     collector = CollectPredictions()
     metrics = _scores(model, len(data.schema.classes), loader, options, collector)
+    count, expected = len(data.splits.parts["test"].rows), result.dataset["splits"][split]
+    if split != "train" and count != expected:  # a stream is counted while it is read
+        raise DatasetError(f"the dataset has changed since the run: {split} had {expected} images, and now has {count}")
     return Evaluation(
         {"run": str(folder.path), "split": split},
-        len(data.splits.parts["test"].rows),
+        count,
         metrics,
         result.metrics.get(split, {}),
         **(_assessed(collector.last, result, folder) if collector.last else {}),
@@ -149,7 +152,8 @@ def _protocol(name: str, data_config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _loader(data: LabelledImages, data_config: dict[str, Any], options: EvaluateOptions) -> ImageDataModule:
-    loader = ImageDataModule(data, batch_size=options.batch_size, data_config=data_config, workers=options.workers)
+    shared: dict[str, Any] = {"batch_size": options.batch_size, "data_config": data_config, "workers": options.workers}
+    loader = data_source.module(data, **shared)
     if options.protocol == "paper":
         loader.eval_transform = transforms.paper(data_config)
     return loader
@@ -174,6 +178,8 @@ def reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
     config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     if config["dataset"] is None:
         raise DatasetError(f"the run in {folder.path} was made from a dataset in memory: it cannot be opened again")
+    if stream := data_source.reopen_stream(config, role):
+        return stream
     opened = source.load(config["dataset"], config["dataset_config"], config["revision"])
     found, targets = inspect(opened.splits, config["image_column"], config["target_column"])
     if list(found.classes) != result.dataset["classes"]:

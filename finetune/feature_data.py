@@ -77,6 +77,11 @@ class FeatureDataModule(L.LightningDataModule):
         return self.images.data
 
     @property
+    def epoch_images(self) -> int:
+        """Training images of an epoch."""
+        return self.images.epoch_images
+
+    @property
     def micro_batches(self) -> int:
         """Into how many a device's share of each training batch is cut."""
         return self.images.micro_batches

@@ -13,6 +13,7 @@ import cards
 from finetune import (
     assessment,
     certify,
+    data_source,
     export,
     features,
     figures,
@@ -30,11 +31,12 @@ from finetune import (
 from finetune.config import RunConfig
 from finetune.console import is_main_process, log
 from finetune.datamodule import ImageDataModule
-from finetune.dataset import LabelledImages, prepare
+from finetune.dataset import LabelledImages
 from finetune.errors import ConfigError, suggest
 from finetune.feature_data import FeatureDataModule
 from finetune.report import describe, remarks, table
 from finetune.result import RunResult
+from finetune.runfolder import RunFolder
 from finetune.tasks import TASKS, FeatureClassificationTask, ImageClassificationTask
 
 
@@ -59,20 +61,15 @@ def run(config: RunConfig) -> RunResult:
         publishing.publish(config, folder.path)
         return RunResult.load(folder.result)
     session = training.Session(config, folder)
-    data = peers.in_turn(lambda: _load(config))
+    data = peers.in_turn(lambda: data_source.load(config))
     L.seed_everything(config.seed, verbose=False)
     model = peers.in_turn(lambda: _build_model(config, data))
     data_config = models.data_config(model, config.image_size, config.interpolation)
     config = _with_inferred(config, data, data_config)
     balance = config.imbalance == "balanced-sampler"
-    images = ImageDataModule(data, data_config=data_config, balance=balance, **_fields(config, _LOADER))
+    images = data_source.module(data, data_config=data_config, balance=balance, **_fields(config, _LOADER))
     images.check(session.trainer.world_size)
-    counts = data.class_counts("train")
-    log.info(imbalance.summary(counts, data.schema.classes, config.imbalance))
-    task = TASKS[data.schema.task](
-        model, num_classes=len(data.schema.classes), class_counts=counts, **_fields(config, _TASK)
-    )
-    task, loader = _frozen(config, task, images, model)
+    task, loader = _task(config, images, model)
     identity = resume.identity(config, data, model) | _backbone_identity(config, model)
     start = peers.in_turn(lambda: resume.checkpoint(folder, identity))
     folder.create(config, data.splits)
@@ -82,41 +79,39 @@ def run(config: RunConfig) -> RunResult:
     metrics = {role: session.evaluate(task, loader, role) for role in ("validation", "test")}
     result = describe(config, folder, data, model, data_config, session, metrics)
     session.log_results(metrics)
-    if is_main_process():
-        result = assessment.add(result, session.predictions, data)
-        temperature = result.evaluation.get("calibration", {}).get("temperature")
-        export.save(model, folder.model, data.schema.classes, data_config, temperature)
-        result.save(folder.result)
-        certify.write_inputs(folder.verify, model, data, transforms.normalised(data_config))
-        result = figures.add(result, session.predictions["test"], data, folder)
-        certify.certify(folder.path)
-        cards.build(folder.path)
-        for line in remarks(config, data, session, data_config["input_size"][-1]):
-            log.info(line)
-        log.info(table(result))
-        publishing.publish(config, folder.path)
+    return _write_up(result, config, session, data, model, data_config, folder) if is_main_process() else result
+
+
+def _write_up(
+    result: RunResult,
+    config: RunConfig,
+    session: training.Session,
+    data: LabelledImages,
+    model: nn.Module,
+    data_config: dict[str, Any],
+    folder: RunFolder,
+) -> RunResult:
+    """Everything that is made of the finished model and its numbers."""
+    result = assessment.add(result, session.predictions, data)
+    temperature = result.evaluation.get("calibration", {}).get("temperature")
+    export.save(model, folder.model, data.schema.classes, data_config, temperature)
+    result.save(folder.result)
+    certify.write_inputs(folder.verify, model, data, transforms.normalised(data_config))
+    result = figures.add(result, session.predictions["test"], data, folder)
+    certify.certify(folder.path)
+    cards.build(folder.path)
+    for line in remarks(config, data, session, data_config["input_size"][-1]):
+        log.info(line)
+    log.info(table(result))
+    publishing.publish(config, folder.path)
     return result
 
 
 _MODEL = ("image_size", "drop_path", "dropout", "drop_block")
 _AUGMENT = ("crop_scale", "hflip", "auto_augment", "color_jitter", "random_erasing")
-_LOADER = ("batch_size", "device_batch_size", *_AUGMENT, "workers", "seed")
+_LOADER = ("batch_size", "device_batch_size", "steps_per_epoch", *_AUGMENT, "workers", "seed")
 _OPTIMISER = ("optimizer", "lr", "weight_decay", "layer_decay", "warmup_epochs")
 _TASK = (*_OPTIMISER, "label_smoothing", "mixup", "cutmix", "imbalance", "seed", "grad_checkpointing")
-_DATA = (
-    "dataset_config",
-    "revision",
-    "image_column",
-    "target_column",
-    "train_split",
-    "val_split",
-    "test_split",
-    "val_fraction",
-    "test_fraction",
-    "max_samples",
-    "max_image_pixels",
-    "seed",
-)
 
 
 def _fields(config: RunConfig, names: tuple[str, ...]) -> dict[str, Any]:
@@ -134,10 +129,6 @@ def _checked(config: RunConfig) -> RunConfig:
     return config
 
 
-def _load(config: RunConfig) -> LabelledImages:
-    return prepare(config.dataset, **_fields(config, _DATA))
-
-
 def _build_model(config: RunConfig, data: LabelledImages) -> nn.Module:
     # The first process alone fetches weights; DDP hands them to the others.
     pretrained = config.pretrained and is_main_process()
@@ -146,6 +137,17 @@ def _build_model(config: RunConfig, data: LabelledImages) -> nn.Module:
     if config.compile and not config.caches_features:  # nothing but the classifier trains
         model.compile()
     return model
+
+
+def _task(
+    config: RunConfig, images: ImageDataModule, model: nn.Module
+) -> tuple[ImageClassificationTask, ImageDataModule | FeatureDataModule]:
+    """What trains on what."""
+    schema, counts = images.data.schema, images.data.class_counts("train")
+    log.info(imbalance.summary(counts, schema.classes, config.imbalance))
+    kind, options = TASKS[schema.task], _fields(config, _TASK)
+    task = kind(model, num_classes=len(schema.classes), class_counts=counts, **options)
+    return _frozen(config, task, images, model)
 
 
 def _frozen(

@@ -35,7 +35,7 @@ def ratio(counts: Sequence[int]) -> float:
         counts: Images of each class.
     """
     present = [count for count in counts if count]
-    return max(present) / min(present)
+    return max(present) / min(present) if present else 1.0
 
 
 def summary(counts: Sequence[int], classes: Sequence[str], remedy: str) -> str:
@@ -47,6 +47,8 @@ def summary(counts: Sequence[int], classes: Sequence[str], remedy: str) -> str:
         remedy: The remedy chosen, or `none`.
     """
     present = {name: count for name, count in zip(classes, counts, strict=True) if count}
+    if not present:
+        return "class ratio: known once the stream has been read"
     large, small = max(present, key=lambda name: present[name]), min(present, key=lambda name: present[name])
     value = ratio(counts)
     text = f"class ratio {value:.3g}:1"

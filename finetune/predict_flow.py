@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from datasets import Dataset
+
 from finetune import evaluate_flow, predict_inputs
 from finetune.console import log
 from finetune.errors import DatasetError, Interrupted, RunFolderError
@@ -75,6 +77,11 @@ def _inputs(options: PredictOptions) -> Inputs:
         raise RunFolderError(f"--split of a run must be one of {', '.join(ROLES)}, got {options.split!r}")
     data = evaluate_flow.reopen(folder, RunResult.load(folder.result), options.split)
     part, column = data.splits.parts["test"], data.schema.image_column
+    if not isinstance(data.source.splits[part.source], Dataset):
+        raise RunFolderError(
+            f"--split: the run in {folder.path} has streamed its dataset; give --dataset (which copies it) beside "
+            "--split, or PATHS"
+        )
     return predict_inputs.from_rows(data.source.splits[part.source], column, part.source, part.rows.tolist())
 
 

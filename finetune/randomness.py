@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,3 +28,15 @@ def seeded(device: torch.device, *entropy: int) -> Iterator[None]:
         elif device.type == "mps":
             torch.mps.manual_seed(seed)  # nobody else draws there
         yield
+
+
+def seed_augmentation(*entropy: int) -> None:
+    """Seed the three generators that transforms draw from: Python's, torch's and numpy's.
+
+    Args:
+        entropy: Non-negative integers, for instance seed, epoch and image.
+    """
+    state = np.random.SeedSequence(entropy).generate_state(3)
+    random.seed(int(state[0]))
+    torch.default_generator.manual_seed(int(state[1]))  # torch.manual_seed visits every kind of device
+    np.random.seed(state[2])  # timm's policies draw from all three

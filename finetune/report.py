@@ -50,6 +50,7 @@ SETTINGS = (
     "unfreeze_every",
     "imbalance",
     "patience",
+    "steps_per_epoch",
 )
 """Settings of the training that result.json keeps."""
 
@@ -69,7 +70,7 @@ def describe(
         model=_model(config, model, data_config),
         dataset=_dataset(data) | {"max_samples": config.max_samples},
         metrics=metrics,
-        training=_training(config, data, session),
+        training=_training(config, session),
         seed=config.seed,
         folder=folder.path,
     )
@@ -104,12 +105,13 @@ def _dataset(data: LabelledImages) -> dict[str, Any]:
         "imbalance_ratio": round(imbalance.ratio(data.class_counts("train")), 3),
         "held_out": data.splits.held_out,
         "excluded": excluded(data),
+        **data.facts,
     }
 
 
-def _training(config: RunConfig, data: LabelledImages, session: Session) -> dict[str, Any]:
+def _training(config: RunConfig, session: Session) -> dict[str, Any]:
     epochs, best, features = session.epochs, session.checkpoints.best_epoch, session.feature_seconds
-    images, trained = len(data.splits.parts["train"].rows), epochs.train_seconds
+    trained = epochs.train_seconds
     partial = epochs.passes - epochs.count + 1  # of the last epoch, the only one that can have been cut short
     return {
         "epochs": epochs.count,
@@ -119,7 +121,7 @@ def _training(config: RunConfig, data: LabelledImages, session: Session) -> dict
         "best_epoch": None if best is None else best + 1,
         "batch_size": config.batch_size,
         "seconds": round(session.epochs.seconds, 3),
-        "images_per_second": round(images * epochs.passes / trained, 3),
+        "images_per_second": round(epochs.trained / trained, 3),
         "data_wait": round(epochs.waited / trained, 6),
         "devices": session.trainer.world_size,
         **({} if features is None else {"feature_seconds": round(features, 3)}),
@@ -136,7 +138,7 @@ def remarks(config: RunConfig, data: LabelledImages, session: Session, image_siz
         rows = data.splits.parts["train"].rows
         cores = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", session.trainer.num_devices)))
         workers = default_workers(len(rows)) if config.workers is None else config.workers
-        side = data_wait.short_side(data.encoded("train"), data.schema.image_column, rows.tolist())
+        side = data_wait.short_side(data.sample("train", data_wait.IMAGES))
         policy = config.auto_augment is not None
         lines.append(data_wait.suggestion(share, workers, cores, side, image_size, policy))
     return [line for line in lines if line]

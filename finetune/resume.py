@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from finetune import checkpoint_io
@@ -19,8 +18,6 @@ from finetune.console import log
 from finetune.dataset import LabelledImages
 from finetune.errors import CheckpointError, ResumeError, listing
 from finetune.runfolder import RunFolder
-
-_IMAGES = 16  # of each split, whose bytes are compared
 
 
 def identity(config: RunConfig, data: LabelledImages, model: nn.Module) -> dict[str, Any]:
@@ -32,23 +29,13 @@ def identity(config: RunConfig, data: LabelledImages, model: nn.Module) -> dict[
     """
     options = [f.name for group in (ModelOptions, TrainingOptions) for f in dataclasses.fields(group)]
     shapes = [(name, list(value.shape)) for name, value in model.state_dict().items()]
-    parts = {f"{role} split": _split(data, role) for role in sorted(data.splits.parts)}
+    parts = {f"{role} split": data.fingerprint(role) for role in sorted(data.splits.parts)}
     return {
         **{flag(name): getattr(config, name) for name in (*options, "seed")},
         "classes": list(data.schema.classes),
         **parts,
         "shapes of the model's weights": _hash(json.dumps(shapes).encode()),
     }
-
-
-def _split(data: LabelledImages, role: str) -> str:
-    part, images = data.splits.parts[role], data.encoded(role)
-    some = part.rows[np.linspace(0, len(part.rows) - 1, min(_IMAGES, len(part.rows)), dtype=np.int64)]
-    content = hashlib.sha256(part.rows.astype("<i8").tobytes() + part.labels.astype("<i8").tobytes())
-    for row in some.tolist():
-        value = images[row][data.schema.image_column]
-        content.update(value["bytes"] or Path(value["path"]).read_bytes())
-    return f"{len(part.rows)} images, {content.hexdigest()[:16]}"
 
 
 def _hash(content: bytes) -> str:

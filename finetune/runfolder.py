@@ -199,6 +199,8 @@ def _settings(config: RunConfig) -> dict[str, Any]:
         settings["dataset"] = None
     if settings["dataset"] is not None and Path(settings["dataset"]).expanduser().exists():
         settings["dataset"] = str(Path(settings["dataset"]).expanduser().resolve())
+    if config.classes and Path(config.classes).expanduser().is_file():
+        settings["classes"] = str(Path(config.classes).expanduser().resolve())
     if config.model.startswith("local-dir:"):
         settings["model"] = f"local-dir:{Path(config.model.removeprefix('local-dir:')).resolve()}"
     return settings

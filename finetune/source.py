@@ -58,7 +58,12 @@ class Source:
     license: str | None = None
 
 
-def load(dataset: str | Dataset | DatasetDict, config: str | None = None, revision: str | None = None) -> Source:
+def load(
+    dataset: str | Dataset | DatasetDict,
+    config: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+) -> Source:
     """Open a dataset.
 
     Args:
@@ -66,6 +71,7 @@ def load(dataset: str | Dataset | DatasetDict, config: str | None = None, revisi
             (images, parquet, `save_to_disk`), a parquet, arrow or tar file, `digits`, or a dataset in memory.
         config: Configuration of a Hub dataset.
         revision: Branch, tag or commit of a Hub dataset.
+        streaming: Read nothing but facts; the splits are an `IterableDatasetDict` where the dataset can be streamed.
 
     Raises:
         DatasetError: It does not exist, cannot be reached, or cannot be read.
@@ -83,23 +89,24 @@ def load(dataset: str | Dataset | DatasetDict, config: str | None = None, revisi
         )
     path = Path(dataset).expanduser()
     if path.exists():
-        return _from_path(path, config)
+        return _from_path(path, config, streaming)
     name = str(dataset)
     if name == "digits":
         return Source(DatasetDict(train=digits()), "digits", license="cc-by-4.0")
     if name.startswith((".", "/", "~")) or path.suffix in FILE_READERS:
         raise DatasetError(f"no such file or folder: {path.absolute()}")
-    return _from_hub(name, config, revision)
+    return _from_hub(name, config, revision, streaming)
 
 
-def _from_path(path: Path, config: str | None) -> Source:
+def _from_path(path: Path, config: str | None, streaming: bool) -> Source:
     path = path.resolve()
     log.info(f"dataset: {'folder' if path.is_dir() else 'file'} {path}")
     if path.is_file():
         reader = FILE_READERS.get(path.suffix.lower())
         if reader is None:
             raise DatasetError(f"{path}: expected a folder or a {', '.join(FILE_READERS)} file, got {path.suffix!r}")
-        return Source(_read(str(path), lambda: datasets.load_dataset(reader, data_files=str(path))), path.stem)
+        opened = _read(str(path), lambda: datasets.load_dataset(reader, data_files=str(path), streaming=streaming))
+        return Source(opened, path.stem)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         opened = _read(str(path), lambda: datasets.load_from_disk(path))
         splits = opened if isinstance(opened, DatasetDict) else DatasetDict(train=opened)
@@ -109,7 +116,7 @@ def _from_path(path: Path, config: str | None) -> Source:
             f"{path} holds no files; expected a folder of images (one folder a class) or of parquet files"
         )
     splits = None if config or _declares_files(path) else image_folder.read(path)
-    splits = splits or _read(str(path), lambda: datasets.load_dataset(str(path), name=config))
+    splits = splits or _read(str(path), lambda: datasets.load_dataset(str(path), name=config, streaming=streaming))
     return Source(splits, path.name, config=config, license=_card_license(path))
 
 
@@ -137,7 +144,7 @@ def _card_license(folder: Path) -> str | None:
     return license_name if isinstance(license_name, str) else None
 
 
-def _from_hub(name: str, config: str | None, revision: str | None) -> Source:
+def _from_hub(name: str, config: str | None, revision: str | None, streaming: bool) -> Source:
     match = re.fullmatch(r"([^:@\s]+)(?::([^:@\s]+))?(?:@([^:@\s]+))?", name)
     if match is None:
         raise DatasetError(f"expected OWNER/NAME, OWNER/NAME:CONFIG or OWNER/NAME@REVISION, got {name!r}")
@@ -151,7 +158,8 @@ def _from_hub(name: str, config: str | None, revision: str | None) -> Source:
         )
     commit, license_name = _hub_facts(repo, revision)
     log.info(f"dataset: {repo}{f', configuration {config}' if config else ''} at {commit or 'the cached revision'}")
-    splits = _read(repo, lambda: datasets.load_dataset(repo, name=config, revision=commit or revision))
+    asked = {"name": config, "revision": commit or revision, "streaming": streaming}
+    splits = _read(repo, lambda: datasets.load_dataset(repo, **asked))
     return Source(splits, repo, hub=True, config=config, revision=commit, license=license_name)
 
 

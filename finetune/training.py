@@ -54,6 +54,7 @@ def make_trainer(
     sync_bn: bool = False,
     clip_grad: float | None = None,
     profiler: Profiler | None = None,
+    steps_per_epoch: int | None = None,
 ) -> L.Trainer:
     """A Trainer without loggers and files of its own.
 
@@ -68,6 +69,7 @@ def make_trainer(
         sync_bn: BatchNorm statistics over all GPUs.
         clip_grad: Largest norm of a step's gradient, over all parameters; not limited when not given.
         profiler: Lightning's.
+        steps_per_epoch: Of a stream, for the schedule: it has no length.
 
     Raises:
         ConfigError: Lightning does not take the combination, for instance a GPU that is not there.
@@ -84,6 +86,8 @@ def make_trainer(
                 strategy=strategy,
                 precision=precision,  # type: ignore[arg-type]  # text that Lightning checks
                 max_epochs=max_epochs,
+                # A limit on the batches instead would hide from Lightning that a stream has ended before it.
+                max_steps=(max_epochs or 1) * steps_per_epoch if steps_per_epoch else -1,
                 gradient_clip_val=clip_grad,
                 sync_batchnorm=sync_bn and hardware.has_cuda(accelerator),  # torch's is for GPUs alone
                 callbacks=[*callbacks, *bar],
@@ -174,6 +178,7 @@ class Session:
             config.sync_bn,
             config.clip_grad,
             self.epochs.wait,
+            config.steps_per_epoch,
         )
         self.precision = str(self.trainer.precision)  # on a CPU Lightning turns 16-mixed into bf16-mixed
 
@@ -193,24 +198,24 @@ class Session:
             start: Checkpoint to go on from; the beginning when not given.
         """
         self.checkpoints.identity, self.checkpoints.start = identity, start
-        self.epochs.images = loader.data.splits.counts()["train"]
+        self.epochs.images = loader.epoch_images
         # Processes that Lightning starts from here find in the cache what this one has fetched.
         online = os.environ.get("HF_HUB_OFFLINE")
-        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ |= {} if self.config.streaming else {"HF_HUB_OFFLINE": "1"}
         try:
             with quiet(), self._memory(loader):
                 self._connect_logger(task, start)
                 self.trainer.fit(task, loader, ckpt_path=start, weights_only=True)
         finally:
-            os.environ.pop("HF_HUB_OFFLINE") if online is None else os.environ.update(HF_HUB_OFFLINE=online)
+            os.environ.pop("HF_HUB_OFFLINE", None) if online is None else os.environ.update(HF_HUB_OFFLINE=online)
         if isinstance(loader, FeatureDataModule):
             self.feature_seconds = loader.seconds
 
     def _memory(self, loader: Images) -> AbstractContextManager[None]:
         config = self.config
         advice = f"python -m finetune --resume {self.folder.path}"
-        images, world = len(loader.data.splits.parts["train"].rows), self.trainer.world_size
-        return memory.advised(images, config.batch_size or 0, world, config.device_batch_size, advice)
+        world = self.trainer.world_size
+        return memory.advised(loader.epoch_images, config.batch_size or 0, world, config.device_batch_size, advice)
 
     def _connect_logger(self, task: ImageClassificationTask, start: Path | None) -> None:
         if self.config.logger == "none" or not is_main_process():

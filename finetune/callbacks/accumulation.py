@@ -34,6 +34,17 @@ class Accumulation(L.Callback):
             counts.update(rescaled(counts, before, self.parts))
 
 
+def batches_of_epoch(trainer: L.Trainer) -> float:
+    """Batches (of a process, micro-batches) that an epoch is planned with; infinite where nothing says how many.
+
+    A stream has no length: its Trainer has `max_steps`, see `finetune.streamdata`.
+    """
+    batches: float = trainer.num_training_batches
+    if batches == float("inf") and trainer.max_steps > 0 and (trainer.max_epochs or 0) > 0:
+        return trainer.max_steps // (trainer.max_epochs or 1) * trainer.accumulate_grad_batches
+    return batches
+
+
 def rescaled(counts: dict[str, int], before: int, now: int) -> dict[str, int]:
     """Lightning's counts of a loop that has stopped between two steps, with `now` for each `before` batches.
 

@@ -12,6 +12,7 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
 from finetune import hardware
+from finetune.callbacks.accumulation import batches_of_epoch
 from finetune.callbacks.agreement import largest
 from finetune.console import interactive, log
 from finetune.data_wait import DataWait
@@ -45,9 +46,10 @@ class EpochLog(L.Callback):
         wait: Times the waiting for data; the Trainer needs it as its profiler.
 
     Attributes:
-        images: Training images of a whole epoch.
+        images: Training images of a whole epoch; of a stream, as planned.
         count: Epochs so far, also one that was cut short.
         passes: Epochs so far, one that was cut short by the share of it that was trained.
+        trained: Images so far.
         seconds: Time they took, validation included.
         train_seconds: Time they took without validation.
         waited: Time of it that was spent waiting for data, in the process that waited most.
@@ -57,12 +59,13 @@ class EpochLog(L.Callback):
 
     def __init__(self, path: Path, epochs: int, wait: DataWait | None = None) -> None:
         self.path, self.epochs, self.wait = path, epochs, wait or DataWait()
-        self.images = 0
+        self.images, self.trained = 0, 0.0
         self.count, self.passes, self.seconds, self.train_seconds, self.waited = 0, 0.0, 0.0, 0.0, 0.0
         self.partial, self.partial_wait = 0.0, 0.0
         self.row: dict[str, float] = {}
         self.started: float | None = None  # of an epoch in progress
         self.training, self.wait_before, self.share = 0.0, 0.0, 1.0  # of the same
+        self.whole = True  # the same was not cut short
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock of an epoch that goes on; Lightning does not start it again."""
@@ -81,7 +84,7 @@ class EpochLog(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Notes how far the epoch is."""
-        self.share = (batch_idx + 1) / trainer.num_training_batches
+        self.share, self.whole = (batch_idx + 1) / batches_of_epoch(trainer), trainer.is_last_batch
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Training's part of the epoch is over."""
@@ -95,7 +98,8 @@ class EpochLog(L.Callback):
         waited = largest(trainer, self.wait.seconds - self.wait_before)
         memory = largest(trainer, hardware.peak_memory(trainer.strategy.root_device) or 0.0)
         self.count += 1
-        self.passes += self.share
+        self.passes += 1.0 if self.whole else self.share
+        self.trained += self.images * self.share
         self.seconds += seconds
         self.train_seconds += training
         self.waited += waited
@@ -138,11 +142,11 @@ class EpochLog(L.Callback):
         times = {"seconds": self.seconds, "train_seconds": self.train_seconds, "waited": self.waited}
         partial_wait = 0.0 if self.started is None else self.wait.seconds - self.wait_before
         partial = {"partial": self._elapsed(), "partial_wait": partial_wait}
-        return {"count": self.count, "passes": self.passes, **times, **partial}
+        return {"count": self.count, "passes": self.passes, "trained": self.trained, **times, **partial}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         """Go on from `state_dict`."""
         self.count = int(state_dict["count"])
-        self.passes, self.seconds = state_dict["passes"], state_dict["seconds"]
+        self.passes, self.trained, self.seconds = (state_dict[name] for name in ("passes", "trained", "seconds"))
         self.train_seconds, self.waited = state_dict["train_seconds"], state_dict["waited"]
         self.partial, self.partial_wait = state_dict["partial"], state_dict["partial_wait"]

@@ -9,11 +9,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from finetune.callbacks.accumulation import batches_of_epoch
 from finetune.datamodule import ImageDataModule
-from finetune.errors import NonFiniteError, listing
-from finetune.sampler import TrainBatches
-
-ROWS = 256  # in a message at most
+from finetune.errors import NonFiniteError
 
 REMEDY = "lower --lr, give --clip-grad 1, or train with --precision 32"
 
@@ -113,7 +111,7 @@ def _message(trainer: L.Trainer, loss: _Loss) -> str:
     """Says where, on which images, and what to try; called on all processes."""
     mean = float(loss.total[0] / loss.total[1])
     parts = trainer.accumulate_grad_batches
-    steps = -(-int(trainer.num_training_batches) // parts)
+    steps = -(-int(batches_of_epoch(trainer)) // parts)
     where = f"epoch {loss.epoch + 1}, step {loss.batch // parts + 1} of {steps}"
     finite = _gathered(trainer, loss.here.isfinite())
     ranks = [rank for rank, whole in enumerate(finite.tolist()) if not whole]
@@ -121,11 +119,7 @@ def _message(trainer: L.Trainer, loss: _Loss) -> str:
 
 
 def _images(trainer: L.Trainer, loss: _Loss, ranks: list[int]) -> str:
-    """The rows, in the source's split as splits.json has them, of what the given processes had at that moment."""
-    loader: Any = trainer.train_dataloader
-    batches, module = getattr(loader, "sampler", None), trainer.datamodule  # type: ignore[attr-defined]
-    if not (isinstance(batches, TrainBatches) and isinstance(module, ImageDataModule)):
-        return ""
-    part = module.data.splits.parts["train"]
-    rows = [int(part.rows[index]) for rank in ranks for index in batches.images(loss.epoch, loss.batch, rank)]
-    return f", on the images in rows {listing(sorted(rows), ROWS)} of split {part.source!r}"
+    """The images that the given processes had at that moment; called on all processes."""
+    module = trainer.datamodule  # type: ignore[attr-defined]
+    known = isinstance(module, ImageDataModule) and module.batch_images(loss.epoch, loss.batch, ranks)
+    return f", on the images in {known}" if known else ""

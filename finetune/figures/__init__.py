@@ -134,10 +134,9 @@ def _mistakes(subject: Subject) -> Figure | None:
     found = worst(subject.test, subject.temperature or 1.0)
     if not found:
         return None
-    rows, encoded = subject.data.splits.parts["test"].rows, subject.data.encoded("test")
-    column = subject.data.schema.image_column
+    values = subject.data.values("test", [place for place, _, _ in found])
     shown = [
-        mistakes.Mistake(images.decode(encoded[int(rows[i])][column]), int(subject.test.targets[i]), label, confidence)
-        for i, label, confidence in found
+        mistakes.Mistake(images.decode(value), int(subject.test.targets[place]), label, confidence)
+        for value, (place, label, confidence) in zip(values, found, strict=True)
     ]
     return mistakes.draw(shown, subject.data.schema.classes, int((~subject.test.correct).sum()))

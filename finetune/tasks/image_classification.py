@@ -184,7 +184,9 @@ class ImageClassificationTask(L.LightningModule):
         pixels, targets = batch
         _check_normalised(pixels)
         with torch.autocast(self.device.type, enabled=False):
-            logits: Tensor = self(pixels.float()).float()
+            # An empty batch is that of a process whose part of a stream has come to its end.
+            empty = pixels.new_zeros(0, self.scores[stage].num_classes)
+            logits: Tensor = self(pixels.float()).float() if len(targets) else empty
         device = torch.device("cpu") if self.device.type == "mps" else self.device
         self.scores[stage].to(device).update(logits.to(device), targets.to(device))
         return logits

@@ -12,8 +12,8 @@ import pytest
 from finetune import RunConfig, console
 from finetune import cli as cli_module
 from finetune.cli import main, parse_train
-from finetune.config import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 from finetune.errors import ConfigError
+from finetune.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 
 GIVEN = ["--model", "resnest50", "--dataset", "food101"]
 CONTRACT = """
@@ -145,6 +145,7 @@ def test_both_spellings_of_a_flag_and_the_equals_sign(name):
 def test_every_setting_is_covered_above():
     others = {"model", "dataset", "pretrained", "compile", "sync_bn", "grad_checkpointing", "output", "resume"}
     others |= {"publish", "private"}  # likewise; see test_publishing.py
+    others |= {"streaming", "classes", "steps_per_epoch"}  # which need each other
     others |= {"freeze", "unfreeze_every"}  # the one needs the other, and has a preset: see test_freezing.py
     assert set(VALUES) | others == {f.name for f in dataclasses.fields(RunConfig)}
 

@@ -9,8 +9,9 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
 from finetune import RunConfig
-from finetune.config import GROUPS, PRETRAINED_PRESET, SCRATCH_PRESET, flag
+from finetune.config import GROUPS, flag
 from finetune.errors import ConfigError
+from finetune.presets import PRETRAINED_PRESET, SCRATCH_PRESET
 
 GIVEN = {"model": "resnest50", "dataset": "food101"}
 

@@ -12,11 +12,11 @@ from timm.optim import create_optimizer_v2
 
 from finetune import ImageDataModule, RunConfig, features, models, run
 from finetune.cli import parse_train
-from finetune.config import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 from finetune.dataset import prepare
 from finetune.errors import ConfigError, ModelError
 from finetune.evaluate_flow import evaluate
 from finetune.feature_data import classifier_inputs
+from finetune.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 from finetune.sampler import TrainBatches
 from finetune.verbs import EvaluateOptions
 

@@ -127,9 +127,8 @@ def test_the_gradient_is_that_of_the_whole_batch(trained, dataset):
     model = Smooth().double()
     data = data_module(dataset)
     for step, (pixels, targets) in enumerate(data.train_dataloader()):
-        expected = torch.autograd.grad(
-            F.cross_entropy(model(data.normalize(pixels).double()), targets, label_smoothing=0.1), list(model.parameters())
-        )
+        logits = model(data.normalize(pixels).double())
+        expected = torch.autograd.grad(F.cross_entropy(logits, targets, label_smoothing=0.1), list(model.parameters()))
         for world in WORLDS:
             for _, gradients in trained[world]:
                 for found, wanted in zip(gradients[step].values(), expected, strict=True):

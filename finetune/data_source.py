@@ -1,0 +1,72 @@
+"""Where the images come from: a dataset that is at hand, or a stream. The one place that chooses between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune import dataset, streaming
+from finetune.config import RunConfig
+from finetune.datamodule import ImageDataModule
+from finetune.dataset import LabelledImages
+from finetune.limits import MAX_IMAGE_PIXELS
+from finetune.streamdata import StreamDataModule
+from finetune.streaming import StreamedImages
+
+_DATA = (
+    "dataset_config",
+    "revision",
+    "image_column",
+    "target_column",
+    "train_split",
+    "val_split",
+    "test_split",
+    "val_fraction",
+    "test_fraction",
+    "max_samples",
+    "max_image_pixels",
+    "seed",
+)
+
+
+def load(config: RunConfig) -> LabelledImages:
+    """The dataset of a run.
+
+    Raises:
+        FinetuneError: It cannot be opened, understood or split.
+    """
+    if config.streaming:
+        return streaming.prepare(config.dataset, **{name: getattr(config, name) for name in streaming.OPTIONS})
+    return dataset.prepare(config.dataset, **{name: getattr(config, name) for name in _DATA})
+
+
+def reopen_stream(settings: Mapping[str, Any], role: str) -> LabelledImages | None:
+    """The stream of a run with the images of `role` as its test split; None for a run that did not stream.
+
+    Args:
+        settings: The run's config.yaml.
+        role: See `finetune.splits.ROLES`.
+
+    Raises:
+        FinetuneError: It cannot be opened, or has changed.
+    """
+    if not settings.get("streaming"):
+        return None
+    options: dict[str, Any] = {name: settings.get(name) for name in streaming.OPTIONS if name != "max_image_pixels"}
+    limit = settings.get("max_image_pixels", MAX_IMAGE_PIXELS)
+    data = streaming.prepare(settings["dataset"], max_image_pixels=limit, **options)
+    data.splits.parts["test"], data.streams["test"] = data.splits.parts[role], data.streams[role]
+    return data
+
+
+def module(data: LabelledImages, steps_per_epoch: int | None = None, **options: Any) -> ImageDataModule:
+    """The data module of a dataset.
+
+    Args:
+        data: As `load` gives it.
+        steps_per_epoch: Of a stream, in training.
+        options: Of `ImageDataModule`.
+    """
+    if isinstance(data, StreamedImages):
+        return StreamDataModule(data, steps_per_epoch=steps_per_epoch or 1, **options)
+    return ImageDataModule(data, **options)

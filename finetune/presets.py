@@ -1,0 +1,41 @@
+"""Settings of the training where none are given: for pretrained weights, from scratch, for a frozen backbone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRETRAINED_PRESET: dict[str, Any] = {
+    "epochs": 10,
+    "batch_size": 64,
+    "optimizer": "adamw",
+    "lr": 5e-4,
+    "weight_decay": 0.05,
+    "warmup_epochs": 1.0,
+    "label_smoothing": 0.1,
+    "crop_scale": 0.35,
+    "hflip": 0.5,
+}
+SCRATCH_PRESET: dict[str, Any] = {
+    "epochs": 30,
+    "batch_size": 32,
+    "optimizer": "adamw",
+    "lr": 2e-3,
+    "weight_decay": 0.05,
+    "warmup_epochs": 1.0,
+    "label_smoothing": 0.1,
+    "crop_scale": 0.6,
+    "hflip": 0.5,
+}
+# A classifier on the features of a backbone that stays as it is. Without augmentation these are computed once, so that
+# many epochs cost little, and larger batches keep the loop's own share small. A convex problem: high rates are safe.
+FROZEN_PRESET: dict[str, Any] = {
+    "epochs": 50,
+    "batch_size": 128,
+    "optimizer": "adamw",
+    "lr": 5e-2,
+    "weight_decay": 0.0,
+    "warmup_epochs": 1.0,
+    "label_smoothing": 0.1,
+    "crop_scale": None,
+    "hflip": 0.0,
+}

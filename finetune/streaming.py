@@ -1,0 +1,246 @@
+"""Datasets that are read while they are trained on: parquet and WebDataset shards on the Hub or on disk, not copied."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from datasets import Image, IterableDataset, IterableDatasetDict
+
+from finetune import schema, source
+from finetune.console import log
+from finetune.dataset import LabelledImages
+from finetune.errors import DatasetError, SchemaError, SplitError, listing, suggest
+from finetune.limits import MAX_IMAGE_PIXELS
+from finetune.scan import BadImage
+from finetune.schema import DatasetSchema
+from finetune.splits import ROLES, SplitRows, Splits
+
+OPTIONS = (
+    "dataset_config",
+    "revision",
+    "image_column",
+    "target_column",
+    "train_split",
+    "val_split",
+    "test_split",
+    "classes",
+    "max_image_pixels",
+)
+"""Settings of a run that `prepare` takes."""
+_ROWS = 64  # that are read at once
+_IMAGES = 16  # of each split, whose bytes are compared
+
+
+class LeftOut(NamedTuple):
+    """A row that nothing can be learnt from.
+
+    Attributes:
+        shard: Number of the shard in its split, from 0.
+        row: In the shard, from 0.
+        reason: Why its image does not decode; None for a row without a label.
+    """
+
+    shard: int
+    row: int
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class StreamedImages(LabelledImages):
+    """A stream that is ready for training; what it holds is known as far as it has been read.
+
+    `splits` has no rows at first. After an evaluation those of validation and test are the images that were counted, in
+    the order of the predictions; those of train stand for the images of the last epoch, by class.
+
+    Attributes:
+        streams: By role: rows of an encoded image and a target.
+        left_out: By role, the rows that were left out, so far.
+        epochs: Of the training so far: `steps`, `images`, and `left_over`, the images at the end that did not fill a
+            batch on every process; None where `--steps-per-epoch` ended the epoch before.
+    """
+
+    streams: dict[str, IterableDataset] = field(default_factory=dict)
+    left_out: dict[str, set[LeftOut]] = field(default_factory=dict)
+    epochs: list[dict[str, int | None]] = field(default_factory=list)
+
+    def values(self, role: str, places: Sequence[int]) -> list[Any]:
+        """Encoded images at some places of a role, by reading its split again up to the last of them."""
+        rows = self.splits.parts[role].rows[list(places)].tolist()
+        wanted, found = set(rows), {}
+        for row, value in enumerate(self._images(role)):
+            if row in wanted:
+                found[row] = value
+                if len(found) == len(wanted):
+                    break
+        if len(found) < len(wanted):
+            raise DatasetError(
+                f"the stream of {self.splits.parts[role].source!r} has become shorter: start another run"
+            )
+        return [found[row] for row in rows]
+
+    def sample(self, role: str, count: int) -> list[Any]:
+        """The first encoded images of a role."""
+        return list(islice(self._images(role), count))
+
+    def _images(self, role: str) -> Iterator[Any]:
+        for _, images, _ in tables(self.streams[role], self.schema):
+            yield from images
+
+    def fingerprint(self, role: str) -> str:
+        """Number of shards, and a hash of the commit on the Hub, or of some images on disk."""
+        content = hashlib.sha256(f"{self.splits.parts[role].source} {self.source.revision}".encode())
+        if self.source.revision is None:
+            for value in self.sample(role, _IMAGES):
+                content.update(value["bytes"] or b"")
+        return f"{self.streams[role].num_shards} shards, {content.hexdigest()[:16]}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For result.json."""
+        shards = {role: stream.num_shards for role, stream in self.streams.items()}
+        return {"stream": {"shards": shards, "epochs": self.epochs}}
+
+    def exclude(self, role: str, rows: Sequence[LeftOut]) -> int:
+        """Remember rows that are left out; tells how many of them were not known yet."""
+        known = self.left_out.setdefault(role, set())
+        before = len(known)
+        known.update(rows)
+        if len(known) > before:
+            name = self.splits.parts[role].source
+            bad = sorted(row for row in known if row.reason is not None)
+            listed = [BadImage(r.row, f"{r.reason} (row of shard {r.shard})") for r in bad]
+            self.undecodable.update({name: listed} if listed else {})
+            self.unlabelled.update({name: len(known) - len(bad)} if len(known) > len(bad) else {})
+        return len(known) - before
+
+
+def tables(stream: IterableDataset, found: DatasetSchema) -> Iterator[tuple[int, list[Any], list[Any]]]:
+    """A stream's rows, some at once: number of the first, encoded images, targets as they stand there."""
+    start = 0
+    # Unlike iteration over single rows, `iter` does not share the stream among a loader's workers in a way of its own.
+    for table in stream.with_format("arrow").iter(batch_size=_ROWS):
+        yield start, table[found.image_column].to_pylist(), table[found.target_column].to_pylist()
+        start += len(table)
+
+
+def prepare(
+    dataset: Any,
+    *,
+    train_split: str,
+    val_split: str,
+    test_split: str,
+    classes: str | None = None,
+    dataset_config: str | None = None,
+    revision: str | None = None,
+    image_column: str | None = None,
+    target_column: str | None = None,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
+) -> StreamedImages:
+    """Open a dataset for streaming; nothing but its facts is read.
+
+    The arguments are the command line's flags, see `finetune.config.DataOptions`.
+
+    Raises:
+        DatasetError: It cannot be opened, or is not of a kind that can be streamed.
+        SchemaError: It does not say what to learn, or which classes there are.
+        SplitError: A split does not exist.
+    """
+    opened = source.load(dataset, dataset_config, revision, streaming=True)
+    if not isinstance(opened.splits, IterableDatasetDict):
+        raise DatasetError(
+            f"--streaming reads parquet and WebDataset files on the Hub or on disk; {opened.id} is none of these: "
+            "leave out --streaming"
+        )
+    asked = {"train": train_split, "validation": val_split, "test": test_split}
+    for role, name in asked.items():
+        if name not in opened.splits:
+            option = {"train": "--train-split", "validation": "--val-split", "test": "--test-split"}[role]
+            hint = suggest(name, opened.splits) or "."
+            raise SplitError(f"{option}: no split {name!r}{hint} Splits: {listing(opened.splits)}")
+    found = _schema(opened.splits[train_split], image_column, target_column, classes)
+    streams = {role: _stream(opened.splits[name], name, found) for role, name in asked.items()}
+    nothing = np.empty(0, dtype=np.int64)
+    parts = {role: SplitRows(asked[role], nothing, nothing, whole=True) for role in ROLES}
+    ignored = tuple(name for name in opened.splits if name not in asked.values())
+    _describe(found, streams, asked)
+    made = Splits(parts, ignored=ignored)
+    return StreamedImages(opened, found, made, max_image_pixels=max_image_pixels, streams=streams)
+
+
+def _schema(
+    stream: IterableDataset, image_column: str | None, target_column: str | None, classes: str | None
+) -> DatasetSchema:
+    if stream.features is None:
+        raise SchemaError("the stream does not say which columns it has: leave out --streaming")
+    found = schema.infer(stream.features, image_column, target_column)
+    if found.target_kind == "class-label":
+        if classes is not None:
+            raise SchemaError(
+                f"--classes: column {found.target_column!r} names its {len(found.classes)} classes itself: leave it out"
+            )
+        return found.with_values([])
+    if classes is None:
+        raise SchemaError(
+            f"column {found.target_column!r} ({found.target_kind}) does not declare its classes, and a stream "
+            "cannot be read twice to find them: give --classes (their number, their names with commas between, or "
+            "a file of one name per line)"
+        )
+    names = declared(classes)
+    values: tuple[Any, ...] = names
+    if found.target_kind == "integer":
+        values = tuple(range(len(names)))
+    elif found.target_kind == "boolean":
+        values = (False, True)
+    if len(names) < 2 or len(names) != len(values) or len(set(names)) < len(names):
+        raise SchemaError(f"--classes: expected at least 2 different classes, for booleans 2, got {listing(names)}")
+    return dataclasses.replace(found, classes=names, values=values)
+
+
+def declared(classes: str) -> tuple[str, ...]:
+    """Names of `--classes`: a number, names with commas between, or a file of one name per line.
+
+    Raises:
+        SchemaError: It is none of these.
+    """
+    if classes.isdigit():
+        return tuple(str(number) for number in range(int(classes)))
+    path = Path(classes).expanduser()
+    if "," in classes and not path.is_file():
+        return tuple(name.strip() for name in classes.split(","))
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SchemaError(
+            f"--classes {classes}: expected a number, names with commas between, or a text file of one name per line"
+        ) from error
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _stream(stream: IterableDataset, name: str, found: DatasetSchema) -> IterableDataset:
+    columns = [found.image_column, found.target_column]
+    missing = [column for column in columns if column not in (stream.features or columns)]
+    if missing:
+        raise SchemaError(f"split {name!r} has no column {missing[0]!r}: expected the columns of the training split")
+    feature = (stream.features or {}).get(found.target_column)
+    if found.target_kind == "class-label" and tuple(getattr(feature, "names", ())) != found.classes:
+        raise SchemaError(
+            f"column {found.target_column!r} of split {name!r} does not have the classes of the training split"
+        )
+    return stream.select_columns(columns).cast_column(found.image_column, Image(decode=False))
+
+
+def _describe(found: DatasetSchema, streams: Mapping[str, IterableDataset], names: Mapping[str, str]) -> None:
+    log.info(
+        f"task: {found.task}, images in column {found.image_column!r}, {len(found.classes)} classes in column "
+        f"{found.target_column!r} ({found.target_kind}): {listing(found.classes, 6)}"
+    )
+    for role, stream in streams.items():
+        count = stream.num_shards
+        log.info(f"{role}: streamed from split {names[role]!r}, {count} shard{'' if count == 1 else 's'}")
