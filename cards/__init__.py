@@ -1,10 +1,21 @@
 """Model cards, certificates and publishing from a run's folder; imports neither of the other packages."""
 
 from cards.access import PublishError
-from cards.data import CardError
+from cards.errors import CardError
 from cards.publish import check_publishing, publish
 from cards.redaction import guard, redact
-from cards.render import build, render
+from cards.render import build, is_current, render
 from cards.verify import verify
 
-__all__ = ["CardError", "PublishError", "build", "check_publishing", "guard", "publish", "redact", "render", "verify"]
+__all__ = [
+    "CardError",
+    "PublishError",
+    "build",
+    "check_publishing",
+    "guard",
+    "is_current",
+    "publish",
+    "redact",
+    "render",
+    "verify",
+]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # public, by its documentation
 
-from cards import CardError, build, certificate, guard, publish, redact, verify
+from cards import CardError, build, certificate, guard, is_current, publish, redact, verify
 from cards.verify import lines
 
 
@@ -58,9 +58,14 @@ def _add_publish(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _verify(folder: Path) -> None:
+    model = folder if (folder / "config.json").is_file() else folder / "model"
+    run = model.resolve().parent
+    renew = is_current(run)  # the card tells what the certificate says
     for line in lines(verify(folder)):
         print(line)
-    certificate.check(folder if (folder / "config.json").is_file() else folder / "model")
+    if renew:
+        build(run)
+    certificate.check(model)
 
 
 def _publish(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, by its documentation
 
-from cards.data import CardError
+from cards.errors import CardError
 from cards.redaction import redact
 
 T = TypeVar("T")

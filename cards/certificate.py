@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cards.data import CardError
+from cards.errors import CardError
 
 NAME = "verify.json"
 VERSION = 1

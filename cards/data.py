@@ -1,31 +1,34 @@
-"""result.json -> what a card prints. Nothing is computed here that is not in the file."""
+"""result.json and what lies in model/ -> what a card prints. Nothing is computed that does not follow from them."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from huggingface_hub import EvalResult, ModelCardData
+from cards import settings
+from cards.errors import CardError
+from cards.head import METRICS, known
+from cards.limitations import limitations
+from cards.text import command, escape, fence, name_list, number
 
-METRICS = {
-    "accuracy": ("accuracy", "Accuracy"),
-    "top5_accuracy": ("accuracy", "Top-5 accuracy"),
-    "macro_f1": ("f1", "Macro F1"),
-    "balanced_accuracy": ("accuracy", "Balanced accuracy"),
-    "loss": ("loss", "Loss"),
+__all__ = ["CardError", "read", "sections"]
+
+FIGURES = {
+    "confusion": "Confusion matrix of the test images",
+    "mistakes": "Most confident mistakes on the test images",
+    "reliability": "Reliability diagram: confidence against accuracy on the test images",
+    "curves": "Learning curves",
 }
-"""By key of result.json: the Hub's metric type, and the name to print."""
-
-_SPECIAL = re.compile(r"([\\`*_{}\[\]!|<>~$&])")
-
-
-class CardError(ValueError):
-    """A run's folder does not hold what a card needs."""
-
-    exit_code = 2
+OPEN = 20
+"""Classes up to which the table of them is not folded."""
+LONGEST = 1000
+"""Classes from which on only the weakest have a row."""
+WEAKEST = 100
+_FIGURE = re.compile(r"figures/[a-z_]+\.png")
 
 
 def read(run: Path) -> dict[str, Any]:
@@ -41,91 +44,140 @@ def read(run: Path) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CardError(f"{path} is not JSON: {error}") from error
-    if result.get("schema_version") != 1:
-        raise CardError(f"{path}: expected schema version 1, got {result.get('schema_version')!r}")
+    if not isinstance(result, dict) or result.get("schema_version") != 1:
+        version = result.get("schema_version") if isinstance(result, dict) else None
+        raise CardError(f"{path}: expected schema version 1, got {version!r}")
     return result
 
 
-def escape(text: object) -> str:
-    """Text from a dataset as plain Markdown text, on one line: no markup, HTML, table cell or template in it acts."""
-    return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
-
-
-def metadata(result: dict[str, Any], name: str) -> ModelCardData:
-    """The card's YAML head.
+def sections(result: dict[str, Any], model: Path) -> dict[str, Any]:
+    """The template's variables: text that is already escaped, and numbers as they are printed.
 
     Args:
         result: Content of result.json.
-        name: Of the model, for the model index.
+        model: Its folder: figures and an ONNX file are spoken of where they are there.
     """
-    dataset, model = result["dataset"], result["model"]
-    return ModelCardData(
-        library_name="timm",
-        pipeline_tag=result["task"],
-        license=model.get("base_license") or "unknown",
-        base_model=model["base_model"],
-        datasets=[dataset["id"]] if dataset["hub"] else None,
-        tags=[result["task"], "timm", "transformers"],
-        model_name=name,
-        eval_results=[
-            EvalResult(
-                task_type=result["task"],
-                dataset_type=dataset["id"],
-                dataset_name=dataset["id"],
-                dataset_config=dataset["config"],
-                dataset_split="test",
-                dataset_revision=dataset["revision"],
-                metric_type=METRICS[key][0],
-                metric_name=METRICS[key][1],
-                metric_value=value,
-            )
-            for key, value in _known(result["metrics"]["test"])
-        ],
-    )
+    evaluation = result.get("evaluation") or {}
+    calibration = evaluation.get("calibration")
+    words = result.get("command") or []
+    typed = command(words) if words else None
+    return {
+        **_model(result["model"]),
+        **_dataset(result["dataset"]),
+        **_scores(result, evaluation),
+        **_classes(result["dataset"]["classes"], evaluation.get("per_class", {}).get("test", []), model),
+        "calibration": calibration and _calibration(calibration),
+        "figures": _figures(evaluation.get("figures", {}), model),
+        "onnx": (model / "model.onnx").is_file(),
+        "limitations": limitations(result),
+        "averaged": result["model"].get("weights") == "averaged",
+        "training": settings.rows(result["training"], result["seed"]),
+        "command": typed,
+        "fence": fence(typed or ""),
+        "environment": ", ".join(f"{escape(name)} {escape(of)}" for name, of in result["environment"].items()),
+    }
 
 
-def _known(metrics: dict[str, float]) -> list[tuple[str, float]]:
-    """Those that this version has a name for; a later one may have written more."""
-    return [(key, metrics[key]) for key in METRICS if key in metrics]
-
-
-def sections(result: dict[str, Any]) -> dict[str, Any]:
-    """The template's variables: text that is already escaped, and numbers."""
-    dataset, model, training, metrics = (result[key] for key in ("dataset", "model", "training", "metrics"))
-    counts, excluded = dataset["splits"], dataset["excluded"]
+def _model(model: dict[str, Any]) -> dict[str, Any]:
+    tag, name = model.get("pretrained_tag"), str(model["name"])
+    # A folder's name is nobody's business, and no name of weights.
+    weights = f"{name}.{tag}" if tag and ":" not in name and "/" not in name else None
     return {
         "architecture": escape(model["architecture"]),
         "parameters": f"{model['parameters']:,}",
         "image_size": model["image_size"],
         "pretrained": model["pretrained"],
-        "base_model": escape(model["base_model"]) if model["base_model"] else None,
+        "base_model": escape(model["base_model"] or weights) if model["base_model"] or weights else None,
         "base_license": escape(model["base_license"]) if model.get("base_license") else None,
+    }
+
+
+def _dataset(dataset: dict[str, Any]) -> dict[str, Any]:
+    return {
         "dataset": escape(dataset["id"]),
         "dataset_url": f"https://huggingface.co/datasets/{quote(dataset['id'])}" if dataset["hub"] else None,
         "dataset_config": escape(dataset["config"]) if dataset["config"] else None,
         "dataset_revision": escape(dataset["revision"]) if dataset["revision"] else None,
         "dataset_license": escape(dataset["license"]) if dataset["license"] else None,
-        "classes": [escape(name) for name in dataset["classes"]],
-        "splits": [(role, f"{count:,}", _origin(role, dataset)) for role, count in counts.items()],
-        "max_samples": dataset.get("max_samples"),
-        "undecodable": sum(len(rows) for rows in excluded["undecodable"].values()),
-        "unlabelled": sum(excluded["unlabelled"].values()),
-        "metrics": [
-            (METRICS[key][1], f"{value:.4f}", f"{metrics['validation'][key]:.4f}")
-            for key, value in _known(metrics["test"])
-        ],
-        "training": [(escape(k.replace("_", " ")), escape(v)) for k, v in training.items() if v is not None],
-        "seed": result["seed"],
-        "environment": {escape(name): escape(version) for name, version in result["environment"].items()},
+        "splits": [(role, f"{count:,}", _origin(role, dataset)) for role, count in dataset["splits"].items()],
     }
 
 
 def _origin(role: str, dataset: dict[str, Any]) -> str:
-    held_out = dataset["held_out"]
+    held_out, sources = dataset["held_out"], dataset.get("sources", {})
     if role == "train" and "stream" in dataset:
         return "of a stream: the images of the last epoch"
     if role in held_out:
         return f"{100 * held_out[role]['fraction']:g}% of {escape(held_out[role]['from'])}, held out by class"
     if role == "train" and held_out:
-        return "what was not held out"
-    return "as in the dataset"
+        return f"{escape(sources[role])} without what was held out" if role in sources else "what was not held out"
+    return f"{escape(sources[role])} of the dataset" if role in sources else "as in the dataset"
+
+
+def _scores(result: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The table of results, and the sentence above it."""
+    test, validation = result["metrics"]["test"], result["metrics"]["validation"]
+    intervals, floor = evaluation.get("intervals", {}), evaluation.get("majority_class")
+    ends = {name: f"{number(low)} to {number(high)}" for name, (low, high) in intervals.get("test", {}).items()}
+    rows = [
+        (METRICS[key][1], number(value), ends.get(key, ""), number(validation[key]) if key in validation else "")
+        for key, value in known(test)
+    ]
+    if floor:
+        answer = f"Accuracy of always answering {escape(floor['class'])}"
+        rows.append((answer, number(floor["test"]), "", number(floor["validation"])))
+    return {
+        "metrics": rows,
+        "accuracy": number(test["accuracy"]) if "accuracy" in test else None,
+        "accuracy_interval": ends.get("accuracy"),
+        "level": f"{100 * intervals['level']:g}" if intervals else None,
+        "method": escape(intervals["method"]) if intervals else None,
+        # Wilson's interval, where every image is right, is not resampled.
+        "resamples": f"{intervals['resamples']:,}" if intervals and "bootstrap over" in intervals["method"] else None,
+        "floor": number(floor["test"]) if floor else None,
+        "floor_class": escape(floor["class"]) if floor else None,
+        "test_images": f"{result['dataset']['splits']['test']:,}",
+    }
+
+
+def _classes(classes: list[str], rows: list[dict[str, Any]], model: Path) -> dict[str, Any]:
+    """The table of classes, the weakest alone where there are very many."""
+    shown = rows
+    if len(rows) > LONGEST:
+        order = sorted(range(len(rows)), key=lambda i: (rows[i]["f1"] is None, rows[i]["f1"] or 0.0))
+        shown = [rows[i] for i in order[:WEAKEST]]
+    return {
+        "class_count": f"{len(classes):,}",
+        "class_names": name_list(classes, LONGEST),
+        "class_rows": [
+            (escape(row["class"]), *(_share(row[key]) for key in ("precision", "recall", "f1")), f"{row['support']:,}")
+            for row in shown
+        ],
+        "classes_shown": f"{len(shown):,}" if len(shown) < len(rows) else None,
+        "class_gaps": any(row[key] is None for row in shown for key in ("precision", "recall", "f1")),
+        "classes_folded": len(rows) > OPEN,
+        "per_class_file": "figures/per_class.csv" if (model / "figures" / "per_class.csv").is_file() else None,
+    }
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else number(value)
+
+
+def _calibration(found: dict[str, Any]) -> dict[str, Any]:
+    test = found["test"]
+    return {
+        "temperature": repr(float(found["temperature"])),
+        "fitted_on": escape(found["fitted_on"]),
+        "bins": found["bins"],
+        "rows": [
+            ("Expected calibration error", number(test["error"]), number(test["error_calibrated"])),
+            ("Loss", number(test["loss"]), number(test["loss_calibrated"])),
+        ],
+    }
+
+
+def _figures(named: Mapping[str, str], model: Path) -> dict[str, str]:
+    """Markdown images by figure, of those that are there."""
+    found = {name: path for name, path in named.items() if name in FIGURES and _FIGURE.fullmatch(str(path))}
+    return {name: f"![{FIGURES[name]}]({path})" for name, path in found.items() if (model / path).is_file()}

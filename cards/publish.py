@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, constants
 
 from cards import certificate
 from cards.access import PublishError, check_permission
-from cards.data import CardError
+from cards.errors import CardError
 from cards.push import Plan, Target, plan, push
 from cards.redaction import leaks, redact
 

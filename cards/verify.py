@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cards import certificate
-from cards.data import CardError
+from cards.errors import CardError
 
 TOLERANCE = 1e-4
 """Of the largest absolute logit: what float32 arithmetic in another order may differ by."""

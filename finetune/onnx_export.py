@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import cards
 from finetune import certify, evaluate_flow, labels, models, transforms
 from finetune.console import log
 from finetune.errors import ConfigError, DatasetError, ExportError
@@ -58,12 +59,15 @@ def export(options: ExportOptions) -> Path:
     folder = Path(name.removeprefix("local-dir:"))
     model = models.build(name, None, pretrained=True).eval()
     pixels, what = _pixels(folder, model)
+    renew = cards.is_current(folder.parent)
     path = (options.output or folder / NAME).expanduser().absolute()
     largest = write(model, path, metadata(model, folder), pixels)
     log.info(f"onnxruntime gives the model's logits on {what}: largest difference {largest:.1e} of the largest logit")
     log.info(f"{path} ({path.stat().st_size / 2**20:.1f} MiB)")
     if path == folder / NAME and (folder.parent / "verify").is_dir():
         certify.certify(folder.parent)
+    if renew:  # it tells of the file, and of the certificate
+        cards.build(folder.parent)
     return path
 
 

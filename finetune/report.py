@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from finetune import data_wait, imbalance
+from finetune import command, data_wait, imbalance
 from finetune.callbacks import limits
 from finetune.config import RunConfig
 from finetune.cores import available_cores
@@ -72,6 +72,7 @@ def describe(
         metrics=metrics,
         training=_training(config, session),
         seed=config.seed,
+        command=command.words(config),
         folder=folder.path,
     )
 
@@ -101,6 +102,7 @@ def _dataset(data: LabelledImages) -> dict[str, Any]:
         "license": source.license,
         "classes": list(data.schema.classes),
         "splits": data.splits.counts(),
+        "sources": {role: part.source for role, part in data.splits.parts.items()},
         "class_counts": {role: data.class_counts(role) for role in data.splits.parts},
         "imbalance_ratio": round(imbalance.ratio(data.class_counts("train")), 3),
         "held_out": data.splits.held_out,

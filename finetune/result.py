@@ -30,6 +30,8 @@ class RunResult:
         evaluation: `majority_class`, `intervals`, `per_class`, `confusion`, `calibration`, `mistakes`, `figures`; empty
             in runs of earlier versions.
         environment: Package versions.
+        command: Arguments of `python -m finetune` that repeat the run, see `finetune.command`; empty for a dataset in
+            memory, and in runs of earlier versions.
         folder: The run folder; not in the file.
     """
 
@@ -41,6 +43,7 @@ class RunResult:
     seed: int
     evaluation: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in _PACKAGES})
+    command: list[str] = field(default_factory=list)
     folder: Path | None = None
 
     def save(self, path: Path) -> None:

@@ -12,7 +12,18 @@ from finetune import RunResult
 from finetune.errors import RunFolderError
 from finetune.report import table
 
-KEYS = ["schema_version", "task", "model", "dataset", "metrics", "training", "seed", "evaluation", "environment"]
+KEYS = [
+    "schema_version",
+    "task",
+    "model",
+    "dataset",
+    "metrics",
+    "training",
+    "seed",
+    "evaluation",
+    "command",
+    "environment",
+]
 
 COUNTS = {"train": 8, "validation": 1, "test": 1}
 
