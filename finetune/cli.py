@@ -20,7 +20,7 @@ from finetune import console, recipes
 from finetune.config import GROUPS, NONE, RESUME_AUTO, RunConfig, RunOptions, flag
 from finetune.errors import ConfigError, FinetuneError, suggest
 from finetune.imagenet.options import PrepareOptions
-from finetune.verbs import EvaluateOptions, ExportOptions, PredictOptions
+from finetune.verbs import DemoOptions, EvaluateOptions, ExportOptions, PredictOptions
 
 T = TypeVar("T")
 
@@ -124,6 +124,16 @@ def export(argv: Sequence[str]) -> None:
     onnx_export.export(options)
 
 
+def demo(argv: Sequence[str]) -> None:
+    """`python -m finetune demo RUN|MODEL ...`."""
+    options = parse(DemoOptions, argv, prog=f"{PROG} demo")
+    options.check()
+    console.set_up(sys.stdout)
+    from finetune import demo as page
+
+    page.demo(options)
+
+
 def prepare_imagenet(argv: Sequence[str]) -> None:
     """`python -m finetune prepare-imagenet --tars DIR --output DIR ...`."""
     options = parse(PrepareOptions, argv, prog=f"{PROG} prepare-imagenet")
@@ -147,6 +157,7 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
+    "demo": demo,
     "prepare-imagenet": prepare_imagenet,
 }
 

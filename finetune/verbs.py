@@ -17,6 +17,7 @@ Protocol = Literal["timm", "paper"]
 _DATASET = tyro.conf.arg(metavar="NAME|PATH", help_behavior_hint="(default: the run's own)")
 _STDOUT = tyro.conf.arg(help_behavior_hint="(default: standard output)")
 _IN_MODEL = tyro.conf.arg(help_behavior_hint="(default: RUN/model/model.onnx)")
+_PORT = tyro.conf.arg(help_behavior_hint="(default: the first free one from 7860)")
 _SPLIT = tyro.conf.arg(help_behavior_hint="(default: test, else validation)")
 
 
@@ -170,6 +171,33 @@ class ExportOptions:
         problems = output_problems(self.output) if self.output else []
         if problems:
             raise ConfigError("; ".join(problems))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Open a page in the browser: drop an image, see its classes with calibrated probabilities.
+
+    Of a ResNeSt it also shows which splits its attention prefers. The page is served to this machine alone, asks no
+    other machine for anything, and keeps no image.
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|MODEL")]
+    """Run or model folder, or a model: timm name, hf-hub:OWNER/NAME or local-dir:PATH."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 is for everybody who reaches this machine."""
+    port: Annotated[int | None, _PORT] = None
+    """Port to listen on."""
+    accelerator: str = "auto"
+    """auto, cpu, gpu, mps."""
+
+    def check(self) -> None:
+        """Raise for what can be known to be wrong before anything is read.
+
+        Raises:
+            ConfigError: The port is none.
+        """
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise ConfigError(f"--port must be at least 1 and at most 65535, got {self.port}")
 
 
 def output_problems(path: Path) -> list[str]:

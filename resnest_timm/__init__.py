@@ -11,6 +11,7 @@ from resnest_timm.block import ResNeStBottleneck
 from resnest_timm.drop_block import add_drop_block
 from resnest_timm.errors import OptimizeError
 from resnest_timm.inference import optimize
+from resnest_timm.preferences import record_splits, split_preferences
 from resnest_timm.resnest import (
     resnest14,
     resnest14d,
@@ -47,6 +48,7 @@ __all__ = [
     "WeightsError",
     "add_drop_block",
     "optimize",
+    "record_splits",
     "resnest14",
     "resnest14d",
     "resnest26",
@@ -70,5 +72,6 @@ __all__ = [
     "resnest200e",
     "resnest269",
     "resnest269e",
+    "split_preferences",
     "stock_form",
 ]
