@@ -246,6 +246,11 @@ class TrainStream(_Stream):
                 "--devices or --workers"
             )
         module.stream.epochs[epoch:] = [{"steps": steps, "images": steps * size, "left_over": left_over}]
+        if left_over is None and epoch == 0:  # each epoch begins at the first rows of its shards
+            log.info(
+                f"epoch 1: --steps-per-epoch ended it: what {steps} steps do not reach of a shard is never trained on; "
+                "where the stream is longer, raise it until an epoch says how many images were left over"
+            )
         if left_over is not None:
             log.info(
                 f"epoch {epoch + 1}: the stream ended after {steps} of {module.steps_per_epoch} steps; its last "
