@@ -1,4 +1,4 @@
-"""`python -m cards build RUN`, `python -m cards verify DIR`."""
+"""`python -m cards build RUN`, `python -m cards verify DIR`, `python -m cards zoo --output DIR`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cards import CardError, build, certificate, is_current, verify
+from cards import CardError, build, certificate, is_current, verify, zoo
 from cards.verify import lines
 
 
@@ -19,10 +19,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb.add_argument("run", type=Path, help="run folder")
     verb = verbs.add_parser("verify", help="write model/verify.json: other libraries load the model with equal outputs")
     verb.add_argument("folder", type=Path, help="run folder, or its model/")
+    verb = verbs.add_parser("zoo", help="write a card for every released ResNeSt checkpoint")
+    verb.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make")
     arguments = parser.parse_args(argv)
     try:
         if arguments.verb == "verify":
             _verify(arguments.folder)
+        elif arguments.verb == "zoo":
+            print(f"{len(zoo.build(arguments.output))} cards in {arguments.output}")
         else:
             print(build(arguments.run))
     except CardError as error:
