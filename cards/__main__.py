@@ -1,4 +1,4 @@
-"""`python -m cards build RUN`, `python -m cards verify DIR`, `python -m cards publish RUN --repo-id OWNER/NAME`."""
+"""`python -m cards build | verify | publish | zoo`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # public, by its documentation
 
-from cards import CardError, build, certificate, guard, is_current, publish, redact, verify
+from cards import CardError, build, certificate, guard, is_current, publish, redact, verify, zoo
 from cards.verify import lines
 
 
@@ -21,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _verify(arguments.folder)
         elif arguments.verb == "publish":
             _publish(arguments)
+        elif arguments.verb == "zoo":
+            print(f"{len(zoo.build(arguments.output))} cards in {arguments.output}")
         else:
             print(build(arguments.run))
     except CardError as error:
@@ -40,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("verify", help="write model/verify.json: other libraries load the model with equal outputs")
     verb.add_argument("folder", type=Path, help="run folder, or its model/")
     _add_publish(verbs)
+    verb = verbs.add_parser("zoo", help="write a card for every released ResNeSt checkpoint")
+    verb.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make")
     return parser
 
 

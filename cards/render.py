@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
 
-from cards import certificate, data, head
+from cards import certificate, data, files, head
 from cards.errors import CardError
 from cards.text import escape
 
@@ -45,16 +44,14 @@ def build(run: Path) -> Path:
         Path of the card, model/README.md.
 
     Raises:
-        CardError: The run is not complete.
+        CardError: The run is not complete, or the card cannot be written.
     """
     text = render(run)
     folder = run / "model"
     if not folder.is_dir():
         raise CardError(f"{run} holds no exported model: expected {folder}")
     card = folder / "README.md"
-    temporary = card.with_suffix(".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, card)
+    files.write(card, text)
     return card
 
 

@@ -54,7 +54,7 @@ def fence(code: str) -> str:
     return "`" * max(3, longest + 1)
 
 
-def command(words: Sequence[str], program: str = "python -m finetune", width: int = 110) -> str:
+def command(words: Sequence[str], program: str = "python -m finetune", width: int = 85) -> str:
     """A shell command, a flag and its value together, over several lines where it is long."""
     groups: list[str] = []
     for word in words:

@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resnest_timm.errors import UsageError
 from resnest_timm.resnest import VARIANTS
-from resnest_timm.zoo import CHECKPOINTS, Checkpoint
+from resnest_timm.stock import stock_form
+from resnest_timm.zoo import CHECKPOINTS, Checkpoint, default_checkpoint
 
 HEADER = ("model", "authors' name", "source", "hash", "size", "params M", "GMAC", "top-1", "protocol")
 
@@ -59,11 +60,19 @@ def unreleased() -> list[str]:
 
 
 def as_json(rows: Sequence[Checkpoint]) -> str:
-    """Every field of the rows, with `names`, `parameters` and `macs`; what is not known is null."""
+    """Every field of the rows, and what follows from them; what is not known is null.
+
+    `names`, `parameters`, `macs`; `default`: whether `pretrained=True` loads it; `stock`: architecture and arguments by
+    which timm without this package builds the model.
+    """
     entries = []
     for row in rows:
         parameters, macs = measure(row.architecture, row.image_size)
-        entries.append(dataclasses.asdict(row) | {"names": row.names, "parameters": parameters, "macs": macs})
+        architecture, arguments = stock_form(row.architecture, {})
+        known = {"names": row.names, "parameters": parameters, "macs": macs}
+        known |= {"default": row == default_checkpoint(row.architecture)}
+        known |= {"stock": {"architecture": architecture, "arguments": arguments}}
+        entries.append(dataclasses.asdict(row) | known)
     return json.dumps(entries, indent=2)
 
 

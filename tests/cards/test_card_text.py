@@ -274,6 +274,6 @@ def test_no_word_of_the_command_ends_its_block(run_of):
 def test_a_long_command_has_several_lines():
     words = [word for i in range(12) for word in (f"--a-long-flag-{i}", f"value {i}")]
     shown = command(words)
-    assert max(map(len, shown.splitlines())) <= 112
-    assert 3 < len(shown.splitlines()) < 8
+    assert max(map(len, shown.splitlines())) <= 87
+    assert 4 < len(shown.splitlines()) < 10
     assert shlex.split(shown.replace("\\\n", "")) == ["python", "-m", "finetune", *words]
