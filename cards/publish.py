@@ -14,8 +14,9 @@ from huggingface_hub import HfApi, constants
 from cards import certificate
 from cards.access import PublishError, check_permission
 from cards.errors import CardError
-from cards.push import Plan, Target, plan, push
+from cards.push import push
 from cards.redaction import leaks, redact
+from cards.remote import Plan, Target, plan
 
 log = logging.getLogger("cards")
 

@@ -14,7 +14,10 @@ from timm.data import resolve_data_config
 from torch import nn
 
 import resnest_timm
+from finetune import hub
 from finetune.errors import ModelError, suggest
+
+_HUB = ("hf-hub:", "hf_hub:")
 
 
 def build(
@@ -46,21 +49,53 @@ def build(
     """
     check_name(name)
     arguments = {"drop_path_rate": drop_path, "drop_rate": dropout} | _size_arguments(name, image_size)
+    if pretrained:
+        _fetch_weights(name)
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **arguments)
     except GatedRepoError as error:
-        raise ModelError(f"{name} is gated: accept its conditions on the Hub, then log in (`hf auth login`)") from error
+        raise ModelError(_gated(name)) from error
     except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"{name}: no such repository at {constants.ENDPOINT}, or it is private: check the name"
-        ) from error
-    except (OSError, RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise ModelError(_missing(name)) from error
+    except (OSError, RuntimeError, AssertionError, TypeError, ValueError, hub.TransportError) as error:
         raise ModelError(_explain(name, error)) from error
     if drop_block and not resnest_timm.add_drop_block(model, drop_block):
         raise ModelError(f"--drop-block is for ResNeSts only, got --model {name}; --drop-path works for most models")
     if image_size is not None:
         _check_image_size(model, name, image_size)
     return model
+
+
+def _fetch_weights(name: str) -> None:
+    """Bring the weights that timm will load from the Hub into the cache, whole; timm does not look at their content.
+
+    Raises:
+        ModelError: They cannot be fetched, or arrive damaged.
+    """
+    repo = _repository(name)
+    if repo is None:
+        return
+    repo_id, _, revision = repo.partition("@")
+    try:
+        for filename in (*(["config.json"] if name.startswith(_HUB) else []), constants.SAFETENSORS_SINGLE_FILE):
+            hub.fetch(repo_id, filename, revision or None)
+    except GatedRepoError as error:
+        raise ModelError(_gated(name)) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(_missing(name)) from error
+    except (OSError, ValueError, hub.TransportError) as error:
+        raise ModelError(_explain(name, error)) from error
+
+
+def _repository(name: str) -> str | None:
+    """OWNER/NAME[@REVISION] of the Hub repository that timm takes the weights from; None where it is another place."""
+    if name.startswith(_HUB):
+        return name.partition(":")[2]
+    if name.startswith("local-dir:"):
+        return None
+    config = timm.get_pretrained_cfg(name)
+    other = config is None or config.file or config.state_dict or config.hf_hub_filename
+    return None if other else config.hf_hub_id or None
 
 
 def locate(model: str | Path) -> str:
@@ -96,7 +131,7 @@ def check_name(name: str) -> None:
     Raises:
         ModelError: Names the nearest known ones.
     """
-    if name.startswith(("hf-hub:", "hf_hub:")):
+    if name.startswith(_HUB):
         return
     if name.startswith("local-dir:"):
         if not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
@@ -153,12 +188,24 @@ def _check_image_size(model: nn.Module, name: str, image_size: int) -> None:
         model.train()
 
 
+def _gated(name: str) -> str:
+    return f"{name} is gated: accept its conditions on the Hub, then log in (`hf auth login`)"
+
+
+def _missing(name: str) -> str:
+    return f"{name}: no such repository at {constants.ENDPOINT}, or it is private: check the name"
+
+
 def _explain(name: str, error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
     if isinstance(error, resnest_timm.WeightsError):
         return text
     if "No pretrained weights" in text:
         return f"{name} has no pretrained weights; --no-pretrained trains it from scratch"
+    repo = _repository(name)
+    page = f"{constants.ENDPOINT}/{repo.partition('@')[0]}" if repo else constants.ENDPOINT
+    if not name.startswith("local-dir:") and (reason := hub.explain(error, page)):
+        return f"cannot fetch the weights of {name}: {reason}"
     if isinstance(error, OSError) and not name.startswith("local-dir:"):
         return (
             f"cannot fetch the weights of {name}: tried {constants.ENDPOINT}, and they are not in the local cache "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, HfApi, constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-from finetune import image_folder
+from finetune import hub, image_folder
 from finetune.console import log
 from finetune.errors import DatasetError, suggest
 from finetune.sample import digits
@@ -158,15 +158,27 @@ def _from_hub(name: str, config: str | None, revision: str | None, streaming: bo
         )
     commit, license_name = _hub_facts(repo, revision)
     log.info(f"dataset: {repo}{f', configuration {config}' if config else ''} at {commit or 'the cached revision'}")
-    asked = {"name": config, "revision": commit or revision, "streaming": streaming}
-    splits = _read(repo, lambda: datasets.load_dataset(repo, **asked))
+    page = f"{constants.ENDPOINT}/datasets/{repo}"
+    splits = _read(repo, lambda: _fetch(repo, config, commit or revision, streaming), page)
     return Source(splits, repo, hub=True, config=config, revision=commit, license=license_name)
+
+
+def _fetch(repo: str, config: str | None, revision: str | None, streaming: bool) -> Any:
+    """A Hub dataset, of which nothing arrived damaged; of a stream nothing has arrived yet."""
+    if streaming:
+        return datasets.load_dataset(repo, name=config, revision=revision, streaming=True)
+
+    def derived(splits: Any) -> Iterator[Path]:
+        for split in splits.values() if isinstance(splits, DatasetDict) else [splits]:
+            yield from (Path(file["filename"]).parent for file in split.cache_files)
+
+    return hub.read_whole(repo, lambda: datasets.load_dataset(repo, name=config, revision=revision), derived)
 
 
 def _hub_facts(repo: str, revision: str | None) -> tuple[str | None, str | None]:
     """Commit and licence of a Hub dataset; (None, None) where the Hub cannot be asked, for what is cached may do."""
     try:
-        info = HfApi().dataset_info(repo, revision=revision)
+        info = hub.patiently(lambda: HfApi().dataset_info(repo, revision=revision))
     except GatedRepoError as error:
         raise _gated(repo) from error
     except RevisionNotFoundError as error:
@@ -190,8 +202,8 @@ def _gated(repo: str) -> DatasetError:
     )
 
 
-def _read(name: str, read: Callable[[], Any]) -> Any:
-    """Call a reader of the `datasets` library, and say in our words what went wrong."""
+def _read(name: str, read: Callable[[], Any], page: str | None = None) -> Any:
+    """Call a reader of the `datasets` library, and say in our words what went wrong; `page` is a Hub dataset's."""
     try:
         splits = read()
     except datasets.exceptions.DatasetNotFoundError as error:
@@ -199,6 +211,8 @@ def _read(name: str, read: Callable[[], Any]) -> Any:
             raise _gated(name) from error
         raise DatasetError(f"cannot open {name}: {_first_line(error)}") from error
     except ConnectionError as error:
+        if page is not None and (reason := hub.explain(error, page)):
+            raise DatasetError(f"cannot fetch {name}: {reason}") from error
         raise DatasetError(
             f"no network, and {name} is not in the local cache: tried {constants.ENDPOINT}. Behind a mirror set "
             "HF_ENDPOINT; offline, give --dataset a folder or file, or fetch it once where there is a network and copy "
@@ -211,7 +225,9 @@ def _read(name: str, read: Callable[[], Any]) -> Any:
     except yaml.YAMLError as error:
         problem = f"the head of its README.md is not YAML: {_first_line(error)}"
         raise DatasetError(f"cannot read {name}: {problem}") from error
-    except (OSError, RuntimeError, tarfile.TarError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, RuntimeError, tarfile.TarError, datasets.exceptions.DatasetsError, hub.TransportError) as error:
+        if page is not None and (reason := hub.explain(error, page)):
+            raise DatasetError(f"cannot fetch {name}: {reason}") from error
         cause = error.__cause__ or error
         raise DatasetError(f"cannot read {name}: {_first_line(cause)}") from error
     if isinstance(splits, Dataset):

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub.utils import close_session
 
 import cards
-from cards import certificate, push
+from cards import certificate, push, remote
 from cards.__main__ import main
 from tests.hub_standin import TOKEN, Account, HubStandIn
 
@@ -247,33 +247,33 @@ def test_a_hub_that_asks_for_an_hour_is_left_alone(hub, model, sleeps, capsys):
 
 
 @pytest.mark.parametrize("fault", [{"status": 504, "after": True}, {"cut_after": 0}])
-def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub, model, fault, capsys):
+def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub, model, sleeps, fault, capsys):
     hub.fault("/commit/", method="POST", **fault)
     assert publish(model) == 0
     assert "published" in capsys.readouterr().out
     assert len(hub.repositories()["owner/tiny"].commits) == 2
     assert sum("/commit/" in request.path for request in hub.requests) == 1
+    assert not sleeps
 
 
-def test_two_at_once_conflict(hub, model):
+def test_two_at_once_conflict(hub, model, monkeypatch):
     hub.add_model("owner/tiny", {"a.txt": b"a"})
-    api, target = cards.check_publishing("owner/tiny"), push.Target("owner/tiny")
-    wanted = push.plan(api, target, {"README.md": model / "README.md"})
+    api, target = cards.check_publishing("owner/tiny"), remote.Target("owner/tiny")
+    wanted = remote.plan(api, target, {"README.md": model / "README.md"})
     hub.add_model("owner/tiny", {"README.md": b"theirs"})
     with pytest.raises(cards.PublishError, match="somebody has committed to owner/tiny in the meantime"):
         push.push(api, target, wanted, "Publish")
     assert hub.files("owner/tiny") == {"README.md": b"theirs"}
-    # Between our last look and our commit, only the Hub can tell.
-    wanted = push.plan(api, target, {"README.md": model / "README.md"})
-    hub.fault("/commit/", status=412)
+    # After our last look only the Hub can tell, by the parent that the commit names.
+    monkeypatch.setattr(remote, "head", lambda api, target: wanted.parent)
     with pytest.raises(cards.PublishError, match="somebody has committed"):
         push.push(api, target, wanted, "Publish")
     assert hub.files("owner/tiny") == {"README.md": b"theirs"}
 
 
 def test_a_repository_that_somebody_else_made_meanwhile_is_not_touched(hub, model):
-    api, target = cards.check_publishing("owner/tiny"), push.Target("owner/tiny")
-    wanted = push.plan(api, target, {"README.md": model / "README.md"})
+    api, target = cards.check_publishing("owner/tiny"), remote.Target("owner/tiny")
+    wanted = remote.plan(api, target, {"README.md": model / "README.md"})
     hub.add_model("owner/tiny", {"README.md": b"theirs"})
     with pytest.raises(cards.PublishError, match="in the meantime"):
         push.push(api, target, wanted, "Publish")
@@ -303,8 +303,8 @@ def test_a_commit_without_the_weights_is_noticed(hub, model, capsys):
 
 def test_a_space_goes_the_same_way(hub, tmp_path):
     (tmp_path / "app.py").write_text("print()")
-    api, target = cards.check_publishing("owner/app"), push.Target("owner/app", "space", space_sdk="gradio")
-    push.push(api, target, push.plan(api, target, {"app.py": tmp_path / "app.py"}), "Publish")
+    api, target = cards.check_publishing("owner/app"), remote.Target("owner/app", "space", space_sdk="gradio")
+    push.push(api, target, remote.plan(api, target, {"app.py": tmp_path / "app.py"}), "Publish")
     assert hub.files("owner/app", kind="space")["app.py"] == b"print()"
     assert target.url == f"{hub.endpoint}/spaces/owner/app"
 

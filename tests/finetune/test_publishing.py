@@ -7,7 +7,8 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub.utils import close_session
 
-from finetune import cli, publishing, runfolder
+from finetune import console, publishing, runfolder
+from finetune.cli import main as cli_main
 from finetune.config import RunConfig
 from finetune.errors import ConfigError
 from tests.hub_standin import STRANGER_TOKEN, TOKEN, HubStandIn
@@ -45,7 +46,7 @@ def test_what_cannot_be_published_is_refused_before_anything_is_read(hub, monkey
     monkeypatch.chdir(tmp_path)
 
     def refusal(*flags):
-        assert cli.main([*ARGUMENTS, "--publish", *flags]) == 2
+        assert cli_main([*ARGUMENTS, "--publish", *flags]) == 2
         return capsys.readouterr().err
 
     assert "--publish: expected a repository as OWNER/NAME, got 'tiny'" in refusal("tiny")
@@ -56,7 +57,7 @@ def test_what_cannot_be_published_is_refused_before_anything_is_read(hub, monkey
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("FINETUNE_VERIFY", "0")
     assert "unset FINETUNE_VERIFY, or leave out --publish" in refusal("owner/tiny")
-    assert cli.main([*ARGUMENTS, "--private"]) == 2
+    assert cli_main([*ARGUMENTS, "--private"]) == 2
     assert "--private needs --publish OWNER/NAME" in capsys.readouterr().err
     assert {request.path for request in hub.requests} == {"/api/whoami-v2"}
     assert not list(tmp_path.iterdir())
@@ -99,3 +100,14 @@ def test_a_stranger_is_told_by_the_hub_itself(hub, monkeypatch):
 def test_where_a_run_goes_is_not_in_its_settings(tmp_path):
     settings = runfolder._settings(config(private=True, output=tmp_path))
     assert {"publish", "private", "output", "resume"}.isdisjoint(settings)
+
+
+def test_errors_and_tracebacks_of_the_command_line_hold_no_token(hub, monkeypatch, capsys):
+    word = "hf_" + "Ab1" * 11
+    assert cli_main(["--model", word, "--dataset", "digits"]) == 2
+    assert cli_main(["--model", "resnest14d", "--dataset", f"/x?{TOKEN}"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("***") == 2
+    assert word not in said
+    assert TOKEN not in said
+    assert console.without_tokens("http://me:pass@host/x") == "http://***@host/x"

@@ -5,7 +5,6 @@ import os
 import re
 import threading
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeAlias
@@ -15,6 +14,7 @@ from tests.hub_standin import accounts, reads, writes
 from tests.hub_standin.accounts import Account
 from tests.hub_standin.faults import Fault, Request
 from tests.hub_standin.repositories import Blob, Call, Commit, HubError, Reply, Repo, answer, is_large
+from tests.hub_standin.serving import Server
 
 Files: TypeAlias = Mapping[str, bytes]
 
@@ -56,8 +56,7 @@ class HubStandIn:
 
     def __enter__(self) -> Self:
         """Start serving on a free port."""
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.hub = self
+        self._server = Server(("127.0.0.1", 0), self._answer)
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
@@ -275,43 +274,3 @@ def _spoilt(reply: Reply) -> Reply:
     middle = len(reply.body) // 2
     body = reply.body[:middle] + bytes([reply.body[middle] ^ 1]) + reply.body[middle + 1 :]
     return Reply(reply.status, body, reply.headers)
-
-
-class _Server(ThreadingHTTPServer):
-    hub: HubStandIn
-    request_queue_size = 64  # with the default of 5, some of a client's parallel downloads wait for a retransmission
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # head and body are two writes, which Nagle's algorithm would space 40 ms apart
-    server: _Server
-
-    def do_GET(self) -> None:
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        # The body has to be read even where it is not used: what is left would be taken for the next request.
-        reply, cut_after = self.server.hub._answer(Request(self.command, self.path, headers), self._body(headers))
-        self.send_response(reply.status)
-        for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(reply.body[:cut_after])
-        if cut_after is not None:
-            self.close_connection = True
-
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
-
-    def _body(self, headers: Mapping[str, str]) -> bytes:
-        if headers.get("transfer-encoding") != "chunked":
-            return self.rfile.read(int(headers.get("content-length", 0)))
-        parts = []
-        while size := int(self.rfile.readline(), 16):
-            parts.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(parts)
-
-    def log_message(self, format: str, *args: object) -> None:
-        # `HubStandIn.requests` has it all.
-        pass
