@@ -1,0 +1,114 @@
+"""A published model -> the folder of a Gradio Space that shows it: app.py, requirements.txt, README.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from huggingface_hub import SpaceCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # there, but not in its __all__
+
+from cards.data import CardError
+
+APP = Path(__file__).with_name("space_app.py")
+GRADIO = "6.31.0"
+"""The version that the app was tried with; of the Space where no Gradio is installed here."""
+
+_NEEDED = ("config.json", "model.safetensors")
+_REQUIRED = ("torch", "torchvision", "timm", "safetensors")
+_PLACEHOLDER = 'MODEL = "OWNER/NAME"'
+
+
+def build(model: Path, repo_id: str, folder: Path) -> Path:
+    """Write a Space's folder. Other files in it stay; each of ours appears whole or not at all.
+
+    The app needs nothing of this project. Versions are those that are installed here, with which the model was tried.
+
+    Args:
+        model: The model's folder, with config.json and model.safetensors.
+        repo_id: OWNER/NAME under which the model is on the Hub, and the Space will be.
+        folder: Made where there is none.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CardError: There is no model, or `repo_id` is no repository's name.
+    """
+    if missing := [name for name in _NEEDED if not (model / name).is_file()]:
+        raise CardError(f"{model} holds no model (no {', '.join(missing)}): give the model/ of a complete run")
+    _check(repo_id)
+    files = {"app.py": _app(repo_id), "requirements.txt": _requirements(), "README.md": _readme(model, repo_id)}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        temporary = folder / f"{name}.part"
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return folder
+
+
+def instructions(folder: Path, repo_id: str) -> str:
+    """How to push a folder that `build` made."""
+    return (
+        f"hf repos create {repo_id} --type space --space-sdk gradio --exist-ok\n"
+        f"hf upload {repo_id} {folder} . --type space"
+    )
+
+
+def _check(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise CardError(f"--repo-id: {error}") from error
+    if "/" not in repo_id:
+        raise CardError(f"--repo-id must be OWNER/NAME, got {repo_id!r}")
+
+
+def _app(repo_id: str) -> str:
+    text = APP.read_text(encoding="utf-8")
+    assert text.count(_PLACEHOLDER) == 1  # a mistake of ours, not the user's
+    return text.replace(_PLACEHOLDER, f"MODEL = {json.dumps(repo_id)}")
+
+
+def _requirements() -> str:
+    """The same versions of what computes the answer; Pillow and huggingface_hub are for Gradio to choose."""
+    lines = []
+    for name in _REQUIRED:
+        try:
+            lines.append(f"{name}=={version(name).partition('+')[0]}")
+        except PackageNotFoundError:
+            lines.append(name)
+    return "\n".join(lines) + "\n"
+
+
+def _readme(model: Path, repo_id: str) -> str:
+    """The Space's card: only text of ours, numbers, and the name that `_check` allows."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    try:
+        gradio = version("gradio")
+    except PackageNotFoundError:
+        gradio = GRADIO
+    data = SpaceCardData(
+        title=repo_id.partition("/")[2],
+        sdk="gradio",
+        sdk_version=gradio,
+        python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
+        app_file="app.py",
+        models=[repo_id],
+        tags=["image-classification", "timm"],
+    )
+    calibrated = (config.get("calibration") or {}).get("temperature") is not None
+    words = "calibrated probabilities" if calibrated else "the model's own probabilities: it has no calibration"
+    return (
+        f"---\n{data.to_yaml()}\n---\n\n# {repo_id.partition('/')[2]}\n\n"
+        f"Drop an image, and [the model](https://huggingface.co/{repo_id}) names the most probable of its "
+        f"{int(config['num_classes'])} classes, with {words}. What it was trained on, and how good it is, its card "
+        "says.\n"
+    )
