@@ -9,7 +9,8 @@ from pathlib import Path
 
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # public, by its documentation
 
-from cards import CardError, build, certificate, guard, is_current, publish, redact, verify, zoo
+from cards import CardError, build, certificate, guard, is_current, publish, redact, space, verify, zoo
+from cards.files import model_folder
 from cards.verify import lines
 
 
@@ -58,11 +59,12 @@ def _add_publish(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     verb.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="repository; made where it is missing")
     verb.add_argument("--private", action="store_true", help="make the repository private; one that exists stays as is")
     verb.add_argument("--revision", metavar="BRANCH", help="branch, made where it is missing (default: main)")
+    verb.add_argument("--space", action="store_true", help="also write RUN/space/, a Gradio Space for the model")
     verb.add_argument("--dry-run", action="store_true", help="say what would change, and write nothing")
 
 
 def _verify(folder: Path) -> None:
-    model = folder if (folder / "config.json").is_file() else folder / "model"
+    model = model_folder(folder)
     run = model.resolve().parent
     renew = is_current(run)  # the card tells what the certificate says
     for line in lines(verify(folder)):
@@ -84,6 +86,19 @@ def _publish(arguments: argparse.Namespace) -> None:
         dry_run=arguments.dry_run,
         say=print,
     )
+    if arguments.space:
+        _make_space(arguments)
+
+
+def _make_space(arguments: argparse.Namespace) -> None:
+    model = model_folder(arguments.run)
+    folder = model.parent / "space"
+    if arguments.dry_run:
+        print(f"dry run: a Space would be in {folder}")
+        return
+    space.build(model, arguments.repo_id, folder)
+    print(f"a Space for the model is in {folder}; try it by `python app.py` there, and put it on the Hub by")
+    print(space.instructions(folder, arguments.repo_id))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Where a run's model is, and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 from cards.errors import CardError
+
+
+def model_folder(run: Path) -> Path:
+    """The model of a run's folder; a model's folder itself may be given as well."""
+    return run if (run / "config.json").is_file() else run / "model"
 
 
 def write(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ from huggingface_hub import HfApi, constants
 from cards import certificate
 from cards.access import PublishError, check_permission
 from cards.errors import CardError
+from cards.files import model_folder
 from cards.push import push
 from cards.redaction import leaks, redact
 from cards.remote import Plan, Target, plan
@@ -117,7 +118,7 @@ def complete_files(run: Path) -> dict[str, Path]:
     Raises:
         CardError: A file is missing, the certificate is missing or not valid, or a text file has a token in it.
     """
-    model = run if (run / "config.json").is_file() else run / "model"
+    model = model_folder(run)
     missing = [name for name in REQUIRED if not (model / name).is_file()]
     if missing:
         advice = f"`python -m cards build {run}` writes it" if missing == ["README.md"] else "give a finished run"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from huggingface_hub import SpaceCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # there, but not in its __all__
 
-from cards.data import CardError
+from cards.access import check_name
+from cards.errors import CardError
+from cards.files import write
 
 APP = Path(__file__).with_name("space_app.py")
 GRADIO = "6.31.0"
@@ -41,16 +40,11 @@ def build(model: Path, repo_id: str, folder: Path) -> Path:
     """
     if missing := [name for name in _NEEDED if not (model / name).is_file()]:
         raise CardError(f"{model} holds no model (no {', '.join(missing)}): give the model/ of a complete run")
-    _check(repo_id)
+    check_name(repo_id)
     files = {"app.py": _app(repo_id), "requirements.txt": _requirements(), "README.md": _readme(model, repo_id)}
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        temporary = folder / f"{name}.part"
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write(folder / name, text)
     return folder
 
 
@@ -60,15 +54,6 @@ def instructions(folder: Path, repo_id: str) -> str:
         f"hf repos create {repo_id} --type space --space-sdk gradio --exist-ok\n"
         f"hf upload {repo_id} {folder} . --type space"
     )
-
-
-def _check(repo_id: str) -> None:
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise CardError(f"--repo-id: {error}") from error
-    if "/" not in repo_id:
-        raise CardError(f"--repo-id must be OWNER/NAME, got {repo_id!r}")
 
 
 def _app(repo_id: str) -> str:
@@ -89,7 +74,7 @@ def _requirements() -> str:
 
 
 def _readme(model: Path, repo_id: str) -> str:
-    """The Space's card: only text of ours, numbers, and the name that `_check` allows."""
+    """The Space's card: only text of ours, numbers, and a name that the Hub allows."""
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     try:
         gradio = version("gradio")

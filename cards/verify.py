@@ -18,6 +18,7 @@ import numpy as np
 
 from cards import certificate
 from cards.errors import CardError
+from cards.files import model_folder
 
 TOLERANCE = 1e-4
 """Of the largest absolute logit: what float32 arithmetic in another order may differ by."""
@@ -92,7 +93,7 @@ def lines(made: Mapping[str, Any]) -> list[str]:
 
 def _folders(folder: Path) -> tuple[Path, Path]:
     """model/ and verify/ of a run."""
-    model = folder if (folder / "config.json").is_file() else folder / "model"
+    model = model_folder(folder)
     model = model.resolve()
     inputs = model.parent / "verify"
     if not (inputs / "inputs.safetensors").is_file():

@@ -76,6 +76,21 @@ def writes(hub):
     return [request for request in hub.requests if request.method not in ("GET", "HEAD")]
 
 
+def test_a_space_is_made_beside_the_model(hub, model, capsys):
+    (model / "config.json").write_text('{"architecture": "resnest14d", "num_classes": 3}')
+    certify(model)
+    folder = model.parent / "space"
+    assert publish(model, "--space", "--dry-run") == 0
+    assert f"dry run: a Space would be in {folder}" in capsys.readouterr().out
+    assert not folder.exists()
+    assert publish(model, "--space") == 0
+    said = capsys.readouterr().out
+    assert f"hf upload owner/tiny {folder} . --type space" in said
+    assert {path.name for path in folder.iterdir()} == {"app.py", "requirements.txt", "README.md"}
+    assert "3 classes" in (folder / "README.md").read_text()
+    assert [request.path for request in writes(hub) if "space" in request.path] == []
+
+
 def test_a_run_becomes_one_commit_and_then_nothing(hub, model, capsys):
     (model / "config.json.part").write_text("half")
     assert publish(model) == 0

@@ -108,9 +108,9 @@ def test_a_model_without_calibration_promises_none(digits_run, tmp_path):
 @pytest.mark.parametrize(
     ("repo_id", "message"),
     [
-        ("digits", "--repo-id must be OWNER/NAME, got 'digits'"),
-        ('a/b"\nimport os', "--repo-id: Repo id must use alphanumeric"),
-        ("a/b/c", "--repo-id: Repo id must be in the form"),
+        ("digits", "expected a repository as OWNER/NAME, got 'digits'"),
+        ('a/b"\nimport os', "is no name of a repository: Repo id must use alphanumeric"),
+        ("a/b/c", "expected a repository as OWNER/NAME, got 'a/b/c'"),
     ],
 )
 def test_what_is_no_repository_is_refused(digits_run, tmp_path, repo_id, message):
