@@ -58,7 +58,7 @@ def test_a_run_from_beginning_to_end(tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path / "run/splits.json").read_text())["test"] == {"source": "test", "rows": "all"}
     card = (tmp_path / "run/model/README.md").read_text()
     assert "| train | 40 | of a stream: the images of the last epoch |" in card
-    assert "| test | 12 | as in the dataset |" in card
+    assert "| test | 12 | test of the dataset |" in card
     assert {path.name for path in (tmp_path / "run/verify/images").iterdir()} == {f"{i:03}.png" for i in range(12)}
     for split in ("validation", "test"):
         options = EvaluateOptions(model=str(tmp_path / "run"), split=split, accelerator="cpu", workers=0)
