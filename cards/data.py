@@ -13,7 +13,7 @@ from cards import settings
 from cards.errors import CardError
 from cards.head import METRICS, known
 from cards.limitations import limitations
-from cards.text import command, escape, fence, name_list, number
+from cards.text import command, escape, name_list, number
 
 __all__ = ["CardError", "read", "sections"]
 
@@ -60,7 +60,6 @@ def sections(result: dict[str, Any], model: Path) -> dict[str, Any]:
     evaluation = result.get("evaluation") or {}
     calibration = evaluation.get("calibration")
     words = result.get("command") or []
-    typed = command(words) if words else None
     return {
         **_model(result["model"]),
         **_dataset(result["dataset"]),
@@ -72,8 +71,7 @@ def sections(result: dict[str, Any], model: Path) -> dict[str, Any]:
         "limitations": limitations(result),
         "averaged": result["model"].get("weights") == "averaged",
         "training": settings.rows(result["training"], result["seed"]),
-        "command": typed,
-        "fence": fence(typed or ""),
+        "command": command(words) if words else None,
         "environment": ", ".join(f"{escape(name)} {escape(of)}" for name, of in result["environment"].items()),
     }
 

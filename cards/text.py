@@ -48,14 +48,11 @@ def number(value: float) -> str:
     return f"{value:.4f}"
 
 
-def fence(code: str) -> str:
-    """The mark of a code block that no line of the code can end."""
-    longest = max((len(run) for run in re.findall("`+", code)), default=0)
-    return "`" * max(3, longest + 1)
-
-
 def command(words: Sequence[str], program: str = "python -m finetune", width: int = 85) -> str:
-    """A shell command, a flag and its value together, over several lines where it is long."""
+    """A shell command, a flag and its value together, over several lines where it is long.
+
+    No word has a line of its own that could end a code block: what is not plain is within quotation marks.
+    """
     groups: list[str] = []
     for word in words:
         if word.startswith("--") or not groups:

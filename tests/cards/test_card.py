@@ -93,8 +93,8 @@ def test_what_is_no_id_of_a_licence_is_another(run_of, text, head):
         ),
         ({"model__base_model": None}, ["base_model"], ["finetuned from resnest50.in1k"]),
         (
-            {"model__base_model": None, "model__name": "local-dir:/home/me/secret"},
-            ["/home/me"],
+            {"model__base_model": None, "model__name": "local-dir:secret"},
+            ["secret"],
             ["finetuned from pretrained weights"],
         ),
         ({"model__base_license": None}, ["apache-2.0"], ["license: unknown", "No licence has been chosen for these"]),
@@ -264,6 +264,8 @@ def test_each_number_stands_at_its_name(run_of, split):
     assert facts["gradient checkpointing"] == "yes"
     assert facts["seconds, with validation"] == "8,123"
     assert len(facts) == len(RESULT["training"]) + 1
+    assert {"clip_grad", "clip grad"} & set(facts) == set()  # each setting has a name in words
+    assert facts["largest gradient norm"] == "1.5"
 
 
 def test_the_level_is_that_of_the_intervals(run_of):

@@ -112,6 +112,10 @@ def test_each_warning_has_its_rule(changes, sentence):
     assert sum(sentence in line for line in found) == 1 if sentence else len(found) == 1
 
 
+def test_a_class_without_test_images_is_not_one_of_few():
+    assert not [line for line in limitations(GOOD | with_class(support=0, recall=None)) if "fewer than" in line]
+
+
 def test_the_note_of_the_calibration_is_said():
     found = limitations(changed(evaluation__calibration__note="kept at the bound of 10: why"))
     assert "The temperature was kept at the bound of 10: why." in found
