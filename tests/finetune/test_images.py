@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
@@ -66,6 +67,8 @@ def test_a_palette_with_transparency_keeps_its_colours_and_nobody_is_warned(form
     ],
 )
 def test_encoded_images_decode_as_pillow_opens_them(form, mode):
+    if (form, mode) == ("TIFF", "YCbCr") and int(PIL.__version__.partition(".")[0]) < 13:
+        pytest.skip("Pillow 12 does not read the YCbCr TIFF that it writes")
     value = encoded(of_mode(mode), form)
     expected = Image.open(io.BytesIO(value["bytes"]))
     np.testing.assert_array_equal(pixels(decode(value)), np.asarray(expected.convert("RGB")))
