@@ -17,9 +17,10 @@ import tyro
 from tyro import _errors as tyro_errors
 
 from finetune import console, recipes
-from finetune.config import GROUPS, NONE, RESUME_AUTO, RunConfig, RunOptions, flag
+from finetune.config import RunConfig
 from finetune.errors import ConfigError, FinetuneError, suggest
 from finetune.imagenet.options import PrepareOptions
+from finetune.options import GROUPS, NONE, RESUME_AUTO, RunOptions, flag
 from finetune.verbs import DemoOptions, EvaluateOptions, ExportOptions, PredictOptions
 
 T = TypeVar("T")

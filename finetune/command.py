@@ -9,7 +9,8 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from finetune.config import DataOptions, ModelOptions, RunConfig, TrainingOptions, flag
+from finetune.config import RunConfig
+from finetune.options import DataOptions, ModelOptions, TrainingOptions, flag
 
 _GROUPS = (DataOptions, ModelOptions, TrainingOptions)
 _OTHERS = ("precision", "device_batch_size", "grad_checkpointing", "compile", "sync_bn", "seed", "max_time")

@@ -97,7 +97,7 @@ def prepare(
 ) -> LabelledImages:
     """Open a dataset, infer what it holds, leave out what cannot be used, and split the rest.
 
-    The arguments are the command line's flags, see `finetune.config.DataOptions`.
+    The arguments are the command line's flags, see `finetune.options.DataOptions`.
 
     Raises:
         DatasetError: It cannot be opened, or too much of it cannot be read.

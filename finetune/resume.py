@@ -13,10 +13,11 @@ from torch import nn
 
 from finetune import checkpoint_io
 from finetune.callbacks import Checkpoints
-from finetune.config import ModelOptions, RunConfig, TrainingOptions, flag
+from finetune.config import RunConfig
 from finetune.console import log
 from finetune.dataset import LabelledImages
 from finetune.errors import CheckpointError, ResumeError, listing
+from finetune.options import ModelOptions, TrainingOptions, flag
 from finetune.runfolder import RunFolder
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import yaml
 from datasets import Dataset, DatasetDict
 
-from finetune.config import GROUPS, RESUME_AUTO, DataOptions, ModelOptions, RunConfig, TrainingOptions
+from finetune.config import RunConfig
 from finetune.console import is_main_process
 from finetune.errors import RunFolderError
+from finetune.options import GROUPS, RESUME_AUTO, DataOptions, ModelOptions, TrainingOptions
 from finetune.splits import Splits
 
 # Where Lightning runs the same command again for each further process, these learn the name, which holds the time,

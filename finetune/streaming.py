@@ -145,7 +145,7 @@ def prepare(
 ) -> StreamedImages:
     """Open a dataset for streaming; nothing but its facts is read.
 
-    The arguments are the command line's flags, see `finetune.config.DataOptions`.
+    The arguments are the command line's flags, see `finetune.options.DataOptions`.
 
     Raises:
         DatasetError: It cannot be opened, or is not of a kind that can be streamed.

@@ -1,4 +1,4 @@
-"""Flags of the verbs besides train, one dataclass each; imports no torch, like `finetune.config`."""
+"""Flags of the verbs besides train, one dataclass each; imports no torch, like `finetune.options`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from finetune.config import AUTO, INFERRED, NONE, OWN, valid_devices
 from finetune.errors import ConfigError
 from finetune.limits import MAX_IMAGE_PIXELS
+from finetune.option_checks import valid_devices
+from finetune.options import AUTO, INFERRED, NONE, OWN
 
 Protocol = Literal["timm", "paper"]
 

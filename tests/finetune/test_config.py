@@ -9,8 +9,8 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
 from finetune import RunConfig
-from finetune.config import GROUPS, flag
 from finetune.errors import ConfigError
+from finetune.options import GROUPS, flag
 from finetune.presets import PRETRAINED_PRESET, SCRATCH_PRESET
 
 GIVEN = {"model": "resnest50", "dataset": "food101"}

@@ -1,0 +1,240 @@
+"""Every setting of a run: one sentence a field, from which the command line's flags and help are made.
+
+Imports no torch, so that `--help` and a wrong flag answer at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from finetune.limits import MAX_IMAGE_PIXELS
+from finetune.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
+
+Interpolation = Literal["bilinear", "bicubic"]
+Freeze = Literal["none", "backbone"]
+Imbalance = Literal["none", "class-weights", "balanced-sampler", "logit-adjustment"]
+LoggerName = Literal["none", "tensorboard", "wandb", "mlflow"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"]
+
+RESUME_AUTO = Path("auto")
+"""`--resume auto`, in place of a folder; a folder of that name is given by its absolute path."""
+
+INFERRED = tyro.conf.arg(help_behavior_hint="(default: inferred)")
+OWN = tyro.conf.arg(help_behavior_hint="(default: the model's own)")
+NONE = tyro.conf.arg(help_behavior_hint="(default: none)")
+AUTO = tyro.conf.arg(help_behavior_hint="(default: chosen)")
+_RESUME = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="RUN|auto")
+_REPOSITORY = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="OWNER/NAME")
+_INTERVAL = tyro.conf.arg(help_behavior_hint="(default: every 15 minutes)")
+_DECAY = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="DECAY")
+_WHOLE = tyro.conf.arg(help_behavior_hint="(default: the device's whole share)")
+_DURATION = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="DURATION")
+_REQUIRED = tyro.conf.arg(help_behavior_hint="(required)", metavar="NAME|PATH", constructor=str)
+
+
+def _preset(name: str) -> Any:
+    """Show the presets' values where the help shows the default."""
+    frozen = "none" if FROZEN_PRESET[name] is None else FROZEN_PRESET[name]
+    hint = f"(default: {PRETRAINED_PRESET[name]}; from scratch {SCRATCH_PRESET[name]}; frozen {frozen})"
+    return tyro.conf.arg(help_behavior_hint=hint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The dataset, and how to read it. What is not given is inferred, and the inference is printed."""
+
+    dataset: Annotated[Any, _REQUIRED] = None
+    """Hub id (OWNER/NAME[:CONFIG][@REVISION]), short name, folder, parquet, arrow or tar file, or digits (offline)."""
+    dataset_config: Annotated[str | None, NONE] = None
+    """Configuration of a Hub dataset that has several."""
+    revision: Annotated[str | None, NONE] = None
+    """Branch, tag or commit of a Hub dataset."""
+    image_column: Annotated[str | None, INFERRED] = None
+    """Column that holds the images."""
+    target_column: Annotated[str | None, INFERRED] = None
+    """Column that holds the classes."""
+    train_split: Annotated[str | None, INFERRED] = None
+    """Split to train on."""
+    val_split: Annotated[str | None, INFERRED] = None
+    """Split that the best epoch is chosen on."""
+    test_split: Annotated[str | None, INFERRED] = None
+    """Split that the reported numbers come from."""
+    val_fraction: float = 0.1
+    """Share of the training split to hold out where there is no validation split."""
+    test_fraction: float = 0.1
+    """Share of the training split to hold out where there is no test split."""
+    max_samples: Annotated[int | None, NONE] = None
+    """Use at most so many images of each split, drawn by class, for a quick try."""
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    """Leave out images of more pixels, which a few bytes can claim to have, before they are decoded."""
+    streaming: bool = False
+    """Read parquet or WebDataset shards while training, without a local copy; all three splits must be named."""
+    classes: Annotated[str | None, INFERRED] = None
+    """Classes of a stream that does not declare them: a number, names with commas between, or a file of one a line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The model."""
+
+    model: Annotated[str, _REQUIRED] = ""
+    """timm name (ResNeSt under timm's and the authors' names), hf-hub:OWNER/NAME or local-dir:PATH."""
+    pretrained: bool = True
+    """Start from the model's pretrained weights."""
+    image_size: Annotated[int | None, OWN] = None
+    """Side of the square input in pixels."""
+    interpolation: Annotated[Interpolation | None, OWN] = None
+    """How images are resized, in training and in evaluation: bilinear or bicubic."""
+    drop_path: Annotated[float | None, NONE] = None
+    """Rate of stochastic depth."""
+    dropout: Annotated[float | None, NONE] = None
+    """Rate of dropout before the classifier."""
+    drop_block: Annotated[float | None, NONE] = None
+    """Rate of DropBlock in the last two stages at the end of training, rising from zero by epoch (ResNets only)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Optimisation. What is not given comes from a preset: pretrained weights, from scratch, or a frozen backbone."""
+
+    epochs: Annotated[int | None, _preset("epochs")] = None
+    """Passes over the training split."""
+    steps_per_epoch: Annotated[int | None, NONE] = None
+    """With --streaming: optimizer steps that make an epoch, at most what the stream gives."""
+    batch_size: Annotated[int | None, _preset("batch_size")] = None
+    """Images per optimizer step, over all devices."""
+    optimizer: Annotated[str | None, _preset("optimizer")] = None
+    """Any optimizer that timm knows."""
+    lr: Annotated[float | None, _preset("lr")] = None
+    """Peak learning rate."""
+    weight_decay: Annotated[float | None, _preset("weight_decay")] = None
+    """Weight decay; norms and biases have none."""
+    layer_decay: Annotated[float | None, NONE] = None
+    """Factor of the learning rate from each layer to the one before it: the head has --lr, the stem the least."""
+    clip_grad: Annotated[float | None, NONE] = None
+    """Largest norm of a step's gradient; a longer one is scaled down to it."""
+    ema: Annotated[float | None, _DECAY] = None
+    """Decay per step of an exponential average of the weights, which is what is evaluated and exported; it rises from
+    2/11 as (1 + step) / (10 + step)."""
+    warmup_epochs: Annotated[float | None, _preset("warmup_epochs")] = None
+    """Epochs over which the learning rate rises from zero before it falls along a cosine; at most half of all."""
+    label_smoothing: Annotated[float | None, _preset("label_smoothing")] = None
+    """Share of each target that is spread over all classes."""
+    crop_scale: Annotated[float | None, _preset("crop_scale")] = None
+    """Smallest share of an image's area that a random training crop may keep."""
+    hflip: Annotated[float | None, _preset("hflip")] = None
+    """Probability of a horizontal flip in training; 0 where left and right mean something."""
+    auto_augment: Annotated[str | None, NONE] = None
+    """timm's policy of random colours and shapes, for instance rand-m6-n2, original (AutoAugment) or augmix-m3."""
+    color_jitter: Annotated[float | None, NONE] = None
+    """How far brightness, contrast and saturation may change in training."""
+    random_erasing: float = 0.0
+    """Probability that a rectangle of a training image is erased."""
+    mixup: Annotated[float | None, NONE] = None
+    """Mix pairs of training images, with weights from Beta(MIXUP, MIXUP)."""
+    cutmix: Annotated[float | None, NONE] = None
+    """Paste rectangles between pairs, areas from Beta(CUTMIX, CUTMIX); with --mixup, a batch has one of the two."""
+    freeze: Freeze = "none"
+    """backbone: train the classifier alone. Without random augmentation (the default then) the backbone's features are
+    computed once and cached."""
+    unfreeze_every: Annotated[int | None, NONE] = None
+    """With --freeze backbone: after every so many epochs one more stage trains, from the classifier down."""
+    imbalance: Imbalance = "none"
+    """For classes of unequal size: class-weights and logit-adjustment act in the loss, balanced-sampler trains on each
+    class equally often. All gain on rare classes what they lose on frequent ones."""
+
+    patience: Annotated[int | None, NONE] = None
+    """Stop after so many epochs without a better one, by what chooses the best: validation accuracy, then loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareOptions:
+    """Where it runs, in Lightning's terms."""
+
+    accelerator: str = "auto"
+    """auto, cpu, gpu, mps, ..."""
+    devices: str = "auto"
+    """How many devices, or which: auto, 2, 0,3."""
+    num_nodes: int = 1
+    """How many machines."""
+    strategy: str = "auto"
+    """auto, ddp, ..."""
+    precision: Precision = "auto"
+    """Arithmetic of the training; auto takes bf16 where the hardware has it. Reported numbers are always fp32."""
+    device_batch_size: Annotated[int | None, _WHOLE] = None
+    """Images at a time on each device at most. A step still takes --batch-size: its gradient is gathered over smaller
+    parts (only BatchNorm statistics are then of parts)."""
+    grad_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    sync_bn: bool = False
+    """BatchNorm statistics over all GPUs; has no effect on one device or on the CPU."""
+    workers: Annotated[int | None, AUTO] = None
+    """Processes per device that decode images; chosen from the cores at hand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The run."""
+
+    seed: int = 0
+    """Of the splits, the order, the augmentation and the initial weights."""
+    output: Annotated[Path | None, AUTO] = None
+    """Run folder to make; runs/DATASET-MODEL-TIME otherwise."""
+    resume: Annotated[Path | None, _RESUME] = None
+    """Run folder to go on with, from its last checkpoint. auto: go on with --output, or with the newest unfinished run
+    of the same settings under runs/, if there is one; else start. For batch systems that repeat a command."""
+    publish: Annotated[str | None, _REPOSITORY] = None
+    """Put the model on the Hugging Face Hub at the end. Token and permission are checked at the start; a run that could
+    not be published is complete all the same."""
+    private: bool = False
+    """With --publish: make the repository private, where it is made."""
+    save_every: Annotated[int | None, _INTERVAL] = None
+    """Optimizer steps between checkpoints within an epoch; SIGTERM, SIGUSR1, Ctrl-C and an epoch's end save too."""
+    logger: LoggerName = "none"
+    """Record the run there too: tensorboard (in RUN/tensorboard), wandb or mlflow; each is an extra of that name."""
+    max_time: Annotated[str | None, _DURATION] = None
+    """Train for so long at most (90s, 45m, 1h30m, 2d12h), then validate, keep the best epoch and export as ever. Counts
+    validation and what went before a resume. The schedule is not fitted to it, but cut."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions, ModelOptions, TrainingOptions, HardwareOptions, RunOptions):
+    """All of them together, and what follows from several."""
+
+    @property
+    def head_only(self) -> bool:
+        """Whether the backbone stays as it is to the end."""
+        return self.freeze == "backbone" and self.unfreeze_every is None
+
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        """Flags, in a resolved config, that change training images at random."""
+        return tuple(flag(name) for name in _AUGMENTATIONS if getattr(self, name))
+
+    @property
+    def caches_features(self) -> bool:
+        """Whether a resolved config's backbone sees each image once: it stays as it is, and so do the images."""
+        return self.head_only and not self.augmentations
+
+
+GROUPS: dict[str, type] = {
+    "data": DataOptions,
+    "model": ModelOptions,
+    "training": TrainingOptions,
+    "hardware": HardwareOptions,
+    "run": RunOptions,
+}
+
+
+def flag(field: str) -> str:
+    """The flag of a field: `batch_size` -> `--batch-size`."""
+    return "--" + field.replace("_", "-")
+
+
+_AUGMENTATIONS = ("crop_scale", "hflip", "auto_augment", "color_jitter", "random_erasing", "mixup", "cutmix")
