@@ -77,7 +77,7 @@ def merged(chunks: Iterator[Chunk], size: int) -> Iterator[Chunk]:
     """Chunks of exactly `size` images of those that several workers end with too; the last may be smaller, or empty."""
     rest: list[Chunk] = []
     for chunk in chunks:
-        if not rest and len(chunk.targets) == size:
+        if len(chunk.targets) == size:
             yield chunk
             continue
         rest.append(chunk)

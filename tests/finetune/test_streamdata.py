@@ -12,7 +12,7 @@ import torch
 from finetune import images, launch, streaming
 from finetune.errors import DatasetError, PeerError, SchemaError, SplitError
 from finetune.streamdata import StreamDataModule
-from finetune.streamrows import parts, shuffled
+from finetune.streamrows import Chunk, merged, parts, shuffled
 from tests.finetune.ranks import ranks
 from tests.finetune.streams import number, parquet, shards, write
 
@@ -82,11 +82,11 @@ def test_no_image_twice_none_lost_but_the_tail_and_as_many_steps_everywhere(fold
 
 
 def test_a_process_with_fewer_images_ends_the_epoch_for_all(tmp_path):
-    """Shards of 4 and 17 images, one for each process: one step of 2 x 3, and 15 images are left."""
-    write(tmp_path, sizes={"train": (4, 17), "validation": (2, 3), "test": (5, 1)})
+    """Shards of 4 and 17 images, one for each process: one step of 2 x 3, and 15 images are left. So in evaluation."""
+    write(tmp_path, sizes={"train": (4, 17), "validation": (2, 3), "test": (14, 1)})
     found = ranks(2, read, tmp_path, 0, 100, folder=tmp_path / "ranks")
     assert [[len(batch) for batch in batches["train"]] for batches, _, _ in found] == [[3], [3]]
-    assert [[len(batch) for batch in batches["test"]] for batches, _, _ in found] == [[5], [1]]
+    assert [[len(batch) for batch in batches["test"]] for batches, _, _ in found] == [[6, 6, 2], [1, 0, 0]]
     assert [epochs for _, _, epochs in found] == 2 * [[{"steps": 1, "images": 6, "left_over": 15}]]
 
 
@@ -98,6 +98,22 @@ def test_readers_share_whole_shards_and_what_remains_row_by_row():
     ]
     assert parts(order, 5, 7) == [(shard, 5, 7) for shard in order]  # more readers than shards
     assert parts(order, 0, 1) == [(shard, 0, 1) for shard in order]
+
+
+def test_what_several_workers_end_with_fills_batches_too():
+    def chunk(first, size):
+        numbers = torch.arange(first, first + size)
+        return Chunk(torch.zeros(size, 3, 2, 2), numbers, torch.stack([numbers, numbers], 1), [], {first: size})
+
+    found = list(merged(iter([chunk(0, 4), chunk(10, 3), chunk(20, 4), chunk(30, 3), chunk(40, 1)]), 4))
+    assert [part.targets.tolist() for part in found] == [
+        [0, 1, 2, 3],
+        [20, 21, 22, 23],
+        [10, 11, 12, 30],
+        [31, 32, 40],
+    ]
+    assert all(torch.equal(part.places[:, 1], part.targets) and len(part.pixels) == len(part.targets) for part in found)
+    assert [part.lengths for part in found] == [{0: 4}, {20: 4}, {10: 3, 30: 3}, {40: 1}]
 
 
 def test_shuffling_gives_each_row_once_from_a_buffer():
