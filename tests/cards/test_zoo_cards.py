@@ -197,9 +197,10 @@ def test_a_folder_that_cannot_be_written_is_said(known, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(CardError, match=r"cannot write .*README\.md: No space left on device"):
         zoo.build(tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_the_zoo_is_that_of_the_package(rows):
