@@ -74,7 +74,8 @@ def run(config: RunConfig) -> RunResult:
     start = peers.in_turn(lambda: resume.checkpoint(folder, identity))
     folder.create(config, data.splits)
     peers.agree(folder, identity, start)
-    session.fit(task, loader, identity, start)
+    with folder.announced():
+        session.fit(task, loader, identity, start)
     task.model.load_state_dict(export.best_weights(folder.best_checkpoint))
     metrics = {role: session.evaluate(task, loader, role) for role in ("validation", "test")}
     result = describe(config, folder, data, model, data_config, session, metrics)

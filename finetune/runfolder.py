@@ -7,6 +7,8 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +114,15 @@ class RunFolder:
         write_text(self.config, yaml.safe_dump(_settings(config), sort_keys=False))
         write_text(self.splits, json.dumps({role: part.to_json() for role, part in splits.parts.items()}) + "\n")
         self.checkpoints.mkdir(exist_ok=True)
+
+    @contextmanager
+    def announced(self) -> Iterator[None]:
+        """Processes that Lightning starts meanwhile learn which folder it is; those of a later run do not."""
         os.environ[_ENVIRONMENT] = str(self.path)
+        try:
+            yield
+        finally:
+            os.environ.pop(_ENVIRONMENT, None)
 
 
 def choose(config: RunConfig) -> RunFolder:

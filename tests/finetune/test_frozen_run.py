@@ -109,6 +109,7 @@ def test_the_same_as_with_the_images_in_every_step(frozen, tmp_path, monkeypatch
     """Dropout before the classifier is on: both draw the same."""
     on_features = run(RunConfig(**SETTINGS, dropout=0.4, output=tmp_path / "features"))
     monkeypatch.setattr(RunConfig, "caches_features", False)
+    caplog.clear()
     with caplog.at_level("INFO", logger="finetune"):
         on_images = run(RunConfig(**SETTINGS, dropout=0.4, precision="32", output=tmp_path / "images"))
     assert "features of" not in caplog.text

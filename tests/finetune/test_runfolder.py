@@ -134,7 +134,6 @@ def test_runs_of_the_same_second_get_names_of_their_own(tmp_path, monkeypatch):
     names = []
     for _ in range(3):
         names.append(created(config_of()).path.name)
-        os.environ.pop("FINETUNE_RUN_FOLDER")
     stem = "digits-resnest14d-20250102-030405"
     assert names == [stem, f"{stem}-2", f"{stem}-3"]
 
@@ -142,7 +141,9 @@ def test_runs_of_the_same_second_get_names_of_their_own(tmp_path, monkeypatch):
 def test_other_processes_learn_the_folder_from_the_first(tmp_path, monkeypatch):
     folder = created(config_of())
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert choose(config_of()) == folder
+    with folder.announced():
+        assert choose(config_of()) == folder
+    assert "FINETUNE_RUN_FOLDER" not in os.environ  # which a later run's processes would believe
     assert choose(config_of(output=folder.path)) == folder  # which exists by now
 
 
@@ -230,9 +231,9 @@ def test_the_written_settings_repeat_the_run(options):
     assert parse_train(["--config", str(folder.config), "--output", "again"]).output == Path("again")
 
 
-def test_every_flag_is_written_but_output_and_resume():
+def test_every_flag_is_written_but_where_it_goes():
     written = yaml.safe_load(created(config_of(output=Path("run"))).config.read_text())
-    assert set(written) == {f.name for f in dataclasses.fields(RunConfig)} - {"output", "resume"}
+    assert set(written) == {f.name for f in dataclasses.fields(RunConfig)} - {"output", "resume", "publish", "private"}
     assert next(iter(written)) == "dataset"  # in the order of the help
     assert written["epochs"] == 10  # as resolved
 

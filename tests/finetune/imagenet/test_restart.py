@@ -26,7 +26,7 @@ SIZE = 0.004  # megabytes: about four images a shard
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     """Tars of enough images that a run of tiny shards can be stopped in its middle."""
-    return Originals(fewest=20).write(tmp_path_factory.mktemp("many") / "tars")
+    return Originals(fewest=60).write(tmp_path_factory.mktemp("many") / "tars")
 
 
 @pytest.fixture(scope="module")
