@@ -4,10 +4,10 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check clean
+.PHONY: help demo test test-slow check clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 .venv/bin/python:
 	@echo "make: creating .venv"
@@ -34,9 +34,13 @@ check: .venv/.test  ## ruff and mypy
 	@echo "make: mypy"
 	@.venv/bin/mypy
 
-test: .venv/.test  ## every test
+test: .venv/.test  ## every test but the long ones
 	@echo "make: pytest"
-	@.venv/bin/pytest
+	@.venv/bin/pytest -m "not slow"
+
+test-slow: .venv/.test  ## the long ones: whole trainings, several processes, runs that are killed and go on
+	@echo "make: pytest, long tests"
+	@.venv/bin/pytest -m slow
 
 clean:  ## remove .venv and caches
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
