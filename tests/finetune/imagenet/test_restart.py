@@ -23,10 +23,18 @@ from tests.finetune.imagenet.originals import DEVKIT, TRAIN, VALIDATION, Origina
 SIZE = 0.004  # megabytes: about four images a shard
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_not_ignored():
+    """A suite that a shell runs in the background would hand on that it is."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     """Tars of enough images that a run of tiny shards can be stopped in its middle."""
-    return Originals(fewest=60).write(tmp_path_factory.mktemp("many") / "tars")
+    return Originals(fewest=20).write(tmp_path_factory.mktemp("many") / "tars")
 
 
 @pytest.fixture(scope="module")
