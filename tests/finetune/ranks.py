@@ -1,14 +1,16 @@
-"""Some processes of one training, forked from a test, with the environment that torchrun would have given them."""
+"""Some processes of one training, started for a test with the environment that torchrun would have given them."""
 
 import contextlib
+import multiprocessing
 import os
 import pickle
 import random
 import socket
 import traceback
-import warnings
 
-from finetune.tasks import ImageClassificationTask  # noqa: F401  # imported once, before the processes fork
+# Not forked from the test's own process: where autograd has run, it cannot run in a fork.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["finetune.flow", "finetune.tasks", "timm"])  # imported once
 
 
 def free_port():
@@ -32,39 +34,43 @@ def ranks(world, function, *arguments, folder, environment=torchrun):
 
     Args:
         world: How many processes, all on this machine.
-        function: Runs in each of them.
+        function: Runs in each of them; found there by its module and name.
         arguments: Of `function`.
         folder: For files; another one each time.
         environment: (rank, world, port) -> what the launcher would set.
     """
-    port, children = free_port(), []
-    for rank in range(world):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: pytest has threads
-            child = os.fork()
-        if child == 0:
-            _become(folder / str(rank), function, arguments, environment(rank, world, port))
-        children.append(child)
-    statuses = [os.waitpid(child, 0)[1] for child in children]
-    outcomes = [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(world)]
-    errors = [text for done, text in outcomes if not done]
+    folder.mkdir(parents=True, exist_ok=True)
+    port, call = free_port(), pickle.dumps((function, arguments))
+    outcomes = [folder / str(rank) for rank in range(world)]
+    children = [
+        SERVER.Process(target=_become, args=(outcome, call, {**os.environ, **environment(rank, world, port)}))
+        for rank, outcome in enumerate(outcomes)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    found = [pickle.loads(outcome.read_bytes()) for outcome in outcomes]
+    errors = [text for done, text in found if not done]
     assert not errors, "\n".join(errors)
-    assert not any(statuses), statuses
-    return [result for _, result in outcomes]
+    codes = [child.exitcode for child in children]
+    assert not any(codes), codes
+    return [result for _, result in found]
 
 
-def _become(path, function, arguments, environment):
-    """The rest of a forked process: nothing of pytest runs in it."""
+def _become(outcome, call, variables):
+    """All that one process does, then it is gone."""
     code = 1
     try:
         import torch
 
-        os.environ |= environment
-        torch.set_num_threads(1)  # OpenMP's threads have not been forked along
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(pickle.dumps((True, function(*arguments))))
+        os.environ.clear()
+        os.environ.update(variables)
+        torch.set_num_threads(1)
+        function, arguments = pickle.loads(call)
+        outcome.write_bytes(pickle.dumps((True, function(*arguments))))
         code = 0
     except BaseException:
-        path.write_bytes(pickle.dumps((False, traceback.format_exc())))
+        outcome.write_bytes(pickle.dumps((False, traceback.format_exc())))
     finally:
         os._exit(code)
