@@ -12,20 +12,11 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, by its documentation
 
+from cards import patience
 from cards.errors import CardError
 from cards.redaction import redact
 
 T = TypeVar("T")
-
-TRIES = 4
-"""Times that a call is made in all while the Hub is busy or out of reach."""
-LONGEST_WAIT = 60.0
-"""Seconds to wait between two tries at most; where the Hub asks for more, the user decides."""
-BUSY = (408, 429, 500, 502, 503, 504)
-"""Statuses of a Hub that may answer differently in a while."""
-
-# The HTTP library's own errors: httpx with huggingface_hub 1, httpx2 with 2.
-_TransportError: type[BaseException] = HfHubHTTPError.__bases__[0]
 
 _WRITING_ROLES = ("admin", "write", "contributor")
 _SCOPES = ("repo.write", "repo.content.write")
@@ -130,42 +121,27 @@ def ask(call: Callable[..., T], doing: str, *args: Any, **kwargs: Any) -> T:
     Raises:
         PublishError: It failed. `__cause__` is the client's own error.
     """
-    for number in range(1, TRIES + 1):
+    for number in range(1, patience.TRIES + 1):
         try:
             return call(*args, **kwargs)
         except Exception as error:
             wait = waiting_time(error, number)
-            if wait is None or number == TRIES:
+            if wait is None or number == patience.TRIES:
                 raise explained(error, doing) from error
             time.sleep(wait)
     raise AssertionError  # the last try returns or raises
 
 
 def waiting_time(error: BaseException, number: int) -> float | None:
-    """Seconds to wait before another try; None where another try is useless, or the Hub asks for too long.
+    """Seconds to wait before another try, of a busy Hub or a broken connection; None where another try is useless.
 
     Args:
         error: What the client raised.
         number: How often the call has been made.
     """
-    code = status(error)
-    if code is None:
-        return float(2 ** (number - 1)) if _is_network(error) else None
-    if code not in BUSY:
-        return None
-    asked = retry_after(error)
-    if asked is not None:
-        return asked + 1 if asked < LONGEST_WAIT else None
-    return float(2 ** (number - 1))
-
-
-def status(error: BaseException | None) -> int | None:
-    """The HTTP status behind a client's error; the uploader wraps errors in others."""
-    while error is not None:
-        if isinstance(error, HfHubHTTPError):
-            return int(error.response.status_code)
-        error = error.__cause__
-    return None
+    if patience.status(error) is None:
+        return patience.pause(number) if _is_network(error) else None
+    return patience.waiting_time(error, number)
 
 
 def address(error: BaseException) -> str:
@@ -178,21 +154,11 @@ def address(error: BaseException) -> str:
         return ""
 
 
-def retry_after(error: BaseException | None) -> float | None:
-    """How many seconds a busy Hub asks for, if it says so."""
-    while error is not None:
-        if isinstance(error, HfHubHTTPError):
-            value = error.response.headers.get("retry-after", "").strip()
-            return float(value) if value.isdigit() else None
-        error = error.__cause__
-    return None
-
-
 def explained(error: BaseException, doing: str) -> PublishError:
     """A client's error in our words."""
     if isinstance(error, PublishError):
         return error
-    where, code = redact(constants.ENDPOINT), status(error)
+    where, code = redact(constants.ENDPOINT), patience.status(error)
     if isinstance(error, OfflineModeIsEnabled):
         return PublishError(f"cannot {doing}: HF_HUB_OFFLINE is set; unset it to publish")
     said = _said(error)
@@ -204,9 +170,9 @@ def explained(error: BaseException, doing: str) -> PublishError:
     elif code == 403:
         remedy = f"the token may not do that (403{said}): take one that may write, or ask the owner for the permission"
     elif code == 429:
-        wait = retry_after(error)
+        wait = patience.retry_after(error)
         remedy = f"too many requests (429): try again in {f'{wait:.0f} s' if wait else 'a few minutes'}"
-    elif code in BUSY:
+    elif code in patience.BUSY:
         remedy = f"{where} is out of order for now ({code}{said}): try again later"
     elif code is not None:
         remedy = f"{where} refused it ({code}{said})"
@@ -221,7 +187,7 @@ def _is_network(error: BaseException) -> bool:
     root = _root(error)
     if isinstance(root, OfflineModeIsEnabled) or type(root).__name__ == "UnsupportedProtocol":
         return False  # another try would change nothing
-    return isinstance(root, _TransportError | ConnectionError | TimeoutError)
+    return isinstance(root, patience.TransportError | ConnectionError | TimeoutError)
 
 
 def _root(error: BaseException) -> BaseException:
@@ -233,9 +199,6 @@ def _root(error: BaseException) -> BaseException:
 
 def _said(error: BaseException | None) -> str:
     """What the Hub itself said, after a comma."""
-    while error is not None:
-        if isinstance(error, HfHubHTTPError):
-            words = " ".join(redact(error.server_message or "").split())[:200]
-            return f", {words}" if words else ""
-        error = error.__cause__
-    return ""
+    found = patience.answer(error)
+    words = "" if found is None else " ".join(redact(found.server_message or "").split())[:200]
+    return f", {words}" if words else ""

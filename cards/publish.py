@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from huggingface_hub import HfApi, constants
 
 from cards import certificate
 from cards.access import PublishError, check_permission
+from cards.addressed import addressed
 from cards.errors import CardError
 from cards.files import model_folder
 from cards.push import push
@@ -34,13 +36,11 @@ class Published:
     """What publishing did, or with `dry_run` would do.
 
     Attributes:
-        plan: Files that are new, changed, deleted and kept.
         url: The repository's page.
         commit: The new commit; None where nothing was written.
         load: The line of Python that loads the model.
     """
 
-    plan: Plan
     url: str
     commit: str | None
     load: str
@@ -59,7 +59,7 @@ def publish(
 
     A file of the repository that an earlier publication made and this run does not have (`model.onnx`, `verify.json`,
     what is in `figures/`) is deleted in the same commit; an earlier publication is known by its `verify.json`. All
-    other files stay.
+    other files stay. The card goes with snippets that load the model from the repository; the run's own stays as it is.
 
     Args:
         run: Run folder, or its model/, with a certificate that is valid for these very files.
@@ -76,20 +76,34 @@ def publish(
     files = complete_files(run)
     target = _target(repo_id, private, revision)
     api = check_permission(repo_id)
+    with tempfile.TemporaryDirectory() as folder:
+        card = Path(folder, "README.md")
+        card.write_text(
+            addressed(files["README.md"].read_text(encoding="utf-8"), repo_id, revision, onnx="model.onnx" in files),
+            encoding="utf-8",
+        )
+        return _publish(api, target, files | {"README.md": card}, dry_run, say)
+
+
+def _publish(
+    api: HfApi, target: Target, files: Mapping[str, Path], dry_run: bool, say: Callable[[str], object]
+) -> Published:
+    """Say what would change, and change it; files as the repository will have them."""
     wanted = plan(api, target, files, _stale)
-    load = f'timm.create_model("hf-hub:{repo_id}{f"@{revision}" if revision else ""}", pretrained=True)'
-    for line in _lines(target, wanted, private):
+    at = "" if target.revision == constants.DEFAULT_REVISION else f"@{target.revision}"
+    load = f'timm.create_model("hf-hub:{target.repo_id}{at}", pretrained=True)'
+    for line in _lines(target, wanted):
         say(line)
     if wanted.empty:
         say(f"already published: {redact(target.url)} holds these very files; nothing to do")
-        return Published(wanted, target.url, None, load)
+        return Published(target.url, None, load)
     if dry_run:
         say("dry run: nothing was written")
-        return Published(wanted, target.url, None, load)
+        return Published(target.url, None, load)
     commit = push(api, target, wanted, f"Publish {_name(files)}")
     say(f"published: {redact(target.url)} at commit {commit[:12]}")
     say(f"load it:   {load}")
-    return Published(wanted, target.url, commit, load)
+    return Published(target.url, commit, load)
 
 
 def check_publishing(repo_id: str, *, revision: str | None = None) -> HfApi:
@@ -163,13 +177,13 @@ def _name(files: Mapping[str, Path]) -> str:
         return "a model"
 
 
-def _lines(target: Target, wanted: Plan, private: bool) -> Iterator[str]:
+def _lines(target: Target, wanted: Plan) -> Iterator[str]:
     """The plan in words: one line for each file."""
-    visible = "private" if (wanted.private if wanted.exists else private) else "public"
+    visible = "private" if (wanted.private if wanted.exists else target.private) else "public"
     state = "exists" if wanted.exists else "new"
     branch = "" if wanted.branch_exists or target.revision == constants.DEFAULT_REVISION else ", new"
     yield f"{redact(target.url)} ({visible}, {state}; branch {target.revision}{branch})"
-    if private and wanted.exists and not wanted.private:
+    if target.private and wanted.exists and not wanted.private:
         yield "warning: --private applies to a repository that is made; this one exists and stays public"
     same = [path for path in wanted.files if path not in (*wanted.new, *wanted.changed)]
     for word, paths in (("new", wanted.new), ("changed", wanted.changed), ("unchanged", same)):

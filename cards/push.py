@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 
-from cards import access, remote
+from cards import access, patience, remote
 from cards.access import PublishError, ask
 from cards.remote import Plan, Target
 
@@ -68,7 +68,7 @@ def _make_repository(api: HfApi, target: Target) -> str:
     try:
         ask(api.create_repo, doing, **remote.place(target), private=target.private, space_sdk=target.space_sdk)
     except PublishError as error:
-        if access.status(error.__cause__) != _EXISTS:
+        if patience.status(error.__cause__) != _EXISTS:
             raise
         # Whose it is cannot be told: somebody's, or that of a try whose answer was lost. So it is not touched.
         raise PublishError(_conflict(target)) from error.__cause__
@@ -100,7 +100,7 @@ def _unmake(api: HfApi, target: Target, made: str | None, start: str | None) -> 
 
 def _commit(api: HfApi, target: Target, wanted: Plan, parent: str, message: str) -> str:
     """One commit on top of `parent`; repeated while the Hub is busy, but never made twice."""
-    for number in range(1, access.TRIES + 1):
+    for number in range(1, patience.TRIES + 1):
         operations: list[Any] = [CommitOperationDelete(path, is_folder=False) for path in wanted.deleted]
         operations += [CommitOperationAdd(path, str(wanted.files[path])) for path in (*wanted.new, *wanted.changed)]
         try:
@@ -119,9 +119,9 @@ def _commit(api: HfApi, target: Target, wanted: Plan, parent: str, message: str)
                 return done
             # Uploads have been tried again by the client, which does not do so with the commit itself.
             wait = access.waiting_time(error, number) if "/commit/" in access.address(error) else None
-            if access.status(error) == _CONFLICT:
+            if patience.status(error) == _CONFLICT:
                 raise PublishError(_conflict(target)) from error
-            if wait is None or number == access.TRIES:
+            if wait is None or number == patience.TRIES:
                 raise access.explained(error, f"publish to {target.repo_id}") from error
             time.sleep(wait)
         else:

@@ -15,21 +15,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from cards import patience
 from finetune.console import log
 
 T = TypeVar("T")
 
-TRIES = 4
-"""Times that a busy Hub is asked in all."""
-LONGEST_WAIT = 60.0
-"""Seconds between two tries at most; where the Hub asks for more, the user decides."""
-
-_BUSY = (408, 429, 500, 502, 503, 504)
 _SKEW = 5.0  # seconds by which the clocks of a file system and of this machine may differ
-# The HTTP library's own errors: httpx with huggingface_hub 1, httpx2 with 2.
-TransportError: type[Exception] = HfHubHTTPError.__bases__[0]
 
 
 class DamagedError(OSError):
@@ -48,10 +41,9 @@ def explain(error: BaseException, url: str) -> str | None:
             f"{error}, twice, so that it was not kept: try again, and if it stays so, look for a proxy or mirror "
             f"between here and {constants.ENDPOINT}"
         )
-    answer = _answer(error)
-    code = None if answer is None else answer.response.status_code
-    if answer is None:
-        broke = next((cause for cause in _causes(error) if isinstance(cause, TransportError)), None)
+    code = patience.status(error)
+    if code is None:
+        broke = next((cause for cause in patience.causes(error) if isinstance(cause, patience.TransportError)), None)
         if broke is None or type(broke).__name__.startswith("Connect") or _offline(error):
             return None  # there is no network, or none is wanted, which callers have more to say about
         return (
@@ -65,10 +57,10 @@ def explain(error: BaseException, url: str) -> str | None:
     if code == 404:
         return f"a file is missing on the Hub (404): see {url}; it may be changing, so try again or another revision"
     if code == 429:
-        asked = _retry_after(answer)
+        asked = patience.retry_after(error)
         wait = f"in {asked:.0f} s" if asked else "in a few minutes"
         return f"too many requests (429): try again {wait}; with a token (`hf auth login`) more are allowed"
-    if code in _BUSY:
+    if code in patience.BUSY:
         return f"{constants.ENDPOINT} is out of order for now ({code}): try again later; what has arrived is kept"
     return f"{constants.ENDPOINT} refused it ({code}): see {url}"
 
@@ -78,19 +70,13 @@ def patiently(call: Callable[[], T]) -> T:
 
     Downloads are left to the client, which tries them again itself.
     """
-    for number in range(1, TRIES):
+    for number in range(1, patience.TRIES):
         try:
             return call()
         except Exception as error:
-            answer = _answer(error)
-            if answer is None or answer.response.status_code not in _BUSY:
+            answer, wait = patience.answer(error), patience.waiting_time(error, number)
+            if answer is None or wait is None or "/api/" not in str(answer.response.request.url):
                 raise
-            if "/api/" not in str(answer.response.request.url):
-                raise
-            asked = _retry_after(answer)
-            if asked is not None and asked > LONGEST_WAIT:
-                raise
-            wait = 2.0 ** (number - 1) if asked is None else asked + 1
             log.info(f"{constants.ENDPOINT} is busy ({answer.response.status_code}): trying again in {wait:.0f} s")
         time.sleep(wait)
     return call()
@@ -202,25 +188,5 @@ def _is_whole(blob: Path) -> bool:
     return str(digest.hexdigest()) == name
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what led to it, the client's wrapping included."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        yield cause
-        cause = cause.__cause__ or cause.__context__
-
-
-def _answer(error: BaseException) -> HfHubHTTPError | None:
-    """The Hub's own answer behind an error."""
-    return next((cause for cause in _causes(error) if isinstance(cause, HfHubHTTPError)), None)
-
-
 def _offline(error: BaseException) -> bool:
-    return any(isinstance(cause, OfflineModeIsEnabled) for cause in _causes(error))
-
-
-def _retry_after(answer: HfHubHTTPError) -> float | None:
-    value = answer.response.headers.get("retry-after", "").strip()
-    return float(value) if value.isdigit() else None
+    return any(isinstance(cause, OfflineModeIsEnabled) for cause in patience.causes(error))

@@ -14,6 +14,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 import resnest_timm
+from cards.patience import TransportError
 from finetune import hub
 from finetune.errors import ModelError, suggest
 
@@ -57,7 +58,7 @@ def build(
         raise ModelError(_gated(name)) from error
     except RepositoryNotFoundError as error:
         raise ModelError(_missing(name)) from error
-    except (OSError, RuntimeError, AssertionError, TypeError, ValueError, hub.TransportError) as error:
+    except (OSError, RuntimeError, AssertionError, TypeError, ValueError, TransportError) as error:
         raise ModelError(_explain(name, error)) from error
     if drop_block and not resnest_timm.add_drop_block(model, drop_block):
         raise ModelError(f"--drop-block is for ResNeSts only, got --model {name}; --drop-path works for most models")
@@ -83,7 +84,7 @@ def _fetch_weights(name: str) -> None:
         raise ModelError(_gated(name)) from error
     except RepositoryNotFoundError as error:
         raise ModelError(_missing(name)) from error
-    except (OSError, ValueError, hub.TransportError) as error:
+    except (OSError, ValueError, TransportError) as error:
         raise ModelError(_explain(name, error)) from error
 
 

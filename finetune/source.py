@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, HfApi, constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
+from cards.patience import TransportError
 from finetune import hub, image_folder
 from finetune.console import log
 from finetune.errors import DatasetError, suggest
@@ -225,7 +226,7 @@ def _read(name: str, read: Callable[[], Any], page: str | None = None) -> Any:
     except yaml.YAMLError as error:
         problem = f"the head of its README.md is not YAML: {_first_line(error)}"
         raise DatasetError(f"cannot read {name}: {problem}") from error
-    except (OSError, RuntimeError, tarfile.TarError, datasets.exceptions.DatasetsError, hub.TransportError) as error:
+    except (OSError, RuntimeError, tarfile.TarError, datasets.exceptions.DatasetsError, TransportError) as error:
         if page is not None and (reason := hub.explain(error, page)):
             raise DatasetError(f"cannot fetch {name}: {reason}") from error
         cause = error.__cause__ or error
