@@ -93,20 +93,19 @@ def _check_account(account: Mapping[str, Any], repo_id: str) -> None:
     advice = f"make one that may write at {constants.ENDPOINT}/settings/tokens, then `hf auth login` or set HF_TOKEN"
     if token.get("role") == "read":
         raise PublishError(f"the token of {name} may only read: {advice}")
-    scoped = (token.get("fineGrained") or {}).get("scoped")
-    if token.get("role") == "fineGrained" and scoped is not None and not _may_write(scoped, repo_id):
+    scopes = token.get("fineGrained") or {}
+    if token.get("role") == "fineGrained" and "scoped" in scopes and not _may_write(scopes, repo_id):
         raise PublishError(f"the fine-grained token of {name} may not write to {repo_id}: {advice}")
 
 
-def _may_write(scoped: list[Mapping[str, Any]], repo_id: str) -> bool:
-    """Whether one of a fine-grained token's scopes covers the repository, or its owner's repositories."""
-    for scope in scoped:
-        entity = scope.get("entity") or {}
-        if entity.get("name") in (repo_id, repo_id.split("/")[0]) and set(_SCOPES) & set(
-            scope.get("permissions") or ()
-        ):
-            return True
-    return False
+def _may_write(scopes: Mapping[str, Any], repo_id: str) -> bool:
+    """Whether a fine-grained token's scopes cover the repository, or its owner's repositories."""
+    names = (repo_id, repo_id.split("/")[0])
+    granted = set(scopes.get("global") or ())
+    for scope in scopes["scoped"] or ():
+        if (scope.get("entity") or {}).get("name") in names:
+            granted |= set(scope.get("permissions") or ())
+    return bool(granted & set(_SCOPES))
 
 
 def ask(call: Callable[..., T], doing: str, *args: Any, **kwargs: Any) -> T:

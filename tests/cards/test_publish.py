@@ -175,6 +175,7 @@ def fine_grained(*scopes):
         ("ann/m", {}, fine_grained(READS, OTHER), "the fine-grained token of ann may not write to ann/m"),
         ("ann/m", {}, fine_grained(SCOPED), None),
         ("ann/other", {}, fine_grained(OTHER), None),
+        ("ann/m", {}, {"role": "fineGrained", "fineGrained": {"global": ["repo.write"], "scoped": []}}, None),
         ("lab/m", {"lab": "contributor"}, WRITER, None),
         ("ann/m", {}, {"role": "something new"}, None),
     ],
