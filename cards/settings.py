@@ -29,6 +29,7 @@ _NAMES = {
     "random_erasing": "random erasing, probability",
     "mixup": "mixup, Beta parameter",
     "cutmix": "CutMix, Beta parameter",
+    "zero_init_last": "residual branches start at zero",
     "drop_path": "stochastic depth, rate",
     "dropout": "dropout, rate",
     "drop_block": "DropBlock, rate at the end",

@@ -108,7 +108,7 @@ def _write_up(
     return result
 
 
-_MODEL = ("image_size", "drop_path", "dropout", "drop_block")
+_MODEL = ("image_size", "zero_init_last", "drop_path", "dropout", "drop_block")
 _AUGMENT = ("crop_scale", "hflip", "auto_augment", "color_jitter", "random_erasing")
 _LOADER = ("batch_size", "device_batch_size", "steps_per_epoch", *_AUGMENT, "workers", "seed")
 _OPTIMISER = ("optimizer", "lr", "weight_decay", "layer_decay", "warmup_epochs")

@@ -26,6 +26,7 @@ def build(
     num_classes: int | None,
     pretrained: bool = True,
     image_size: int | None = None,
+    zero_init_last: bool = True,
     drop_path: float | None = None,
     dropout: float | None = None,
     drop_block: float | None = None,
@@ -37,6 +38,8 @@ def build(
         num_classes: Outputs of the new head; a pretrained head of as many classes is kept, and with None any.
         pretrained: Load its weights.
         image_size: Side of the square input in pixels, checked against the model; its own when not given.
+        zero_init_last: Without pretrained weights: whether the last norm of a residual block starts with a weight of
+            zero, where timm has it so, or of one.
         drop_path: Rate of stochastic depth; the model's own when not given.
         dropout: Rate of dropout before the classifier; the model's own when not given.
         drop_block: Rate of DropBlock in the last two stages of a ResNet; none when not given. In a ResNeSt it stands
@@ -60,11 +63,24 @@ def build(
         raise ModelError(_missing(name)) from error
     except (OSError, RuntimeError, AssertionError, TypeError, ValueError, TransportError) as error:
         raise ModelError(_explain(name, error)) from error
+    if not pretrained and not zero_init_last:
+        _start_all_branches(model)
     if drop_block and not resnest_timm.add_drop_block(model, drop_block):
         raise ModelError(f"--drop-block is for ResNeSts only, got --model {name}; --drop-path works for most models")
     if image_size is not None:
         _check_image_size(model, name, image_size)
     return model
+
+
+def _start_all_branches(model: nn.Module) -> None:
+    """Let residual branches that timm starts at zero (https://arxiv.org/abs/1706.02677, 5.1) take part at once.
+
+    A branch behind a norm of weight zero does not change the output, and its convolutions get no gradient, before that
+    weight has grown; with few steps in all, that costs accuracy (docs/presets.md).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.GroupNorm) and module.affine and not module.weight.any():
+            nn.init.ones_(module.weight)
 
 
 def _fetch_weights(name: str) -> None:

@@ -89,6 +89,9 @@ class ModelOptions:
     """Side of the square input in pixels."""
     interpolation: Annotated[Interpolation | None, OWN] = None
     """How images are resized, in training and in evaluation: bilinear or bicubic."""
+    zero_init_last: bool = False
+    """Where no weights are loaded: each residual block starts as the identity, as in long trainings at high rates
+    (timm's own way). Otherwise all of a block learns from the first step on."""
     drop_path: Annotated[float | None, NONE] = None
     """Rate of stochastic depth."""
     dropout: Annotated[float | None, NONE] = None

@@ -43,6 +43,7 @@ SETTINGS = (
     "random_erasing",
     "mixup",
     "cutmix",
+    "zero_init_last",
     "drop_path",
     "dropout",
     "drop_block",

@@ -143,7 +143,8 @@ def test_both_spellings_of_a_flag_and_the_equals_sign(name):
 
 
 def test_every_setting_is_covered_above():
-    others = {"model", "dataset", "pretrained", "compile", "sync_bn", "grad_checkpointing", "output", "resume"}
+    others = {"model", "dataset", "pretrained", "output", "resume"}
+    others |= {"zero_init_last", "compile", "sync_bn", "grad_checkpointing"}  # see test_switches
     others |= {"publish", "private"}  # likewise; see test_publishing.py
     others |= {"streaming", "classes", "steps_per_epoch"}  # which need each other
     others |= {"freeze", "unfreeze_every"}  # the one needs the other, and has a preset: see test_freezing.py
@@ -162,6 +163,7 @@ def test_freezing():
 def test_switches():
     assert parse_train([*GIVEN, "--compile"]).compile
     assert parse_train([*GIVEN, "--sync-bn"]).sync_bn
+    assert parse_train([*GIVEN, "--no-pretrained", "--zero-init-last"]).zero_init_last
     assert not parse_train([*GIVEN, "--compile", "--no-compile"]).compile
     for off in ("--no-pretrained", "--no_pretrained"):
         config = parse_train([*GIVEN, off])

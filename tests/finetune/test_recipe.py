@@ -42,6 +42,7 @@ def test_settings_are_the_published_ones(name):
     assert (config.label_smoothing, config.mixup, config.drop_block) == (0.1, 0.2, 0.1)
     assert (config.optimizer, config.auto_augment) == ("nesterov", "original")
     assert config.sync_bn
+    assert config.zero_init_last
     assert not config.pretrained
     assert config == RunConfig.from_recipe("imagenet", model=name, dataset="imagenet-1k").resolved()
 
