@@ -86,8 +86,10 @@ class TrackioLogger(Logger):
     def finalize(self, status: str) -> None:
         """Wait until everything is written, or sent."""
         if self._run is not None:
+            import trackio
+
             with _unheard():
-                self._run.finish()
+                trackio.finish()  # after the run's own `finish` Trackio would say at exit that it uploads
             self._run = None
 
 

@@ -111,6 +111,8 @@ def test_trackio_has_everything_and_goes_on_in_the_same_run(trackio_anew, begin,
     from trackio.sqlite_storage import SQLiteStorage
 
     assert {path.name for path in (folder / "trackio").iterdir()} == {"finetune.db", "finetune.lock"}
+    with pytest.raises(RuntimeError, match=r"Call trackio.init\(\) before"):  # else it has something to say at exit
+        trackio.finish()
     assert "TRACKIO_DIR" not in os.environ
     assert not SQLiteStorage.has_system_metrics("finetune")
     (recorded,) = trackio.Api().runs("finetune")
