@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import sys
+import threading
 
 import pytest
 import yaml
@@ -114,7 +115,6 @@ def test_trackio_has_everything_and_goes_on_in_the_same_run(trackio_anew, begin,
     with pytest.raises(RuntimeError, match=r"Call trackio.init\(\) before"):  # else it has something to say at exit
         trackio.finish()
     assert "TRACKIO_DIR" not in os.environ
-    assert not SQLiteStorage.has_system_metrics("finetune")
     (recorded,) = trackio.Api().runs("finetune")
     assert (recorded.name, recorded.id) == ("run", json.loads((folder / "logger.json").read_text())["trackio"])
     settings = yaml.safe_load((folder / "config.yaml").read_text())
@@ -135,14 +135,19 @@ def test_trackio_has_everything_and_goes_on_in_the_same_run(trackio_anew, begin,
 def test_trackio_lies_where_its_own_variable_says_and_keeps_one_folder(trackio_anew, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "mine"))
     for folder in (tmp_path / "one", tmp_path / "two"):  # of one name: Trackio alone would go on in the first
-        logger = TrackioLogger("finetune", "run", folder)
+        logger, threads = TrackioLogger("finetune", "run", folder), set(threading.enumerate())
         logger.log_hyperparams({"folder": folder.name})
+        logger.log_hyperparams({"lr": 0.1})
+        assert len(set(threading.enumerate()) - threads) == 1  # what writes; nothing watches the machine
         logger.log_metrics({"loss": 0.5}, 1)
         logger.finalize("success")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     import trackio
 
-    assert [run.config["folder"] for run in trackio.Api().runs("finetune")] == ["one", "two"]
+    assert [(run.config["folder"], run.config["lr"]) for run in trackio.Api().runs("finetune")] == [
+        ("one", 0.1),
+        ("two", 0.1),
+    ]
     assert constants.HF_HUB_OFFLINE is False
     monkeypatch.delenv("TRACKIO_DIR")
     with pytest.raises(ConfigError, match=r"belongs into .*three, but in this process Trackio has .*mine"):
