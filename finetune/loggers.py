@@ -1,7 +1,8 @@
 """Lightning's loggers by name: each an extra, imported only when it is asked for, all of them within the run folder.
 
 A run that is resumed goes on in the same logger run: its id lies in `logger.json` of the run folder. The services' own
-variables are respected: WANDB_MODE, WANDB_PROJECT, MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME.
+variables are respected: TRACKIO_DIR, TRACKIO_SPACE_ID, WANDB_MODE, WANDB_PROJECT, MLFLOW_TRACKING_URI,
+MLFLOW_EXPERIMENT_NAME.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from lightning.pytorch.loggers import Logger
 from finetune.errors import ConfigError
 from finetune.runfolder import RunFolder, write_text
 
-PACKAGES = {"tensorboard": ("tensorboard",), "wandb": ("wandb",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
+PACKAGES = {
+    "tensorboard": ("tensorboard",),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
+}
 """By logger: what must be importable. mlflow keeps local runs in a database."""
 
 _PROJECT = "finetune"
@@ -41,15 +47,14 @@ def make(name: str, folder: RunFolder, settings: dict[str, Any], resumed_at: int
     """A logger of a run; settings are logged as its hyperparameters. In the first process only.
 
     Args:
-        name: `tensorboard`, `wandb` or `mlflow`.
+        name: `tensorboard`, `trackio`, `wandb` or `mlflow`.
         folder: Of the run.
         settings: The resolved config.
         resumed_at: Optimizer step that the run goes on from.
     """
     known = _ids(folder)
-    logger = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}[name](
-        folder, known.get(name), resumed_at
-    )
+    makers = {"tensorboard": _tensorboard, "trackio": _trackio, "wandb": _wandb, "mlflow": _mlflow}
+    logger = makers[name](folder, known.get(name), resumed_at)
     if name not in known:
         logger.log_hyperparams(settings)
         write_text(folder.logger, json.dumps(known | {name: logger.version}) + "\n")
@@ -87,6 +92,15 @@ def _tensorboard(folder: RunFolder, known: str | None, resumed_at: int | None) -
     # Steps that a killed run had logged after its last checkpoint are taken back.
     later: dict[str, Any] = {} if known is None or resumed_at is None else {"purge_step": resumed_at + 1}
     return TensorBoardLogger(folder.path, name="tensorboard", version="", default_hp_metric=False, **later)
+
+
+def _trackio(folder: RunFolder, known: str | None, resumed_at: int | None) -> Logger:
+    from finetune.trackio_logger import TrackioLogger
+
+    logger = TrackioLogger(_PROJECT, folder.path.name, folder.path / "trackio", known)
+    if known is not None:  # each part's settings replace those before
+        logger.log_hyperparams(folder.settings())
+    return logger
 
 
 def _wandb(folder: RunFolder, known: str | None, resumed_at: int | None) -> Logger:

@@ -17,7 +17,7 @@ from finetune.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 Interpolation = Literal["bilinear", "bicubic"]
 Freeze = Literal["none", "backbone"]
 Imbalance = Literal["none", "class-weights", "balanced-sampler", "logit-adjustment"]
-LoggerName = Literal["none", "tensorboard", "wandb", "mlflow"]
+LoggerName = Literal["none", "tensorboard", "trackio", "wandb", "mlflow"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"]
 
 RESUME_AUTO = Path("auto")
@@ -200,7 +200,7 @@ class RunOptions:
     save_every: Annotated[int | None, _INTERVAL] = None
     """Optimizer steps between checkpoints within an epoch; SIGTERM, SIGUSR1, Ctrl-C and an epoch's end save too."""
     logger: LoggerName = "none"
-    """Record the run there too: tensorboard (in RUN/tensorboard), wandb or mlflow; each is an extra of that name."""
+    """Record the run there too: tensorboard, trackio (in RUN/NAME), wandb or mlflow; each is an extra of that name."""
     max_time: Annotated[str | None, _DURATION] = None
     """Train for so long at most (90s, 45m, 1h30m, 2d12h), then validate, keep the best epoch and export as ever. Counts
     validation and what went before a resume. The schedule is not fitted to it, but cut."""

@@ -1,15 +1,20 @@
-"""Runs that are recorded in TensorBoard, Weights & Biases and MLflow, killed, and go on there."""
+"""Runs that are recorded in TensorBoard, Trackio, Weights & Biases and MLflow, killed, and go on there."""
 
 import csv
 import importlib.util
 import json
+import os
+import sys
+import threading
 
 import pytest
 import yaml
+from huggingface_hub import constants
 
 from finetune import RunConfig, loggers, run
 from finetune.callbacks import StepLog
 from finetune.errors import ConfigError
+from finetune.trackio_logger import TrackioLogger
 
 EPOCHS, STEPS, KILLED_IN = 2, 5, 8  # 80 images in batches of 16; saved after steps 5 and 7
 CONFIG = {"model": "resnest14d", "dataset": "digits", "pretrained": False, "image_size": 32, "accelerator": "cpu"}
@@ -85,6 +90,68 @@ def test_tensorboard_has_everything_and_goes_on_after_a_kill(begin):
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     assert set(logged) == set(settings)
     assert logged["lr"].number_value == settings["lr"]
+
+
+@pytest.fixture
+def trackio_anew(monkeypatch):
+    """A process that has not imported Trackio, whose user is logged in at the Hub; nobody else's database."""
+    pytest.importorskip("trackio")
+    for name in [name for name in sys.modules if name.split(".")[0] == "trackio"]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("DIR", "SPACE_ID", "SERVER_URL", "BUCKET_ID"):
+        monkeypatch.delenv(f"TRACKIO_{name}", raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_nobody")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # so that the suite's guard sees who asks
+
+
+def test_trackio_has_everything_and_goes_on_in_the_same_run(trackio_anew, begin, capsys):
+    folder = begin("trackio")
+    result, rows = go_on(folder, "trackio")
+    assert "rackio" not in capsys.readouterr().out
+    import trackio
+    from trackio.sqlite_storage import SQLiteStorage
+
+    assert {path.name for path in (folder / "trackio").iterdir()} == {"finetune.db", "finetune.lock"}
+    with pytest.raises(RuntimeError, match=r"Call trackio.init\(\) before"):  # else it has something to say at exit
+        trackio.finish()
+    assert "TRACKIO_DIR" not in os.environ
+    (recorded,) = trackio.Api().runs("finetune")
+    assert (recorded.name, recorded.id) == ("run", json.loads((folder / "logger.json").read_text())["trackio"])
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    assert {name: value for name, value in recorded.config.items() if not name.startswith("_")} == settings
+    points = SQLiteStorage.get_logs("finetune", "run", run_id=recorded.id)
+    found = {name: [(row["step"], row[name]) for row in points if name in row] for row in points for name in row}
+    # What came after the last checkpoint is there twice: Trackio takes nothing back.
+    assert [step for step, _ in found["train_loss_step"]] == [*range(1, KILLED_IN + 1), *ALL_STEPS[KILLED_IN - 1 :]]
+    losses = [value for _, value in sorted(dict(found["train_loss_step"]).items())]
+    for epoch, row in enumerate(rows):
+        assert sum(losses[epoch * STEPS : (epoch + 1) * STEPS]) / STEPS == pytest.approx(float(row["train_loss"]))
+        for name in PER_EPOCH:
+            assert len(found[name]) == EPOCHS
+            assert found[name][epoch][1] == pytest.approx(float(row[name]), rel=1e-5)
+    assert found["result/test_accuracy"] == [(ALL_STEPS[-1], pytest.approx(result.metrics["test"]["accuracy"]))]
+
+
+def test_trackio_lies_where_its_own_variable_says_and_keeps_one_folder(trackio_anew, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "mine"))
+    for folder in (tmp_path / "one", tmp_path / "two"):  # of one name: Trackio alone would go on in the first
+        logger, threads = TrackioLogger("finetune", "run", folder), set(threading.enumerate())
+        logger.log_hyperparams({"folder": folder.name})
+        logger.log_hyperparams({"lr": 0.1})
+        assert len(set(threading.enumerate()) - threads) == 1  # what writes; nothing watches the machine
+        logger.log_metrics({"loss": 0.5}, 1)
+        logger.finalize("success")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    import trackio
+
+    assert [(run.config["folder"], run.config["lr"]) for run in trackio.Api().runs("finetune")] == [
+        ("one", 0.1),
+        ("two", 0.1),
+    ]
+    assert constants.HF_HUB_OFFLINE is False
+    monkeypatch.delenv("TRACKIO_DIR")
+    with pytest.raises(ConfigError, match=r"belongs into .*three, but in this process Trackio has .*mine"):
+        TrackioLogger("finetune", "run", tmp_path / "three").log_metrics({"loss": 0.5}, 1)
 
 
 # mlflow 3.17 uses a loading strategy that SQLAlchemy 2.1 deprecates; goes with mlflow's next release.
