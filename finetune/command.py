@@ -29,8 +29,7 @@ def words(config: RunConfig) -> list[str]:
     """
     if isinstance(config.dataset, Dataset | DatasetDict):
         return []
-    chosen = ["model", "dataset", "pretrained", "freeze", "unfreeze_every"]  # these decide on the preset, ...
-    chosen += ["epochs"] if config.unfreeze_every else []  # ... and this has to go with the last of them
+    chosen = ["model", "dataset", "pretrained", "freeze", "unfreeze_every", "epochs"]  # these decide on the others
     plain = RunConfig(**{name: getattr(config, name) for name in chosen}).resolved()
     names = [f.name for group in _GROUPS for f in dataclasses.fields(group)]
     found = ["--model", _model(config.model), "--dataset", _dataset(config.dataset)]

@@ -124,7 +124,8 @@ class TrainingOptions:
     """Decay per step of an exponential average of the weights, which is what is evaluated and exported; it rises from
     2/11 as (1 + step) / (10 + step)."""
     warmup_epochs: Annotated[float | None, _preset("warmup_epochs")] = None
-    """Epochs over which the learning rate rises from zero before it falls along a cosine; at most half of all."""
+    """Epochs over which the learning rate rises from zero before it falls along a cosine; at most half of all, or a
+    tenth where it is not given."""
     label_smoothing: Annotated[float | None, _preset("label_smoothing")] = None
     """Share of each target that is spread over all classes."""
     crop_scale: Annotated[float | None, _preset("crop_scale")] = None

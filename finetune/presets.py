@@ -39,3 +39,5 @@ FROZEN_PRESET: dict[str, Any] = {
     "crop_scale": None,
     "hflip": 0.0,
 }
+LONGEST_WARMUP = 0.1
+"""Share of a training that warms up at most: a short one has no whole epoch for it."""

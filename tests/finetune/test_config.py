@@ -52,7 +52,15 @@ def test_the_presets_set_the_same_and_differ():
 def test_what_is_given_wins_over_the_preset_zero_included(name, value, pretrained):
     preset = PRETRAINED_PRESET if pretrained else SCRATCH_PRESET
     config = RunConfig(**GIVEN, pretrained=pretrained, **{name: value}).resolved()
-    assert {key: getattr(config, key) for key in preset} == preset | {name: value}
+    expected = preset | ({"warmup_epochs": pytest.approx(0.3)} if name == "epochs" else {}) | {name: value}
+    assert {key: getattr(config, key) for key in preset} == expected
+
+
+def test_a_short_training_warms_up_for_a_tenth_of_it():
+    assert [RunConfig(**GIVEN, epochs=n).resolved().warmup_epochs for n in (2, 10, 50)] == [0.2, 1.0, 1.0]
+    assert RunConfig(**GIVEN, epochs=2, warmup_epochs=1.0).resolved().warmup_epochs == 1.0
+    with pytest.raises(ConfigError, match=r"^--epochs must be [^;]*$"):
+        RunConfig(**GIVEN, epochs=-3).resolved()
 
 
 def test_resolving_twice_changes_nothing_and_the_original_stays():
