@@ -12,7 +12,7 @@ from typing import Any
 from finetune import option_checks, recipes
 from finetune.errors import ConfigError
 from finetune.options import Options
-from finetune.presets import FROZEN_PRESET, LONGEST_WARMUP, PRETRAINED_PRESET, SCRATCH_PRESET
+from finetune.presets import EPOCHS_PER_WARMUP, FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class RunConfig(Options):
         missing = {key: value for key, value in preset.items() if getattr(self, key) is None}
         if "warmup_epochs" in missing:
             epochs: int = self.epochs or preset["epochs"]
-            missing["warmup_epochs"] = min(missing["warmup_epochs"], max(0, epochs) * LONGEST_WARMUP)
+            missing["warmup_epochs"] = min(missing["warmup_epochs"], max(0, epochs) / EPOCHS_PER_WARMUP)
         config = dataclasses.replace(self, **missing)
         problems = option_checks.problems(config)
         if problems:

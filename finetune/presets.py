@@ -1,14 +1,17 @@
-"""Settings of the training where none are given: for pretrained weights, from scratch, for a frozen backbone."""
+"""Settings of the training where none are given: for pretrained weights, from scratch, for a frozen backbone.
+
+docs/presets.md has the trials that they come from.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 PRETRAINED_PRESET: dict[str, Any] = {
-    "epochs": 10,
+    "epochs": 30,
     "batch_size": 64,
     "optimizer": "adamw",
-    "lr": 5e-4,
+    "lr": 1.5e-3,
     "weight_decay": 0.05,
     "warmup_epochs": 1.0,
     "label_smoothing": 0.1,
@@ -39,5 +42,5 @@ FROZEN_PRESET: dict[str, Any] = {
     "crop_scale": None,
     "hflip": 0.0,
 }
-LONGEST_WARMUP = 0.1
-"""Share of a training that warms up at most: a short one has no whole epoch for it."""
+EPOCHS_PER_WARMUP = 10
+"""A training of fewer epochs has no whole one to warm up in, but its share of one."""

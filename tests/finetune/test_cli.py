@@ -105,7 +105,7 @@ VALUES = {
     "random_erasing": 0.25,
     "mixup": 0.2,
     "cutmix": 1.0,
-    "epochs": 3,
+    "epochs": 12,
     "batch_size": 12,
     "optimizer": "sgd",
     "lr": 0.25,
@@ -187,10 +187,10 @@ def test_every_setting_can_come_from_a_file(tmp_path):
 def test_the_command_line_wins_over_the_file_wherever_it_stands(tmp_path):
     path = str(write(tmp_path, "model: resnest50\ndataset: food101\nepochs: 7\nlr: 0.5\npretrained: false\nseed: 1\n"))
     for arguments in (
-        ["--config", path, "--epochs", "3", "--pretrained"],
-        ["--epochs=3", "--pretrained", f"--config={path}"],
+        ["--config", path, "--epochs", "13", "--pretrained"],
+        ["--epochs=13", "--pretrained", f"--config={path}"],
     ):
-        assert changed(parse_train(arguments)) == {"epochs": 3, "lr": 0.5, "seed": 1}
+        assert changed(parse_train(arguments)) == {"epochs": 13, "lr": 0.5, "seed": 1}
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_the_command_line_wins_over_the_file_wherever_it_stands(tmp_path):
         ("devices: 2", "devices", "2"),
         ("devices: -1", "devices", "-1"),
         ("devices: 0,3", "devices", "0,3"),
-        ("epochs: null", "epochs", 10),
+        ("epochs: null", "epochs", 30),
         ("image_column: None", "image_column", "None"),
         ("image_column: 'null'", "image_column", "null"),
         ("image_column: --lr", "image_column", "--lr"),
@@ -264,9 +264,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, said):
 
 
 def test_resume_takes_the_flags_of_the_run(tmp_path, said):
-    (tmp_path / "config.yaml").write_text("model: resnest50\ndataset: food101\nepochs: 7\n")
+    (tmp_path / "config.yaml").write_text("model: resnest50\ndataset: food101\nepochs: 17\n")
     config = parse_train(["--resume", str(tmp_path), "--workers", "0"])
-    assert changed(config) == {"epochs": 7, "workers": 0, "resume": tmp_path}
+    assert changed(config) == {"epochs": 17, "workers": 0, "resume": tmp_path}
     nothing = tmp_path / "nothing"
     assert said("--resume", nothing).startswith(f"--resume: {nothing} holds no run (no config.yaml)")
     both = said("--resume", tmp_path, "--config", tmp_path / "config.yaml")

@@ -74,7 +74,7 @@ def test_where_something_lies_here_is_not_told(tmp_path, monkeypatch):
             "--dataset",
             "PATH/TO/pets",
             "--epochs",
-            "10",
+            "30",
         ]
 
 
