@@ -44,6 +44,8 @@ class Options:
     """bf16 (autocast) or 32."""
     crop_scale: float = 0.35
     """Smallest share of an image that a random crop keeps."""
+    lr: float | None = None
+    """Peak learning rate of ours; its preset's, which is for tens of epochs, when not given. Theirs keeps its own."""
     max_samples: int | None = None
     """Use at most so many images of each split, to try the script."""
     repeats: int = 3
@@ -78,6 +80,7 @@ def run_ours(options: Options, job: Job, folder: Path) -> None:
     flags: dict[str, Any] = {"model": options.model, "dataset": options.dataset, "image-size": options.size}
     flags |= {"batch-size": options.batch_size, "epochs": options.epochs, "precision": options.precision}
     flags |= {"crop-scale": options.crop_scale, "output": folder / "run"}
+    flags |= {} if options.lr is None else {"lr": options.lr}
     flags |= {} if options.max_samples is None else {"max-samples": options.max_samples}
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     begun, whole = launch([sys.executable, "-m", "finetune", "--no-pretrained", *words], options)
