@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict
 from finetune import RunConfig, runfolder
 from finetune.cli import parse_train
 from finetune.errors import RunFolderError
+from finetune.presets import PRETRAINED_PRESET
 from finetune.runfolder import RunFolder, choose, write_text
 from finetune.splits import SplitRows, Splits
 
@@ -235,7 +236,7 @@ def test_every_flag_is_written_but_where_it_goes():
     written = yaml.safe_load(created(config_of(output=Path("run"))).config.read_text())
     assert set(written) == {f.name for f in dataclasses.fields(RunConfig)} - {"output", "resume", "publish", "private"}
     assert next(iter(written)) == "dataset"  # in the order of the help
-    assert written["epochs"] == 10  # as resolved
+    assert written["epochs"] == PRETRAINED_PRESET["epochs"]  # as resolved
 
 
 def test_a_resumed_run_writes_the_same_settings():
