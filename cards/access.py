@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -94,7 +95,7 @@ def _check_account(account: Mapping[str, Any], repo_id: str) -> None:
     if token.get("role") == "read":
         raise PublishError(f"the token of {name} may only read: {advice}")
     scopes = token.get("fineGrained") or {}
-    if token.get("role") == "fineGrained" and "scoped" in scopes and not _may_write(scopes, repo_id):
+    if token.get("role") == "fineGrained" and scopes.get("scoped") is not None and not _may_write(scopes, repo_id):
         raise PublishError(f"the fine-grained token of {name} may not write to {repo_id}: {advice}")
 
 
@@ -102,7 +103,7 @@ def _may_write(scopes: Mapping[str, Any], repo_id: str) -> bool:
     """Whether a fine-grained token's scopes cover the repository, or its owner's repositories."""
     names = (repo_id, repo_id.split("/")[0])
     granted = set(scopes.get("global") or ())
-    for scope in scopes["scoped"] or ():
+    for scope in scopes["scoped"]:
         if (scope.get("entity") or {}).get("name") in names:
             granted |= set(scope.get("permissions") or ())
     return bool(granted & set(_SCOPES))
@@ -120,10 +121,12 @@ def ask(call: Callable[..., T], doing: str, *args: Any, **kwargs: Any) -> T:
     Raises:
         PublishError: It failed. `__cause__` is the client's own error.
     """
+    outer = sys.exception()
     for number in range(1, patience.TRIES + 1):
         try:
             return call(*args, **kwargs)
         except Exception as error:
+            patience.detach(error, outer)
             wait = waiting_time(error, number)
             if wait is None or number == patience.TRIES:
                 raise explained(error, doing) from error

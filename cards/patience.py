@@ -26,6 +26,18 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def detach(error: BaseException, outer: BaseException | None) -> None:
+    """Cut an error off from the one that was being handled when it came, which has led to nothing in it.
+
+    Args:
+        error: What a call raised.
+        outer: What `sys.exception()` gave before the call.
+    """
+    for cause in causes(error):
+        if outer is not None and cause.__context__ is outer:
+            cause.__context__ = None
+
+
 def answer(error: BaseException | None) -> HfHubHTTPError | None:
     """The Hub's own answer behind an error; None where there was none."""
     return next((cause for cause in causes(error) if isinstance(cause, HfHubHTTPError)), None)

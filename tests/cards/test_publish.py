@@ -9,10 +9,11 @@ import time
 
 import huggingface_hub.constants
 import pytest
+from huggingface_hub import HfApi
 from huggingface_hub.utils import close_session
 
 import cards
-from cards import certificate, push, remote
+from cards import certificate, patience, push, remote
 from cards.__main__ import main
 from tests.hub_standin import TOKEN, Account, HubStandIn
 
@@ -301,6 +302,22 @@ def test_a_branch_made_in_vain_goes_again(hub, model):
     hub.fault("/commit/", status=403, times=9)
     assert publish(model, "--revision", "dev") == 2
     assert list(hub.repositories()["owner/tiny"].branches) == ["main"]
+
+
+def test_a_connection_that_breaks_while_taking_back_is_tried_again(hub, model, monkeypatch, sleeps):
+    """The commit's refusal, which is being handled then, is not what broke it."""
+    delete, broken = HfApi.delete_repo, [patience.TransportError("cut")]
+
+    def breaking(*args, **kwargs):
+        if broken:
+            raise broken.pop()
+        return delete(*args, **kwargs)
+
+    monkeypatch.setattr(HfApi, "delete_repo", breaking)
+    hub.fault("/commit/", status=403, times=9)
+    assert publish(model) == 2
+    assert sleeps == [1]
+    assert "owner/tiny" not in hub.repositories()
 
 
 def test_what_cannot_be_taken_back_is_said(hub, model, capsys):
