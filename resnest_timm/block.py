@@ -162,6 +162,10 @@ class ResNeStBottleneck(nn.Module):
         out = self.conv2(out)
         if self.avd_last is not None:
             out = self.avd_last(out)
+        return self._join(out, x)
+
+    def _join(self, out: Tensor, x: Tensor) -> Tensor:
+        """The last convolution of the residual branch, added to the shortcut of the block's input x."""
         out = normalize(self.bn3, self.conv3(out))
         if self.drop_block3 is not None:
             out = self.drop_block3(out)

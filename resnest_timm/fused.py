@@ -17,8 +17,8 @@ from typing import Concatenate, ParamSpec
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
-from torch.jit._trace import is_tracing  # torch.jit does not export it in so many words
+
+from resnest_timm.plain import are_plain, is_eager
 
 Rest = ParamSpec("Rest")
 Function = Callable[Concatenate[Tensor, Rest], Tensor]
@@ -30,11 +30,6 @@ MIN_VALUES = 2**20
 start one from Python. Reasoned, not measured."""
 
 _failed = False
-
-
-def is_eager() -> bool:
-    """Whether this runs as it stands: compilers and exporters make better code of the plain form."""
-    return not (torch.compiler.is_compiling() or is_tracing())  # type: ignore[no-untyped-call]
 
 
 def fused(plain: Function[Rest]) -> Function[Rest]:
@@ -91,10 +86,8 @@ def _is_for_kernels(tensors: list[Tensor]) -> bool:
     first = tensors[0]
     return (
         first.numel() >= MIN_VALUES
-        and all(type(x) is Tensor and x.dtype in DTYPES and x.device == first.device for x in tensors)
-        and not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
-        and not torch._C._are_functorch_transforms_active()
-        and all(unpack_dual(x).tangent is None for x in tensors)  # type: ignore[no-untyped-call]
+        and all(x.dtype in DTYPES and x.device == first.device for x in tensors)
+        and are_plain(*tensors)
     )
 
 

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map_only
 from resnest_timm.errors import OptimizeError
 from resnest_timm.folding import fold_norms
 from resnest_timm.hardware import has_native_bf16
+from resnest_timm.onednn import fuse_convolutions, is_channels_last
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -26,7 +27,9 @@ def optimize(
 ) -> Model:
     """Copy a model into its inference form: the same outputs, sooner.
 
-    Every BatchNorm that follows a convolution is folded into it, see `fold_norms`; other norms stay and are right.
+    Every BatchNorm that follows a convolution is folded into it, see `fold_norms`; other norms stay and are right. On
+    CPUs, in channels_last, convolutions also take the ReLU along, the last one of a block its shortcut, and keep their
+    weights a second time, in the order that oneDNN computes with, see `FusedConv2d`.
 
     The copy takes the place of the model: `forward_features`, `forward_head`, `num_classes`, `pretrained_cfg` and, with
     `features_only`, the list of maps and `feature_info` are there. It takes images of any floating dtype and layout,
@@ -66,6 +69,7 @@ def optimize(
     model = getattr(model, "_orig_mod", model)  # of what torch.compile returned
     optimized = copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms(optimized, input_size)
+    fuse_convolutions(optimized, input_size)
     optimized.to(dtype)
     if channels_last:
         optimized.to(memory_format=torch.channels_last)
@@ -96,8 +100,7 @@ def _refuse_train_mode(model: nn.Module, args: tuple[Any, ...]) -> None:
 
 def _to_weight(convolution: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     weight: Any = convolution.weight
-    # Not is_contiguous: of a single input channel it says yes to both layouts.
-    layout = torch.channels_last if weight.stride(1) == 1 else torch.contiguous_format
+    layout = torch.channels_last if is_channels_last(weight) else torch.contiguous_format
     return (args[0].to(weight.dtype, memory_format=layout), *args[1:])
 
 

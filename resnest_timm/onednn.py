@@ -1,0 +1,174 @@
+"""Convolutions of the inference form on CPUs, which take the ReLU and the shortcut along and keep their weights packed.
+
+PyTorch's eager convolution brings its weights into oneDNN's order in every call, and each layer after it reads and
+writes the whole map again. oneDNN needs neither. The operations that offer that are PyTorch's own, those that inductor
+puts into compiled graphs (`torch.ops.mkldnn`), but not documented: they are tried on a small map before they are used,
+and where that fails or anything is recorded, traced or transformed, PyTorch's documented ones run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnest_timm.block import ResNeStBottleneck
+from resnest_timm.errors import OptimizeError
+from resnest_timm.following import find_followers, replace
+from resnest_timm.plain import are_plain, is_eager
+
+DTYPES = frozenset({torch.float32, torch.bfloat16})
+OPS: Any = torch.ops.mkldnn
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether x `[B, C, H, W]` lies in memory pixel by pixel; `is_contiguous` says so of any with a single channel."""
+    return x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+class FusedConv2d(nn.Conv2d):
+    """`nn.Conv2d`, and the ReLU after it where `relu` is set, `[B, C, H, W]` -> `[B, C', H', W']`.
+
+    Packed weights are a second copy, made anew when the images' shape or the weights change: their order depends on
+    both. Changes through `weight.data`, which PyTorch does not count, are not seen. Copies and pickles have none.
+
+    Attributes:
+        relu: Whether the ReLU belongs to it.
+    """
+
+    relu = False
+    _packed: tuple[torch.Size, int, Tensor, Tensor] | None = None
+    """Shape of the images, version of the weights, the weights (so that their memory is not reused), and packed."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """A convolution and, where it is asked for, the ReLU."""
+        if not self._runs_in_onednn(input):
+            out = super().forward(input)
+            return F.relu_(out) if self.relu else out
+        convolution = (input, self._pack(input), self.bias, *self._geometry())
+        fused: Tensor = OPS._convolution_pointwise(*convolution, "relu" if self.relu else "none", [], "")
+        return fused
+
+    def join(self, input: Tensor, shortcut: Tensor, overwrite: bool) -> Tensor:
+        """Add the shortcut to the convolution's output, then take the ReLU.
+
+        Args:
+            input: `[B, C, H, W]`.
+            shortcut: `[B, C', H', W']`.
+            overwrite: Whether the shortcut's memory may become the output's.
+        """
+        if not self._runs_in_onednn(input, shortcut):
+            return F.relu_(super().forward(input) + shortcut)
+        target = shortcut if overwrite else shortcut.clone()
+        convolution = (input, self._pack(input), self.bias, *self._geometry())
+        joined: Tensor = OPS._convolution_pointwise_(target, *convolution, "add", 1.0, "relu", [], "")
+        return joined
+
+    def _geometry(self) -> tuple[list[int], list[int], list[int], int]:
+        padding: Any = self.padding
+        return list(padding), list(self.stride), list(self.dilation), self.groups
+
+    def _runs_in_onednn(self, input: Tensor, *others: Tensor) -> bool:
+        tensors = (input, *others, self.weight) if self.bias is None else (input, *others, self.weight, self.bias)
+        return (
+            is_eager()
+            and are_plain(*tensors)
+            and all(x.device.type == "cpu" and x.dtype == input.dtype for x in tensors)
+            and input.dim() == 4
+            and input.numel() > 0
+            and all(is_channels_last(x) for x in (input, *others, self.weight))
+            and bool(torch.backends.mkldnn.enabled)
+            and not torch.is_autocast_enabled("cpu")
+            and torch._C._len_torch_dispatch_stack() == 0  # somebody counts or replaces operations that he knows
+            and has_fused_convolutions(input.dtype)
+        )
+
+    def _pack(self, input: Tensor) -> Tensor:
+        weight = self.weight.detach()
+        version = 0 if weight.is_inference() else self.weight._version
+        if self._packed is not None:
+            shape, of_version, of_weight, packed = self._packed
+            if (shape, of_version, of_weight.data_ptr()) == (input.shape, version, weight.data_ptr()):
+                return packed
+        new: Tensor = OPS._reorder_convolution_weight(weight, *self._geometry(), list(input.shape))
+        self._packed = (input.shape, version, weight, new)
+        return new
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_packed"}
+
+
+class JoinedBottleneck(ResNeStBottleneck):
+    """The block in eval mode, its norms folded away: the last convolution adds the shortcut and takes the ReLU."""
+
+    def _join(self, out: Tensor, x: Tensor) -> Tensor:
+        convolution: Any = self.conv3
+        shortcut = self._shortcut(x)
+        joined: Tensor = convolution.join(out, shortcut, overwrite=shortcut is not x)
+        return joined
+
+
+@functools.cache
+def has_fused_convolutions(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's fused convolutions are there and right; tried once in a process for each dtype."""
+    if dtype not in DTYPES or not torch._C._has_mkldnn:
+        return False
+    if dtype == torch.bfloat16 and not OPS._is_mkldnn_bf16_supported():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        x, weight, shortcut = (
+            torch.randn(shape, generator=generator).to(dtype, memory_format=torch.channels_last)
+            for shape in ((2, 16, 5, 5), (32, 8, 3, 3), (2, 32, 5, 5))
+        )
+        bias, geometry = torch.randn(32, generator=generator).to(dtype), ([1, 1], [1, 1], [1, 1], 2)
+        plain = F.conv2d(x.float(), weight.float(), bias.float(), padding=1, groups=2)
+        expected = (F.relu(plain), F.relu(plain + shortcut.float()))
+        try:
+            packed = OPS._reorder_convolution_weight(weight, *geometry, list(x.shape))
+            one = OPS._convolution_pointwise(x, packed, bias, *geometry, "relu", [], "")
+            two = OPS._convolution_pointwise_(shortcut, x, packed, bias, *geometry, "add", 1.0, "relu", [], "")
+        except (AttributeError, RuntimeError, TypeError):  # not there, not for this CPU, or with other arguments
+            return False
+    tolerance = 1e-4 if dtype == torch.float32 else 0.02
+    return all(
+        torch.allclose(actual.float(), wanted, rtol=tolerance, atol=tolerance * 10)
+        for actual, wanted in zip((one, two), expected, strict=True)
+    )
+
+
+def fuse_convolutions(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> None:
+    """Make every plain convolution of a model in eval mode a `FusedConv2d`, in place; its norms are folded before.
+
+    A ReLU that alone uses a convolution's output goes into it, and where a block of ours adds the shortcut, that too.
+
+    Args:
+        model: In eval mode.
+        input_size: C, H, W of an image that it accepts; found in `pretrained_cfg` when not given.
+    """
+    pairs: list[tuple[str, str]] = []
+    with contextlib.suppress(OptimizeError):  # then without ReLUs, which are no reason to ask for `input_size`
+        pairs = find_followers(model, lambda module: type(module) is nn.ReLU, input_size)
+    for module in model.modules():
+        if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+            module.__class__ = FusedConv2d  # in place: hooks and names stay
+    for convolution, relu in pairs:
+        fused = model.get_submodule(convolution)
+        if isinstance(fused, FusedConv2d):
+            fused.relu = True
+            replace(model, model.get_submodule(relu), nn.Identity().eval())
+    for module in model.modules():
+        if type(module) is ResNeStBottleneck and _can_join(module):
+            module.__class__ = JoinedBottleneck
+
+
+def _can_join(block: ResNeStBottleneck) -> bool:
+    """Whether between the last convolution and the ReLU there is nothing but the addition."""
+    between = (block.conv3, block.bn3, block.drop_block3, block.drop_path, block.act3)
+    hooks = any(module is not None and (module._forward_hooks or module._forward_pre_hooks) for module in between)
+    plain = isinstance(block.conv3, FusedConv2d) and isinstance(block.bn3, nn.Identity)
+    return plain and type(block.act3) is nn.ReLU and not hooks
