@@ -81,7 +81,7 @@ class FusedConv2d(nn.Conv2d):
             and input.dim() == 4
             and input.numel() > 0
             and all(is_channels_last(x) for x in (input, *others, self.weight))
-            and bool(torch.backends.mkldnn.enabled)
+            and torch._C._get_mkldnn_enabled()
             and not torch.is_autocast_enabled("cpu")
             and torch._C._len_torch_dispatch_stack() == 0  # somebody counts or replaces operations that he knows
             and has_fused_convolutions(input.dtype)
