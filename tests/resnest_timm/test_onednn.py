@@ -38,7 +38,7 @@ def built(name="resnest14d", **kwargs):
 
 def operations(function, *args):
     """How often each operation was called."""
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
         function(*args)
     return Counter({event.key: event.count for event in profiler.key_averages()})
 
