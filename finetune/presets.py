@@ -9,7 +9,7 @@ from typing import Any
 
 PRETRAINED_PRESET: dict[str, Any] = {
     "epochs": 30,
-    "batch_size": 64,
+    "batch_size": 32,
     "optimizer": "adamw",
     "lr": 1.5e-3,
     "weight_decay": 0.05,

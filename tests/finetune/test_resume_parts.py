@@ -183,7 +183,7 @@ def test_the_same_run_goes_on_also_on_other_hardware(tmp_path):
         ({"model": nn.Linear(2, 3)}, r"other shapes of the model's weights"),
         ({"config": dataclasses.replace(CONFIG, seed=1)}, r"--seed 0, not 1"),
         ({"config": dataclasses.replace(CONFIG, epochs=11)}, r"--epochs 30, not 11"),
-        ({"config": dataclasses.replace(CONFIG, batch_size=32)}, r"--batch-size 64, not 32"),
+        ({"config": dataclasses.replace(CONFIG, batch_size=64)}, r"--batch-size 32, not 64"),
         ({"config": dataclasses.replace(CONFIG, layer_decay=0.7)}, r"--layer-decay None, not 0.7"),
         (
             {"config": dataclasses.replace(CONFIG, clip_grad=1.0, ema=0.9)},
