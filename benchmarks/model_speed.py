@@ -155,8 +155,10 @@ def check(options: Options) -> Options:
         raise ValueError(f"--model {options.model}: expected a ResNeSt, one of {', '.join([*VARIANTS, *ALIASES])}")
     if not timm.is_model(options.against):
         raise ValueError(f"--against {options.against}: expected a model that timm knows, such as resnet50d")
-    if options.size < 32 or options.batch < 2 or options.repeats < 1:
-        raise ValueError("expected --size 32 or more, --batch 2 or more and --repeats 1 or more")
+    least = 2 if "training" in options.modes else 1  # timm's BatchNorms cannot be trained on one image
+    if options.size < 32 or options.batch < least or options.repeats < 1:
+        batch = f"--batch {least} or more for {' and '.join(options.modes)}"
+        raise ValueError(f"expected --size 32 or more, {batch}, --repeats 1 or more")
     if not (options.modes and options.dtypes and options.layouts):
         raise ValueError("--modes, --dtypes and --layouts need at least one value each")
     found = "cuda" if torch.cuda.is_available() else "cpu"

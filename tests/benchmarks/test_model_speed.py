@@ -160,7 +160,11 @@ def test_no_ratio_of_training_steps_whose_gradients_differ():
     [
         (["--model", "resnet50"], "error: --model resnet50: expected a ResNeSt, one of resnest14d, "),
         (["--against", "resnet51"], "error: --against resnet51: expected a model that timm knows"),
-        (["--batch", "1"], "error: expected --size 32 or more, --batch 2 or more"),
+        (["--batch", "1"], "error: expected --size 32 or more, --batch 2 or more for inference and training, "),
+        (
+            ["--batch", "0", "--modes", "inference"],
+            "error: expected --size 32 or more, --batch 1 or more for inference, ",
+        ),
     ],
 )
 def test_mistakes_are_said_in_one_line(arguments, message, monkeypatch, capsys):
