@@ -28,8 +28,8 @@ def optimize(
     """Copy a model into its inference form: the same outputs, sooner.
 
     Every BatchNorm that follows a convolution is folded into it, see `fold_norms`; other norms stay and are right. On
-    CPUs, in channels_last, convolutions also take the ReLU along, the last one of a block its shortcut, and keep their
-    weights a second time, in the order that oneDNN computes with, see `FusedConv2d`.
+    CPUs, in channels_last, convolutions also keep their weights a second time, in the order that oneDNN computes with,
+    and the last one of a block adds the shortcut, see `FusedConv2d`.
 
     The copy takes the place of the model: `forward_features`, `forward_head`, `num_classes`, `pretrained_cfg` and, with
     `features_only`, the list of maps and `feature_info` are there. It takes images of any floating dtype and layout,
@@ -69,7 +69,7 @@ def optimize(
     model = getattr(model, "_orig_mod", model)  # of what torch.compile returned
     optimized = copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms(optimized, input_size)
-    fuse_convolutions(optimized, input_size)
+    fuse_convolutions(optimized)
     optimized.to(dtype)
     if channels_last:
         optimized.to(memory_format=torch.channels_last)

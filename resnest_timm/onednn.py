@@ -1,14 +1,13 @@
-"""Convolutions of the inference form on CPUs, which take the ReLU and the shortcut along and keep their weights packed.
+"""Convolutions of the inference form on CPUs, which keep their weights packed and add the shortcut in the same pass.
 
-PyTorch's eager convolution brings its weights into oneDNN's order in every call, and each layer after it reads and
-writes the whole map again. oneDNN needs neither. The operations that offer that are PyTorch's own, those that inductor
-puts into compiled graphs (`torch.ops.mkldnn`), but not documented: they are tried on a small map before they are used,
-and where that fails or anything is recorded, traced or transformed, PyTorch's documented ones run.
+PyTorch's eager convolution brings its weights into oneDNN's order in every call, and the addition after it reads and
+writes whole maps again. oneDNN needs neither. Its ReLU is not used: it makes 0 of NaN, and would hide a broken
+model. The operations are PyTorch's own, which inductor puts into compiled graphs (`torch.ops.mkldnn`), but not documented: they are tried on a small map before they are used, and where that fails or anything is recorded, traced
+or transformed, PyTorch's documented ones run.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from typing import Any
 
@@ -17,8 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnest_timm.block import ResNeStBottleneck
-from resnest_timm.errors import OptimizeError
-from resnest_timm.following import find_followers, replace
 from resnest_timm.plain import are_plain, is_eager
 
 DTYPES = frozenset({torch.float32, torch.bfloat16})
@@ -31,26 +28,21 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 class FusedConv2d(nn.Conv2d):
-    """`nn.Conv2d`, and the ReLU after it where `relu` is set, `[B, C, H, W]` -> `[B, C', H', W']`.
+    """`nn.Conv2d`, `[B, C, H, W]` -> `[B, C', H', W']`.
 
     Packed weights are a second copy, made anew when the images' shape or the weights change: their order depends on
     both. Changes through `weight.data`, which PyTorch does not count, are not seen. Copies and pickles have none.
-
-    Attributes:
-        relu: Whether the ReLU belongs to it.
     """
 
-    relu = False
     _packed: tuple[torch.Size, int, Tensor, Tensor] | None = None
     """Shape of the images, version of the weights, the weights (so that their memory is not reused), and packed."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """A convolution and, where it is asked for, the ReLU."""
+        """A convolution."""
         if not self._runs_in_onednn(input):
-            out = super().forward(input)
-            return F.relu_(out) if self.relu else out
+            return super().forward(input)
         convolution = (input, self._pack(input), self.bias, *self._geometry())
-        fused: Tensor = OPS._convolution_pointwise(*convolution, "relu" if self.relu else "none", [], "")
+        fused: Tensor = OPS._convolution_pointwise(*convolution, "none", [], "")
         return fused
 
     def join(self, input: Tensor, shortcut: Tensor, overwrite: bool) -> Tensor:
@@ -65,8 +57,8 @@ class FusedConv2d(nn.Conv2d):
             return F.relu_(super().forward(input) + shortcut)
         target = shortcut if overwrite else shortcut.clone()
         convolution = (input, self._pack(input), self.bias, *self._geometry())
-        joined: Tensor = OPS._convolution_pointwise_(target, *convolution, "add", 1.0, "relu", [], "")
-        return joined
+        joined: Tensor = OPS._convolution_pointwise_(target, *convolution, "add", 1.0, None, [], None)
+        return F.relu_(joined)
 
     def _geometry(self) -> tuple[list[int], list[int], list[int], int]:
         padding: Any = self.padding
@@ -103,7 +95,7 @@ class FusedConv2d(nn.Conv2d):
 
 
 class JoinedBottleneck(ResNeStBottleneck):
-    """The block in eval mode, its norms folded away: the last convolution adds the shortcut and takes the ReLU."""
+    """The block in eval mode, its norms folded away: the last convolution adds the shortcut."""
 
     def _join(self, out: Tensor, x: Tensor) -> Tensor:
         convolution: Any = self.conv3
@@ -127,11 +119,11 @@ def has_fused_convolutions(dtype: torch.dtype) -> bool:
         )
         bias, geometry = torch.randn(32, generator=generator).to(dtype), ([1, 1], [1, 1], [1, 1], 2)
         plain = F.conv2d(x.float(), weight.float(), bias.float(), padding=1, groups=2)
-        expected = (F.relu(plain), F.relu(plain + shortcut.float()))
+        expected = (plain, plain + shortcut.float())
         try:
             packed = OPS._reorder_convolution_weight(weight, *geometry, list(x.shape))
-            one = OPS._convolution_pointwise(x, packed, bias, *geometry, "relu", [], "")
-            two = OPS._convolution_pointwise_(shortcut, x, packed, bias, *geometry, "add", 1.0, "relu", [], "")
+            one = OPS._convolution_pointwise(x, packed, bias, *geometry, "none", [], "")
+            two = OPS._convolution_pointwise_(shortcut, x, packed, bias, *geometry, "add", 1.0, None, [], None)
         except (AttributeError, RuntimeError, TypeError):  # not there, not for this CPU, or with other arguments
             return False
     tolerance = 1e-4 if dtype == torch.float32 else 0.02
@@ -141,26 +133,14 @@ def has_fused_convolutions(dtype: torch.dtype) -> bool:
     )
 
 
-def fuse_convolutions(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> None:
+def fuse_convolutions(model: nn.Module) -> None:
     """Make every plain convolution of a model in eval mode a `FusedConv2d`, in place; its norms are folded before.
 
-    A ReLU that alone uses a convolution's output goes into it, and where a block of ours adds the shortcut, that too.
-
-    Args:
-        model: In eval mode.
-        input_size: C, H, W of an image that it accepts; found in `pretrained_cfg` when not given.
+    Where a block of ours adds the shortcut, its last convolution does that.
     """
-    pairs: list[tuple[str, str]] = []
-    with contextlib.suppress(OptimizeError):  # then without ReLUs, which are no reason to ask for `input_size`
-        pairs = find_followers(model, lambda module: type(module) is nn.ReLU, input_size)
     for module in model.modules():
         if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
             module.__class__ = FusedConv2d  # in place: hooks and names stay
-    for convolution, relu in pairs:
-        fused = model.get_submodule(convolution)
-        if isinstance(fused, FusedConv2d):
-            fused.relu = True
-            replace(model, model.get_submodule(relu), nn.Identity().eval())
     for module in model.modules():
         if type(module) is ResNeStBottleneck and _can_join(module):
             module.__class__ = JoinedBottleneck
