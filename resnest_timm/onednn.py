@@ -1,9 +1,11 @@
 """Convolutions of the inference form on CPUs, which keep their weights packed and add the shortcut in the same pass.
 
 PyTorch's eager convolution brings its weights into oneDNN's order in every call, and the addition after it reads and
-writes whole maps again. oneDNN needs neither. Its ReLU is not used: it makes 0 of NaN, and would hide a broken
-model. The operations are PyTorch's own, which inductor puts into compiled graphs (`torch.ops.mkldnn`), but not documented: they are tried on a small map before they are used, and where that fails or anything is recorded, traced
-or transformed, PyTorch's documented ones run.
+writes whole maps again. oneDNN needs neither. Its ReLU is not used: it makes 0 of NaN, and would hide a broken model.
+
+The operations are PyTorch's own, those that inductor puts into compiled graphs (`torch.ops.mkldnn`), but undocumented:
+they are tried on a small map before they are used, and where that fails or anything is recorded, traced or
+transformed, PyTorch's documented ones run.
 """
 
 from __future__ import annotations
