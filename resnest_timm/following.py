@@ -80,7 +80,6 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __init_
         uses: Operations that a tensor goes into, by its id.
         made: Name of the convolution that made a tensor, by the tensor's id.
         got: Id of the tensor that a follower got, by the follower's name.
-        uses_until: The uses of that tensor when the follower had overwritten it: later ones are of its own output.
         calls: Of each module, by its name.
     """
 
@@ -89,7 +88,6 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __init_
         self.uses: Counter[int] = Counter()
         self.made: dict[int, str] = {}
         self.got: dict[str, int] = {}
-        self.uses_until: dict[str, int] = {}
         self.calls: Counter[str] = Counter()
         self._alive: list[Tensor] = []
 
@@ -119,8 +117,6 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __init_
         def called(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
             self.calls[name] += 1
             self.got[name] = id(args[0])
-            if out is args[0]:
-                self.uses_until[name] = self.uses[id(out)]
 
         module.register_forward_hook(called)
 
@@ -128,8 +124,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __init_
         """Names of a convolution and of the follower that alone uses its output, each called once."""
         for follower, tensor in self.got.items():
             convolution = self.made.get(tensor)
-            uses = self.uses_until.get(follower, self.uses[tensor])
-            if convolution and uses == self.calls[follower] == self.calls[convolution] == 1:
+            if convolution and self.uses[tensor] == self.calls[follower] == self.calls[convolution] == 1:
                 yield convolution, follower
 
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 from resnest_timm.errors import OptimizeError
 from resnest_timm.folding import fold_norms
 from resnest_timm.hardware import has_native_bf16
-from resnest_timm.onednn import fuse_convolutions, is_channels_last
+from resnest_timm.onednn import is_channels_last, pack_convolutions
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -29,7 +29,7 @@ def optimize(
 
     Every BatchNorm that follows a convolution is folded into it, see `fold_norms`; other norms stay and are right. On
     CPUs, in channels_last, convolutions also keep their weights a second time, in the order that oneDNN computes with,
-    and the last one of a block adds the shortcut, see `FusedConv2d`.
+    and the last one of a block adds the shortcut, see `PackedConv2d`.
 
     The copy takes the place of the model: `forward_features`, `forward_head`, `num_classes`, `pretrained_cfg` and, with
     `features_only`, the list of maps and `feature_info` are there. It takes images of any floating dtype and layout,
@@ -52,14 +52,17 @@ def optimize(
             GPUs with tensor cores.
         compile: Compile calls (not `forward_features` alone) with inductor, weights frozen as constants: the first call
             and the first with another batch size take minutes, weights must not change any more, and calls compute no
-            gradients, not even of the images. A copy or pickle of the result is not compiled: optimise it again.
+            gradients, not even of the images. A copy or pickle of the result is not compiled: optimise it again. On
+            CPUs inductor puts oneDNN's ReLU into convolutions, which makes 0 of NaN: an image with NaN gets logits that
+            look sound, where the form that is not compiled returns NaN.
         input_size: C, H, W of an image that the model accepts; that of `pretrained_cfg` when not given.
 
     Returns:
         The copy, in eval mode, of the same class and on the same device.
 
     Raises:
-        OptimizeError: `dtype` is no floating dtype, or the model cannot be run on the device `meta`.
+        OptimizeError: `dtype` is no floating dtype, the model cannot be run on the device `meta`, or it is to be
+            compiled and has NaN or infinite weights in `dtype`.
     """
     parameter = next(model.parameters(), torch.empty(0))
     if dtype is None:
@@ -69,14 +72,25 @@ def optimize(
     model = getattr(model, "_orig_mod", model)  # of what torch.compile returned
     optimized = copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms(optimized, input_size)
-    fuse_convolutions(optimized)
+    pack_convolutions(optimized)
     optimized.to(dtype)
     if channels_last:
         optimized.to(memory_format=torch.channels_last)
     _add_hooks(optimized)
     if compile:
+        _check_finite(optimized)
         compile_frozen(optimized)
     return optimized
+
+
+def _check_finite(model: nn.Module) -> None:
+    """Refuse weights whose NaN the compiled form would hide, see `optimize`."""
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise OptimizeError(
+                f"expected finite weights to compile, got NaN or infinity in {name} ({tensor.dtype}, norms folded): on "
+                "CPUs the compiled form could make finite logits of them. Check the checkpoint; float16 ends at 65504"
+            )
 
 
 def _add_hooks(model: nn.Module) -> None:
@@ -113,7 +127,7 @@ def compile_frozen(model: nn.Module) -> None:
     """Compile a model's calls in place, with its weights as constants; the calls then compute no gradients.
 
     Inductor freezes only what is compiled without gradients and while its global setting says so: as an option of one
-    `torch.compile` (torch 2.15) it makes constants of the weights but leaves out the fused oneDNN convolutions.
+    `torch.compile` (torch 2.15) it makes constants of the weights but leaves out the packed convolutions.
     """
     from torch._inductor import config
 

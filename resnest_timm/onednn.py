@@ -29,7 +29,7 @@ def is_channels_last(x: Tensor) -> bool:
     return x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last)
 
 
-class FusedConv2d(nn.Conv2d):
+class PackedConv2d(nn.Conv2d):
     """`nn.Conv2d`, `[B, C, H, W]` -> `[B, C', H', W']`.
 
     Packed weights are a second copy, made anew when the images' shape or the weights change: their order depends on
@@ -44,8 +44,8 @@ class FusedConv2d(nn.Conv2d):
         if not self._runs_in_onednn(input):
             return super().forward(input)
         convolution = (input, self._pack(input), self.bias, *self._geometry())
-        fused: Tensor = OPS._convolution_pointwise(*convolution, "none", [], "")
-        return fused
+        out: Tensor = OPS._convolution_pointwise(*convolution, "none", [], "")
+        return out
 
     def join(self, input: Tensor, shortcut: Tensor, overwrite: bool) -> Tensor:
         """Add the shortcut to the convolution's output, then take the ReLU.
@@ -78,7 +78,7 @@ class FusedConv2d(nn.Conv2d):
             and torch._C._get_mkldnn_enabled()
             and not torch.is_autocast_enabled("cpu")
             and torch._C._len_torch_dispatch_stack() == 0  # somebody counts or replaces operations that he knows
-            and has_fused_convolutions(input.dtype)
+            and has_packed_convolutions(input.dtype)
         )
 
     def _pack(self, input: Tensor) -> Tensor:
@@ -107,8 +107,8 @@ class JoinedBottleneck(ResNeStBottleneck):
 
 
 @functools.cache
-def has_fused_convolutions(dtype: torch.dtype) -> bool:
-    """Whether oneDNN's fused convolutions are there and right; tried once in a process for each dtype."""
+def has_packed_convolutions(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's packed convolutions are there and right; tried once in a process for each dtype."""
     if dtype not in DTYPES or not torch._C._has_mkldnn:
         return False
     if dtype == torch.bfloat16 and not OPS._is_mkldnn_bf16_supported():
@@ -135,14 +135,14 @@ def has_fused_convolutions(dtype: torch.dtype) -> bool:
     )
 
 
-def fuse_convolutions(model: nn.Module) -> None:
-    """Make every plain convolution of a model in eval mode a `FusedConv2d`, in place; its norms are folded before.
+def pack_convolutions(model: nn.Module) -> None:
+    """Make every plain convolution of a model in eval mode a `PackedConv2d`, in place; its norms are folded before.
 
     Where a block of ours adds the shortcut, its last convolution does that.
     """
     for module in model.modules():
         if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
-            module.__class__ = FusedConv2d  # in place: hooks and names stay
+            module.__class__ = PackedConv2d  # in place: hooks and names stay
     for module in model.modules():
         if type(module) is ResNeStBottleneck and _can_join(module):
             module.__class__ = JoinedBottleneck
@@ -152,5 +152,5 @@ def _can_join(block: ResNeStBottleneck) -> bool:
     """Whether between the last convolution and the ReLU there is nothing but the addition."""
     between = (block.conv3, block.bn3, block.drop_block3, block.drop_path, block.act3)
     hooks = any(module is not None and (module._forward_hooks or module._forward_pre_hooks) for module in between)
-    plain = isinstance(block.conv3, FusedConv2d) and isinstance(block.bn3, nn.Identity)
+    plain = isinstance(block.conv3, PackedConv2d) and isinstance(block.bn3, nn.Identity)
     return plain and type(block.act3) is nn.ReLU and not hooks

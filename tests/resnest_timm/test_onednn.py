@@ -1,4 +1,4 @@
-"""The inference form's convolutions: oneDNN's fused calls where they may run, PyTorch's own everywhere else."""
+"""The inference form's convolutions: oneDNN's calls where they may run, PyTorch's own everywhere else."""
 
 import contextlib
 import copy
@@ -14,22 +14,22 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnest_timm import onednn, optimize
-from resnest_timm.onednn import FusedConv2d, has_fused_convolutions
+from resnest_timm.onednn import PackedConv2d, has_packed_convolutions
 from tests.resnest_timm.helpers import KINDS, SHALLOW, assert_same, create, images
 
-FUSED = ("mkldnn::_convolution_pointwise", "mkldnn::_convolution_pointwise_")
+ONEDNN = ("mkldnn::_convolution_pointwise", "mkldnn::_convolution_pointwise_")
 
 needs_onednn = pytest.mark.skipif(
-    not has_fused_convolutions(torch.float32), reason="this PyTorch has no fused oneDNN convolutions"
+    not has_packed_convolutions(torch.float32), reason="this PyTorch has no packed convolutions"
 )
 
 
 @pytest.fixture(autouse=True)
 def _forget():
     """What was tried once in this process, before and after tests that change it."""
-    has_fused_convolutions.cache_clear()
+    has_packed_convolutions.cache_clear()
     yield
-    has_fused_convolutions.cache_clear()
+    has_packed_convolutions.cache_clear()
 
 
 def built(name="resnest14d", **kwargs):
@@ -43,9 +43,9 @@ def operations(function, *args):
     return Counter({event.key: event.count for event in profiler.key_averages()})
 
 
-def fused_calls(function, *args):
+def onednn_calls(function, *args):
     called = operations(function, *args)
-    return sum(called[name] for name in FUSED)
+    return sum(called[name] for name in ONEDNN)
 
 
 @needs_onednn
@@ -57,7 +57,7 @@ def test_every_convolution_runs_in_onednn_and_one_adds_the_shortcut(name):
     called = operations(optimized, x)
     convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
     blocks = sum(SHALLOW["layers"])
-    assert sum(called[name] for name in FUSED) == convolutions
+    assert sum(called[name] for name in ONEDNN) == convolutions
     assert called["mkldnn::_convolution_pointwise_"] == blocks
     assert not {"aten::conv2d", "aten::add_"} & called.keys()
     with torch.no_grad():
@@ -67,8 +67,8 @@ def test_every_convolution_runs_in_onednn_and_one_adds_the_shortcut(name):
 @needs_onednn
 def test_weights_are_packed_once_for_each_shape_of_images():
     optimized, x = optimize(built(), dtype=torch.float32), images(3, 64).float()
-    assert has_fused_convolutions(torch.float32)  # packs, too, the first time
-    convolutions = sum(isinstance(module, FusedConv2d) for module in optimized.modules())
+    assert has_packed_convolutions(torch.float32)  # packs, too, the first time
+    convolutions = sum(isinstance(module, PackedConv2d) for module in optimized.modules())
 
     def packs(x):
         return operations(optimized, x)["mkldnn::_reorder_convolution_weight"]
@@ -99,7 +99,7 @@ def test_changed_weights_count(change):
         optimized.to(torch.bfloat16)
     assert not torch.equal(optimized(x), before)
     fresh = copy.deepcopy(optimized)  # copies have no packed weights
-    assert not any(module._packed for module in fresh.modules() if isinstance(module, FusedConv2d))
+    assert not any(module._packed for module in fresh.modules() if isinstance(module, PackedConv2d))
     assert torch.equal(optimized(x), fresh(x))
 
 
@@ -121,9 +121,9 @@ def test_documented_operations_run_where_somebody_changes_them(inside):
     optimized = optimize(model, dtype=torch.float32)
     with torch.no_grad(), inside():
         expected = model(x).float()
-        assert fused_calls(optimized, x) == 0
+        assert onednn_calls(optimized, x) == 0
         assert_same(optimized(x), expected, 0.05 if torch.is_autocast_enabled("cpu") else 1e-4)
-    assert fused_calls(optimized, x) > 0
+    assert onednn_calls(optimized, x) > 0
 
 
 @needs_onednn
@@ -139,17 +139,17 @@ def test_flops_are_those_of_the_model():
 
 @needs_onednn
 @pytest.mark.parametrize(
-    ("options", "fused"),
+    ("options", "convolutions"),
     [({"channels_last": False}, 2), ({"dtype": torch.float64}, 0)],
     ids=["NCHW", "float64"],
 )
-def test_other_layouts_and_dtypes_run_in_documented_operations(options, fused):
+def test_other_layouts_and_dtypes_run_in_documented_operations(options, convolutions):
     """The two convolutions of each attention see single pixels, which lie in memory the same way in both layouts."""
-    assert has_fused_convolutions(torch.float32)
+    assert has_packed_convolutions(torch.float32)
     model, x = built(), images(2, 64).float()
     optimized = optimize(model, **{"dtype": torch.float32, **options})
     blocks = sum(SHALLOW["layers"])
-    assert fused_calls(optimized, x) == fused * blocks
+    assert onednn_calls(optimized, x) == convolutions * blocks
     with torch.no_grad():
         assert_same(optimized(x), model(x), 1e-4)
 
@@ -188,7 +188,7 @@ def test_a_block_leaves_its_input_as_it_was():
     assert inner.downsample is None
     x = images(2, 16, channels=inner.conv1.in_channels).float().contiguous(memory_format=torch.channels_last)
     before = x.clone()
-    assert fused_calls(inner, x) > 0
+    assert onednn_calls(inner, x) > 0
     assert torch.equal(x, before)
 
 
@@ -220,6 +220,6 @@ def test_operations_that_are_not_as_expected_are_not_used(monkeypatch, broken):
     model, x = built(), images(2, 64).float()
     optimized = optimize(model, dtype=torch.float32)
     monkeypatch.setattr(onednn, "OPS", fake)
-    assert not has_fused_convolutions(torch.float32)
+    assert not has_packed_convolutions(torch.float32)
     with torch.no_grad():
         assert_same(optimized(x), model(x), 1e-4)

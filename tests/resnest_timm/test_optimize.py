@@ -3,6 +3,7 @@
 import copy
 import io
 import logging
+import math
 
 import pytest
 import timm
@@ -310,6 +311,16 @@ def test_images_of_another_size_are_asked_for():
     optimized, x = optimize(model, input_size=(3, 8, 8), **FLOAT32), images(2, 8).float()
     assert not norms(optimized)
     assert_same(optimized(x), outputs(model, x), 1e-5)
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(math.nan, torch.float32), (1e30, torch.float16)])
+def test_what_a_compiled_form_would_hide_is_refused(value, dtype):
+    model = built()
+    with torch.no_grad():
+        model.layer1[0].conv1.weight[0, 0] = value
+    with pytest.raises(OptimizeError, match=r"NaN or infinity in layer1\.0\.conv1\.weight \(torch\.float.*folded"):
+        optimize(model, dtype=dtype, compile=True)
+    assert optimize(model, dtype=dtype)(images(1, 64).float()).isnan().all()
 
 
 @pytest.mark.slow
