@@ -74,8 +74,10 @@ def run(config: RunConfig) -> RunResult:
     start = peers.in_turn(lambda: resume.checkpoint(folder, identity))
     folder.create(config, data.splits)
     peers.agree(folder, identity, start)
+    whole = task.model
     with folder.announced():
         session.fit(task, loader, identity, start)
+    task.model = whole  # FSDP has trained a copy
     task.model.load_state_dict(export.best_weights(folder.best_checkpoint))
     metrics = {role: session.evaluate(task, loader, role) for role in ("validation", "test")}
     result = describe(config, folder, data, model, data_config, session, metrics)
@@ -131,7 +133,7 @@ def _checked(config: RunConfig) -> RunConfig:
 
 
 def _build_model(config: RunConfig, data: LabelledImages) -> nn.Module:
-    # The first process alone fetches weights; DDP hands them to the others.
+    # The first process alone fetches weights; DDP and FSDP hand them to the others.
     pretrained = config.pretrained and is_main_process()
     model = models.build(config.model, len(data.schema.classes), pretrained, **_fields(config, _MODEL))
     export.check(model)

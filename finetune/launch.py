@@ -99,10 +99,10 @@ def check(num_nodes: int, strategy: str) -> None:
             f"--num-nodes {num_nodes}: nothing has started processes on the other machines; start this command "
             "on each by torchrun or srun, see docs/scaling.md"
         )
-    if strategy.startswith(("fsdp", "deepspeed", "model_parallel")):
+    if strategy != "fsdp" and strategy.startswith(("fsdp", "deepspeed", "model_parallel")):
         raise ConfigError(
-            f"--strategy {strategy}: a model that is split over devices can be neither evaluated nor exported here "
-            "yet; take ddp, or build your own Lightning Trainer around the task (docs/scaling.md)"
+            f"--strategy {strategy}: of those that split a model over devices only fsdp is known here; take that, or "
+            "build your own Lightning Trainer around the task (docs/scaling.md)"
         )
 
 

@@ -10,6 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from finetune.sharding import here
+
 
 def make_optimizer(
     model: nn.Module, name: str, lr: float, weight_decay: float, layer_decay: float | None = None
@@ -53,5 +55,5 @@ def head_lr(optimizer: Optimizer) -> float:
 
 def scale_gradients(optimizer: Optimizer, factor: float | torch.Tensor) -> None:
     """Multiply all gradients, in one pass over them."""
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    gradients = [here(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     torch._foreach_mul_(gradients, factor)

@@ -67,6 +67,7 @@ def problems(config: Options) -> list[str]:
             "what a model was trained or chosen on says nothing about new images"
         )
     found += _freezing_problems(config)
+    found += _split_problems(config)
     if config.private and config.publish is None:
         found.append("--private needs --publish OWNER/NAME: it is about the repository that is made")
     found += _stream_problems(config)
@@ -92,6 +93,25 @@ def _freezing_problems(config: Options) -> list[str]:
             f"{' and '.join(inert)} would do nothing in a backbone that --freeze backbone keeps as it is: leave out"
         ]
     return []
+
+
+def _split_problems(config: Options) -> list[str]:
+    """What has no form for a model that is split over devices."""
+    if config.strategy != "fsdp":
+        return []
+    reasons = {
+        "ema": "the average would be of the whole model",
+        "compile": "it would compile the gathering of the weights",
+        "sync_bn": "Lightning has it for ddp alone",
+    }
+    found = [
+        f"--strategy fsdp cannot take {flag(name)}: {reason}; leave out one of them"
+        for name, reason in reasons.items()
+        if getattr(config, name)
+    ]
+    if config.freeze != "none":
+        found.append("--strategy fsdp with --freeze backbone: what does not train needs no such memory: take ddp")
+    return found
 
 
 def _stream_problems(config: Options) -> list[str]:

@@ -166,7 +166,7 @@ class HardwareOptions:
     num_nodes: int = 1
     """How many machines."""
     strategy: str = "auto"
-    """auto, ddp, ..."""
+    """auto, ddp, fsdp (splits weights, gradients and optimizer state over the devices), ..."""
     precision: Precision = "auto"
     """Arithmetic of the training; auto takes bf16 where the hardware has it. Reported numbers are always fp32."""
     device_batch_size: Annotated[int | None, _WHOLE] = None

@@ -38,6 +38,7 @@ from finetune.errors import ConfigError
 from finetune.feature_data import FeatureDataModule
 from finetune.predictions import Predictions
 from finetune.runfolder import RunFolder
+from finetune.sharding import FSDP
 from finetune.tasks import ImageClassificationTask
 
 Images = ImageDataModule | FeatureDataModule
@@ -64,7 +65,7 @@ def make_trainer(
         callbacks: Hook into it.
         precision: Lightning's.
         num_nodes: Number of machines.
-        strategy: Lightning's.
+        strategy: Lightning's, or `fsdp`, see `finetune.sharding`.
         max_epochs: Epochs to train.
         sync_bn: BatchNorm statistics over all GPUs.
         clip_grad: Largest norm of a step's gradient, over all parameters; not limited when not given.
@@ -83,7 +84,7 @@ def make_trainer(
                 accelerator=accelerator,
                 devices=here.processes if here and devices == "auto" else hardware.devices(devices),
                 num_nodes=here.nodes if here and num_nodes == 1 else num_nodes,
-                strategy=strategy,
+                strategy=FSDP() if strategy == "fsdp" else strategy,
                 precision=precision,  # type: ignore[arg-type]  # text that Lightning checks
                 max_epochs=max_epochs,
                 # A limit on the batches instead would hide from Lightning that a stream has ended before it.

@@ -12,6 +12,7 @@ from torch import Tensor
 from finetune.callbacks.accumulation import batches_of_epoch
 from finetune.datamodule import ImageDataModule
 from finetune.errors import NonFiniteError
+from finetune.sharding import here
 
 REMEDY = "lower --lr, give --clip-grad 1, or train with --precision 32"
 
@@ -66,7 +67,7 @@ class StopOnNonFinite(L.Callback):
             NonFiniteError: A loss or a weight is not finite.
         """
         self._look(trainer)
-        finite = torch.stack([parameter.detach().isfinite().all() for parameter in pl_module.parameters()]).all()
+        finite = torch.stack([here(parameter.detach()).isfinite().all() for parameter in pl_module.parameters()]).all()
         if not _everywhere(trainer, finite):
             raise NonFiniteError(
                 f"the weights became infinite or NaN in epoch {trainer.current_epoch + 1}, by optimizer step "

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
-from finetune import models
+from finetune import models, sharding
 from finetune.accumulation import StepWeights
 from finetune.errors import ConfigError
 from finetune.grad_checkpointing import RunningStatistics, enable
@@ -100,6 +102,16 @@ class ImageClassificationTask(L.LightningModule):
         # Sum of the losses and number of the images of this epoch, over all processes; a checkpoint takes them along.
         self.epoch_loss = torch.zeros(2, dtype=torch.float64)
 
+    def configure_model(self) -> None:
+        """Splits the model over the processes for the training, where the strategy is for that (`finetune.sharding`).
+
+        What was given to the task stays whole, and as it was.
+        """
+        training = self.trainer.state.fn == TrainerFn.FITTING
+        if training and self.device_mesh is not None and not sharding.is_split(self.model):
+            self.model = copy.deepcopy(self.model)
+            sharding.split(self.model, self.device_mesh["data_parallel"])
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits `[B, num_classes]` of float32 `[B, 3, H, W]`."""
         logits: Tensor = self.model(pixels.contiguous(memory_format=torch.channels_last))
@@ -164,6 +176,11 @@ class ImageClassificationTask(L.LightningModule):
         """Takes the epoch's loss so far."""
         self.epoch_loss = checkpoint.get("epoch_loss", self.epoch_loss)
 
+    def on_validation_start(self) -> None:
+        """Lets all processes validate one model."""
+        if sharding.is_split(self.model):
+            sharding.share_buffers(self.model)
+
     def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Adds a batch to the validation scores; float32 logits `[B, num_classes]`."""
         return self._evaluate(batch, "val")
@@ -184,9 +201,12 @@ class ImageClassificationTask(L.LightningModule):
         pixels, targets = batch
         _check_normalised(pixels)
         with torch.autocast(self.device.type, enabled=False):
-            # An empty batch is that of a process whose part of a stream has come to its end.
-            empty = pixels.new_zeros(0, self.scores[stage].num_classes)
-            logits: Tensor = self(pixels.float()).float() if len(targets) else empty
+            if len(targets):
+                logits: Tensor = self(pixels.float()).float()
+            else:  # of a process whose part of a stream has come to its end
+                logits = pixels.new_zeros(0, self.scores[stage].num_classes)
+                if sharding.is_split(self.model):  # the others gather weights, which takes all
+                    self(pixels.new_zeros(1, *pixels.shape[1:]).float())
         device = torch.device("cpu") if self.device.type == "mps" else self.device
         self.scores[stage].to(device).update(logits.to(device), targets.to(device))
         return logits

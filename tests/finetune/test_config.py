@@ -128,6 +128,22 @@ def test_ranges(name, wrong, right, bounds):
             RunConfig(**GIVEN, **{name: value}).resolved()
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"ema": 0.9}, "--strategy fsdp cannot take --ema: the average would be of the whole model; leave out one of"),
+        ({"compile": True}, "--strategy fsdp cannot take --compile: it would compile the gathering of the weights; l"),
+        ({"sync_bn": True}, "--strategy fsdp cannot take --sync-bn: Lightning has it for ddp alone; leave out one of"),
+        ({"freeze": "backbone"}, "--strategy fsdp with --freeze backbone: what does not train needs no such memory: "),
+    ],
+)
+def test_what_a_model_that_is_split_cannot_take_is_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        RunConfig(**GIVEN, strategy="fsdp", **given).resolved()
+    assert RunConfig(**GIVEN, strategy="ddp", **given).resolved()
+    assert RunConfig(**GIVEN, strategy="fsdp").resolved()
+
+
 @pytest.mark.parametrize("devices", ["auto", "-1", "1", "2", "16", "0,3", "0, 3", "0,1,2"])
 def test_devices_are_a_number_or_indices(devices):
     assert RunConfig(**GIVEN, devices=devices).resolved().devices == devices

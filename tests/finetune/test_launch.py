@@ -145,8 +145,8 @@ def test_threads_are_shared_among_the_processes_of_a_machine(monkeypatch, tmp_pa
             "--num-nodes 2: nothing has started processes on the other machines; start this command on",
         ),
         (
-            ["--strategy", "fsdp"],
-            "--strategy fsdp: a model that is split over devices can be neither evaluated nor expo",
+            ["--strategy", "deepspeed"],
+            "--strategy deepspeed: of those that split a model over devices only fsdp is known here; take that, or",
         ),
     ],
 )

@@ -12,6 +12,7 @@ import sys
 import time
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 
@@ -23,8 +24,9 @@ pytestmark = pytest.mark.slow
 # All that draws random numbers is on, and two processes decode.
 RUN = [*"--model resnest14d --dataset digits --no-pretrained --image-size 32 --accelerator cpu".split()]
 RUN += [*"--workers 2 --max-samples 200 --epochs 2 --batch-size 16".split()]
-RUN += [*"--ema 0.9 --clip-grad 1 --device-batch-size 6".split()]  # 3 parts on one device, 2 on two
+RUN += [*"--clip-grad 1 --device-batch-size 6".split()]  # 3 parts on one device, 2 on two
 RUN += [*"--mixup 0.2 --cutmix 0.5 --dropout 0.2 --drop-path 0.1 --drop-block 0.1 --random-erasing 0.2".split()]
+EMA = ["--ema", "0.9"]
 MEASURED = ("seconds", "images_per_second", "memory_mb", "data_wait")
 STEPS = 10  # an epoch: 160 images in batches of 16
 
@@ -74,7 +76,7 @@ def uninterrupted(cli, tmp_path_factory):
     def run(devices):
         if devices not in made:
             made[devices] = tmp_path_factory.mktemp("uninterrupted") / str(devices)
-            done = cli("finetune", *RUN, "--devices", devices, "--output", made[devices])
+            done = cli("finetune", *RUN, *EMA, "--devices", devices, "--output", made[devices])
             assert done.returncode == 0, done.stderr
         return made[devices]
 
@@ -85,7 +87,7 @@ def uninterrupted(cli, tmp_path_factory):
 def stopped(tmp_path_factory):
     """A run on one device that SIGTERM stopped within its second epoch. Copy it."""
     run = tmp_path_factory.mktemp("stopped") / "run"
-    process = start(*RUN, "--devices", 1, "--save-every", 4, "--output", run)
+    process = start(*RUN, *EMA, "--devices", 1, "--save-every", 4, "--output", run)
     after_checkpoints(process, run, 4)  # steps 4, 8, 10 (the epoch's end), 12
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=60)[1]
@@ -102,7 +104,8 @@ def copy(stopped, tmp_path):
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_killed_at_a_random_step_and_repeated_by_a_batch_system(cli, uninterrupted, tmp_path, devices):
-    run, command = tmp_path / "run", [*RUN, "--devices", devices, "--output", tmp_path / "run", "--resume", "auto"]
+    run = tmp_path / "run"
+    command = [*RUN, *EMA, "--devices", devices, "--output", run, "--resume", "auto"]
     saves = random.Random(devices).randrange(1, 2 * STEPS - 2)
     process = start(*command, "--save-every", 1)
     after_checkpoints(process, run, saves)
@@ -116,6 +119,25 @@ def test_killed_at_a_random_step_and_repeated_by_a_batch_system(cli, uninterrupt
         return
     again = cli("finetune", *command)
     assert (again.returncode, again.stdout.splitlines()[-1]) == (0, f"the run in {run} is complete"), again.stderr
+
+
+def test_a_model_that_is_split_over_two_processes_goes_on_after_a_kill_too(cli, tmp_path):
+    runs = [tmp_path / name for name in ("killed", "whole")]
+    # The later flag counts: an epoch of 5 steps.
+    command = [*RUN, "--devices", 2, "--strategy", "fsdp", "--epochs", 1, "--max-samples", 100]
+    process = start(*command, "--save-every", 1, "--output", runs[0])
+    after_checkpoints(process, runs[0], 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert 2 <= step_of(runs[0] / "checkpoints/last.ckpt") < 5
+    for flags in (["--resume", runs[0]], [*command, "--output", runs[1]]):
+        done = cli("finetune", *flags)
+        assert done.returncode == 0, done.stderr
+        assert "Warning" not in done.stderr
+    assert_same(*runs)
+    stock = timm.create_model(f"local-dir:{runs[0] / 'model'}", pretrained=True)
+    weights = load_file(runs[0] / "model/model.safetensors")
+    assert all(torch.equal(value, weights[name]) for name, value in stock.state_dict().items())
 
 
 def test_the_averaged_weights_are_chosen_evaluated_and_exported(uninterrupted):
