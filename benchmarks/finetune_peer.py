@@ -28,11 +28,11 @@ from transformers import (
 
 
 class Clock(TrainerCallback):
-    """When the last epoch was over."""
+    """When the last epoch was over, its validation done and its checkpoint written."""
 
     trained = 0.0
 
-    def on_epoch_end(self, *_args: Any, **_keywords: Any) -> None:
+    def on_save(self, *_args: Any, **_keywords: Any) -> None:
         """Called by the Trainer."""
         self.trained = time.time()
 
@@ -52,6 +52,11 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {"pixel_values": torch.stack([row["pixel_values"] for row in rows]), "labels": labels}
 
 
+def accuracy(found: Any) -> dict[str, float]:
+    logits, labels = found
+    return {"accuracy": float((np.argmax(logits, axis=1) == labels).mean())}
+
+
 def main() -> None:
     job = json.loads(sys.argv[1])
     folder, size = Path(job["folder"]), job["size"]
@@ -63,7 +68,7 @@ def main() -> None:
     final = [T.ToTensor(), T.Normalize(config["mean"], config["std"])]
     train = prepared(opened["train"], T.Compose([crop, T.RandomHorizontalFlip(), *final]), job["max_samples"])
     evaluation = timm.data.create_transform(**config, is_training=False)
-    test = prepared(opened["test"], evaluation, job["max_samples"])
+    validation, test = (prepared(opened[name], evaluation, job["max_samples"]) for name in ("validation", "test"))
     wrapper = TimmWrapperConfig(architecture=job["model"], num_labels=len(names), do_pooling=True)
     clock = Clock()
     arguments = TrainingArguments(
@@ -74,7 +79,10 @@ def main() -> None:
         use_cpu=not torch.cuda.is_available(),
         bf16=job["precision"] == "bf16",
         remove_unused_columns=False,  # the transform needs them
-        dataloader_drop_last=True,  # a last batch of 1 crashes a ResNeSt
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
         report_to="none",
         disable_tqdm=True,
     )
@@ -82,17 +90,16 @@ def main() -> None:
         model=TimmWrapperForImageClassification(wrapper),
         args=arguments,
         train_dataset=train,
-        eval_dataset=test,
+        eval_dataset=validation,
         data_collator=collate,
+        compute_metrics=accuracy,
         callbacks=[clock],
     )
     trainer.train()
-    trainer.args.dataloader_drop_last = False  # every test image counts
     found = trainer.predict(test)
     if len(found.label_ids) != len(test):
         raise RuntimeError(f"expected {len(test)} test images to be evaluated, got {len(found.label_ids)}")
-    correct = np.argmax(found.predictions, axis=1) == found.label_ids
-    said = {"trained": clock.trained, "accuracy": float(correct.mean()), "images": len(test)}
+    said = {"trained": clock.trained, "images": len(test), **accuracy((found.predictions, found.label_ids))}
     (folder / "said.json").write_text(json.dumps(said), encoding="utf-8")
 
 

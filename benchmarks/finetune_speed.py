@@ -31,7 +31,8 @@ class Options:
     """The job."""
 
     dataset: str
-    """Folder or Hub id, with splits train and test (and validation, for which ours takes time and theirs does not)."""
+    """Folder or Hub id, with splits train, validation and test; a train split of one image more than whole batches
+    crashes theirs."""
     model: str = "resnest26d"
     """timm's name; from scratch."""
     size: int = 128

@@ -20,6 +20,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
+from finetune.errors import ModelError
+
 
 class FSDP(ModelParallelStrategy):
     """Lightning's strategy, with a model that is split over all processes and with the checkpoints of DDP.
@@ -94,14 +96,23 @@ def split(model: nn.Module, mesh: DeviceMesh) -> None:
     Args:
         model: A timm model.
         mesh: Of one dimension.
+
+    Raises:
+        ModelError: PyTorch cannot split it; some models have a parameter that is a single number.
     """
     model.to(memory_format=torch.contiguous_format)  # fully_shard takes no other; maps stay channels_last
-    whole = model.state_dict()
-    for name in list(blocks(model)):
-        block = model.get_submodule(name)
-        block.register_forward_hook(_copy_of_view)
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    whole, name = model.state_dict(), type(model).__name__  # fully_shard gives it another class
+    parts = [model.get_submodule(name) for name in blocks(model)]
+    for part in parts:
+        part.register_forward_hook(_copy_of_view)
+    try:
+        for module in (*parts, model):
+            fully_shard(module, mesh=mesh)
+    except (ValueError, NotImplementedError) as error:
+        raise ModelError(
+            f"--strategy fsdp: PyTorch cannot split {name}: {error}; take ddp, with --grad-checkpointing or a smaller "
+            "--device-batch-size where memory is short"
+        ) from error
     set_model_state_dict(model, whole, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
 
 

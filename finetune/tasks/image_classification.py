@@ -106,9 +106,13 @@ class ImageClassificationTask(L.LightningModule):
         """Splits the model over the processes for the training, where the strategy is for that (`finetune.sharding`).
 
         What was given to the task stays whole, and as it was.
+
+        Raises:
+            ModelError: PyTorch cannot split it.
         """
-        training = self.trainer.state.fn == TrainerFn.FITTING
-        if training and self.device_mesh is not None and not sharding.is_split(self.model):
+        if self.device_mesh is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if not sharding.is_split(self.model):
             self.model = copy.deepcopy(self.model)
             sharding.split(self.model, self.device_mesh["data_parallel"])
 

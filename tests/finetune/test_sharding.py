@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from finetune import sharding
 from finetune.checkpoint_io import AtomicCheckpointIO, load
+from finetune.errors import ModelError
 from finetune.tasks import ImageClassificationTask
 from finetune.training import quiet
 from tests.finetune.ranks import ranks
@@ -168,6 +169,21 @@ def validate_uneven():
 
 def test_a_process_without_images_still_gathers_weights_for_the_others(tmp_path):
     assert ranks(2, validate_uneven, folder=tmp_path) == [[6], [3]]
+
+
+def refused():
+    model = build("test_vit")
+    model.gain = torch.nn.Parameter(torch.tensor(1.0))
+    task = ImageClassificationTask(model, CLASSES)
+    with (
+        quiet(),
+        pytest.raises(ModelError, match=r"--strategy fsdp: PyTorch cannot split VisionTransformer: .*; take "),
+    ):
+        trainer("fsdp", max_epochs=1).fit(task, DataLoader(stream(0), batch_size=None))
+
+
+def test_a_model_that_pytorch_cannot_split_is_refused(tmp_path):
+    ranks(2, refused, folder=tmp_path)
 
 
 @pytest.mark.parametrize(
