@@ -153,7 +153,11 @@ class ResNeStBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, inplanes, H, W]` -> `[B, 4 * planes, H / stride, W / stride]`."""
-        out = normalize(self.bn1, self.conv1(x))
+        return self._join(self._branch(x), x)  # no name here for the branch's map: `_join` lets go of it early
+
+    def _branch(self, x: Tensor) -> Tensor:
+        """The residual branch up to its last convolution."""
+        out: Tensor = normalize(self.bn1, self.conv1(x))
         if self.drop_block1 is not None:
             out = self.drop_block1(out)
         out = self.act1(out)
@@ -162,11 +166,12 @@ class ResNeStBottleneck(nn.Module):
         out = self.conv2(out)
         if self.avd_last is not None:
             out = self.avd_last(out)
-        return self._join(out, x)
+        return out
 
     def _join(self, out: Tensor, x: Tensor) -> Tensor:
         """The last convolution of the residual branch, added to the shortcut of the block's input x."""
-        out = normalize(self.bn3, self.conv3(out))
+        out = self.conv3(out)  # a line of its own lets go of the convolution's input before the norm makes another map
+        out = normalize(self.bn3, out)
         if self.drop_block3 is not None:
             out = self.drop_block3(out)
         if self.drop_path is not None:

@@ -1,6 +1,7 @@
 """The block: stochastic depth, which stock timm's block gets wrong, and what it refuses."""
 
 import copy
+import weakref
 from functools import partial
 from typing import Any
 
@@ -127,3 +128,15 @@ def test_block_reduce_first_is_refused() -> None:
 def test_radix_0_is_refused() -> None:
     with pytest.raises(ValueError, match="radix must be at least 1, got 0"):
         timm.create_model("resnest14d", block_args={"radix": 0})
+
+
+@pytest.mark.parametrize("name", ["plain", "stride", "radix-1"])
+@torch.no_grad()
+def test_the_branchs_map_is_let_go_before_the_last_norm_makes_another(name):
+    """Else inference takes a map more than timm's block."""
+    model, maps, alive = block(**BLOCKS[name]).eval(), [], []
+    source = model.avd_last or model.conv2
+    source.register_forward_hook(lambda module, args, out: maps.append(weakref.ref(out)))
+    model.bn3.register_forward_pre_hook(lambda module, args: alive.append(maps[0]() is not None))
+    model(images(2, 8, channels=64))
+    assert alive == [False]
