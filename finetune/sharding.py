@@ -50,14 +50,12 @@ class FSDP(ModelParallelStrategy):
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The whole state, on the CPU of the first process; nothing in the others. Called on all."""
-        return self._gathered(optimizer.state_dict())
 
-    def _gathered(self, state: dict[str, Any]) -> dict[str, Any]:
         def whole(tensor: Tensor) -> Tensor:
             full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             return full.cpu() if self.is_global_zero else full.new_empty(0)  # let go before the next one comes
 
-        found: dict[str, Any] = tree_map_only(Tensor, whole, state)
+        found: dict[str, Any] = tree_map_only(Tensor, whole, optimizer.state_dict())
         return found if self.is_global_zero else {}
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
@@ -101,7 +99,7 @@ def split(model: nn.Module, mesh: DeviceMesh) -> None:
         ModelError: PyTorch cannot split it; some models have a parameter that is a single number.
     """
     model.to(memory_format=torch.contiguous_format)  # fully_shard takes no other; maps stay channels_last
-    whole, name = model.state_dict(), type(model).__name__  # fully_shard gives it another class
+    whole, kind = model.state_dict(), type(model).__name__  # fully_shard gives it another class
     parts = [model.get_submodule(name) for name in blocks(model)]
     for part in parts:
         part.register_forward_hook(_copy_of_view)
@@ -110,7 +108,7 @@ def split(model: nn.Module, mesh: DeviceMesh) -> None:
             fully_shard(module, mesh=mesh)
     except (ValueError, NotImplementedError) as error:
         raise ModelError(
-            f"--strategy fsdp: PyTorch cannot split {name}: {error}; take ddp, with --grad-checkpointing or a smaller "
+            f"--strategy fsdp: PyTorch cannot split {kind}: {error}; take ddp, with --grad-checkpointing or a smaller "
             "--device-batch-size where memory is short"
         ) from error
     set_model_state_dict(model, whole, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))

@@ -127,7 +127,7 @@ def compile_frozen(model: nn.Module) -> None:
     """Compile a model's calls in place, with its weights as constants; the calls then compute no gradients.
 
     Inductor freezes only what is compiled without gradients and while its global setting says so: as an option of one
-    `torch.compile` (torch 2.15) it makes constants of the weights but leaves out the packed convolutions.
+    `torch.compile` (torch 2.15) it makes constants of the weights but leaves out the fused oneDNN convolutions.
     """
     from torch._inductor import config
 
