@@ -18,12 +18,16 @@ import torch
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.strategies import StrategyRegistry
 from torch.distributed import PrefixStore, Store, rendezvous  # type: ignore[attr-defined]  # documented all the same
 
-from finetune.errors import ConfigError, PeerError, RunFolderError
+from finetune.errors import ConfigError, PeerError, RunFolderError, suggest
 from finetune.runfolder import RunFolder
 
 T = TypeVar("T")
+
+_SPLITTING = ("fsdp", "deepspeed", "model_parallel")
+"""How the names begin of Lightning's strategies that split a model."""
 
 PATIENCE = 60.0
 """Seconds until a file that one machine has written must be visible on the others; NFS caches folders for up to 60."""
@@ -92,17 +96,23 @@ def check(num_nodes: int, strategy: str) -> None:
     """What would wait for ever, or has never been seen to work, is refused.
 
     Raises:
-        ConfigError: Several machines and nothing that starts processes on them, or a strategy that splits the model.
+        ConfigError: Several machines and nothing that starts processes on them, or a strategy that Lightning does not
+            know, or that splits the model otherwise than `fsdp`.
     """
     if num_nodes > 1 and _environment() is None and "MASTER_ADDR" not in os.environ:
         raise ConfigError(
             f"--num-nodes {num_nodes}: nothing has started processes on the other machines; start this command "
             "on each by torchrun or srun, see docs/scaling.md"
         )
-    if strategy != "fsdp" and strategy.startswith(("fsdp", "deepspeed", "model_parallel")):
+    if strategy != "fsdp" and strategy.startswith(_SPLITTING):
         raise ConfigError(
             f"--strategy {strategy}: of those that split a model over devices only fsdp is known here; take that, or "
             "build your own Lightning Trainer around the task (docs/scaling.md)"
+        )
+    known = ["auto", "fsdp", *(name for name in StrategyRegistry if not name.startswith(_SPLITTING))]
+    if strategy not in known:
+        raise ConfigError(
+            f"--strategy: unknown {strategy!r}{suggest(strategy, known)}; known are {', '.join(sorted(known))}"
         )
 
 

@@ -148,6 +148,7 @@ def test_threads_are_shared_among_the_processes_of_a_machine(monkeypatch, tmp_pa
             ["--strategy", "deepspeed"],
             "--strategy deepspeed: of those that split a model over devices only fsdp is known here; take that, or",
         ),
+        (["--strategy", "dpp"], "--strategy: unknown 'dpp'; did you mean ddp"),
     ],
 )
 def test_what_would_wait_for_ever_or_was_never_tried_is_refused(capsys, tmp_path, monkeypatch, arguments, message):
