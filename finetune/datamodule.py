@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from finetune import images, transforms
+from finetune import allocator, images, transforms
 from finetune.cores import available_cores
 from finetune.dataset import LabelledImages, prepare
 from finetune.errors import ConfigError, LostImageError, listing
@@ -349,6 +349,7 @@ def default_workers(count: int) -> int:
 def prepare_worker(_worker: int) -> None:
     """In each process of a loader, before it decodes."""
     torch.set_num_threads(1)
+    allocator.give_back()
     # Pillow would return each image's memory to the system, and each page of the next one would be cleared anew.
     PILImage.core.set_blocks_max(16)  # type: ignore[attr-defined]  # documented, but not exported by name
 

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from finetune import calibration, data_source, intervals, labels, models, published, schema, source, transforms
+from finetune.allocator import freed_memory_kept
 from finetune.callbacks import CollectPredictions
 from finetune.console import log
 from finetune.datamodule import ImageDataModule
@@ -164,7 +165,7 @@ def _scores(
 ) -> dict[str, float]:
     task = TASKS[loader.data.schema.task](model, num_classes=num_classes)
     trainer = make_trainer(options.accelerator, options.devices, [*callbacks])
-    with quiet():
+    with quiet(), freed_memory_kept():
         trainer.test(task, loader, verbose=False)
     return task.exact
 

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from datasets import Dataset
 
 from finetune import evaluate_flow, predict_inputs
+from finetune.allocator import freed_memory_kept
 from finetune.console import log
 from finetune.errors import DatasetError, Interrupted, RunFolderError
 from finetune.predict_inputs import Batch, Inputs
@@ -61,8 +62,9 @@ def _prepare(options: PredictOptions) -> tuple[Predictor, Inputs]:
 
 
 def _classify(predictor: Predictor, inputs: Inputs, options: PredictOptions) -> Iterator[list[Record]]:
-    for batch in predict_inputs.loader(inputs, predictor.transform, options.batch_size, options.workers):
-        yield _records(predictor, inputs, batch, options)
+    with freed_memory_kept():
+        for batch in predict_inputs.loader(inputs, predictor.transform, options.batch_size, options.workers):
+            yield _records(predictor, inputs, batch, options)
 
 
 def _inputs(options: PredictOptions) -> Inputs:

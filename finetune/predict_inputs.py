@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from finetune import images, schema, source
+from finetune import allocator, images, schema, source
 from finetune.console import log
 from finetune.datamodule import default_workers
 from finetune.errors import DatasetError, SplitError, suggest
@@ -196,4 +196,5 @@ def loader(inputs: Inputs, transform: Transform, batch_size: int, workers: int |
 def _one_thread_and_no_ctrl_c(_worker: int) -> None:
     """The main process stops the workers; a Ctrl-C goes to all, and theirs would end in tracebacks."""
     torch.set_num_threads(1)
+    allocator.give_back()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 
 from finetune import checkpoint_io, durations, hardware, launch, loggers, memory
+from finetune.allocator import freed_memory_kept
 from finetune.callbacks import (
     EMA,
     Accumulation,
@@ -204,7 +205,7 @@ class Session:
         online = os.environ.get("HF_HUB_OFFLINE")
         os.environ |= {} if self.config.streaming else {"HF_HUB_OFFLINE": "1"}
         try:
-            with quiet(), self._memory(loader):
+            with quiet(), self._memory(loader), freed_memory_kept():
                 self._connect_logger(task, start)
                 self.trainer.fit(task, loader, ckpt_path=start, weights_only=True)
         finally:
@@ -236,7 +237,7 @@ class Session:
         # The best weights' scores are no further point of the training's curves.
         self.loggers, self.trainer.loggers = self.loggers or self.trainer.loggers, []
         loop = {"validation": self.trainer.validate, "test": self.trainer.test}[role]
-        with quiet(), self._memory(loader):
+        with quiet(), self._memory(loader), freed_memory_kept():
             loop(task, loader, verbose=False)
         if self.collector.last is not None:
             self.predictions[role] = self.collector.last
