@@ -22,7 +22,7 @@ import torch
 import tyro
 from speed_candidates import Candidate, Dtype, Mode, Options, build_all, gradients_differ, measure_group, unequal
 
-from resnest_timm.hardware import has_native_bf16
+from resnest_timm.hardware import has_fast_bf16
 from resnest_timm.listing import measure
 from resnest_timm.resnest import ALIASES, VARIANTS
 
@@ -133,7 +133,7 @@ def environment(options: Options) -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": f"{machine} ({options.device})",
-        "bf16": "native" if has_native_bf16(options.device) else "emulated",
+        "bf16": "fast" if has_fast_bf16(options.device) else "slower than fp32",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "timm": timm.__version__,

@@ -7,7 +7,7 @@ import sys
 import torch
 
 from finetune.errors import ConfigError
-from resnest_timm.hardware import has_native_bf16
+from resnest_timm.hardware import has_fast_bf16
 
 _LIGHTNING = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -20,16 +20,15 @@ def precision(choice: str, accelerator: str = "auto") -> str:
         accelerator: As the command line takes it.
 
     Returns:
-        `bf16-mixed` for `auto` where the hardware multiplies bf16 natively: a recent CUDA GPU, or a CPU with AMX or
-        AVX512-BF16; else `32-true`.
+        `bf16-mixed` for `auto` where that is faster, see `has_fast_bf16`; else `32-true`.
     """
     if choice != "auto":
         return _LIGHTNING.get(choice, choice)
     if has_cuda(accelerator):
-        native = has_native_bf16("cuda")
+        fast = has_fast_bf16("cuda")
     else:
-        native = accelerator in ("auto", "cpu") and has_native_bf16("cpu")
-    return "bf16-mixed" if native else "32-true"
+        fast = accelerator in ("auto", "cpu") and has_fast_bf16("cpu")
+    return "bf16-mixed" if fast else "32-true"
 
 
 def has_cuda(accelerator: str) -> bool:

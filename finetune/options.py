@@ -168,7 +168,7 @@ class HardwareOptions:
     strategy: str = "auto"
     """auto, ddp, fsdp (splits weights, gradients and optimizer state over the devices), ..."""
     precision: Precision = "auto"
-    """Arithmetic of the training; auto takes bf16 where the hardware has it. Reported numbers are always fp32."""
+    """Arithmetic of the training; auto takes bf16 where that is faster. Reported numbers are always fp32."""
     device_batch_size: Annotated[int | None, _WHOLE] = None
     """Images at a time on each device at most. A step still takes --batch-size: its gradient is gathered over smaller
     parts (only BatchNorm statistics are then of parts)."""

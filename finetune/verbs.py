@@ -119,7 +119,7 @@ class PredictOptions:
     accelerator: str = "auto"
     """auto, cpu, gpu, mps."""
     precision: Literal["32", "bf16"] = "32"
-    """bf16 is faster where the hardware has it; probabilities then differ in the second or third digit."""
+    """bf16 is faster on a recent GPU or a CPU with AMX; probabilities then differ in the second or third digit."""
     batch_size: int = 64
     """Images per batch."""
     workers: Annotated[int | None, AUTO] = None

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from resnest_timm.errors import OptimizeError
 from resnest_timm.folding import fold_norms
-from resnest_timm.hardware import has_native_bf16
+from resnest_timm.hardware import has_fast_bf16
 from resnest_timm.onednn import is_channels_last, pack_convolutions
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -46,8 +46,8 @@ def optimize(
     Args:
         model: Any network whose first layer is a convolution, on its device; images `[B, C, H, W]` -> a tensor or a
             list of them. It stays as it is.
-        dtype: Of the copy's weights; when not given, bfloat16 where the hardware multiplies it natively (see
-            `has_native_bf16`), else float32.
+        dtype: Of the copy's weights; when not given, bfloat16 where that is faster (see `has_fast_bf16`), else
+            float32.
         channels_last: Keep maps in memory pixel by pixel (NHWC) instead of channel by channel: faster on CPUs, and on
             GPUs with tensor cores.
         compile: Compile calls (not `forward_features` alone) with inductor, weights frozen as constants: the first call
@@ -66,7 +66,7 @@ def optimize(
     """
     parameter = next(model.parameters(), torch.empty(0))
     if dtype is None:
-        dtype = torch.bfloat16 if has_native_bf16(parameter.device) else torch.float32
+        dtype = torch.bfloat16 if has_fast_bf16(parameter.device) else torch.float32
     if not dtype.is_floating_point:
         raise OptimizeError(f"dtype must be a floating dtype such as torch.bfloat16, got {dtype}")
     model = getattr(model, "_orig_mod", model)  # of what torch.compile returned

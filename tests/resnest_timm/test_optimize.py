@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from resnest_timm import OptimizeError, hardware, inference, optimize
-from resnest_timm.hardware import has_native_bf16
+from resnest_timm.hardware import has_fast_bf16
 from resnest_timm.resnest import VARIANTS
 from tests.resnest_timm.helpers import NAMES, SHALLOW, assert_same, create, images, is_same, norms, randomize
 
@@ -266,23 +266,33 @@ def test_bfloat16_is_close_and_no_more():
     assert not is_same(logits, outputs(model, x), 1e-4)
 
 
-@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_dtype_is_the_best_of_the_hardware(monkeypatch, native, dtype):
+@pytest.mark.parametrize(("fast", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_dtype_is_the_best_of_the_hardware(monkeypatch, fast, dtype):
     asked = []
-    monkeypatch.setattr(inference, "has_native_bf16", lambda device: asked.append(device) or native)
+    monkeypatch.setattr(inference, "has_fast_bf16", lambda device: asked.append(device) or fast)
     model = built(**SHALLOW)
     assert {parameter.dtype for parameter in optimize(model.double()).parameters()} == {dtype}
     assert asked == [torch.device("cpu")]
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "native"),
-    [({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({"avx512_f": True, "amx_bf16": False}, False)],
+    ("cpu_name", "there", "fast"),
+    [
+        ("Intel Xeon", {"amx_bf16", "avx512_bf16", "avx512_fp16"}, True),
+        ("Intel Xeon", {"avx512_bf16", "avx512_fp16"}, False),  # AMX is hidden
+        ("Intel Xeon", {"avx512_bf16"}, True),  # Cooper Lake
+        ("AMD EPYC", {"avx512_bf16"}, True),
+        ("AMD EPYC", {"avx512_bf16", "avx512_fp16"}, True),
+        ("Intel Xeon", {"avx512_f"}, False),
+        ("Neoverse", set(), False),
+    ],
 )
-def test_a_cpu_has_bfloat16_with_amx_or_avx512_bf16(monkeypatch, capabilities, native):
+def test_bfloat16_is_fast_on_a_cpu_with_amx_or_avx512_bf16_of_its_own(monkeypatch, cpu_name, there, fast):
+    names = ("amx_bf16", "avx512_bf16", "avx512_fp16", "avx512_f")
+    capabilities = {"cpu_name": cpu_name} | {name: name in there for name in names}
     monkeypatch.setattr(hardware.torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert has_native_bf16("cpu") is native
-    assert not has_native_bf16("meta")
+    assert has_fast_bf16("cpu") is fast
+    assert not has_fast_bf16("meta")
 
 
 def test_train_mode_is_refused_until_eval_mode_is_back():
