@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import importlib.util
 import json
 import os
 import platform
@@ -125,6 +126,10 @@ def pairs(ours: Job, theirs: Job) -> list[tuple[list[float], list[float]]]:
 
 def main(arguments: list[str] | None = None) -> int:
     options = tyro.cli(Options, args=arguments, description=__doc__)
+    missing = [name for name in ("accelerate", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:  # said before ours has trained for minutes
+        print(f"error: no {' and no '.join(missing)}: pip install 'resnest-timm[bench]'", file=sys.stderr)
+        return 2
     if Path(options.dataset).exists():  # not a Hub id
         options.dataset = str(Path(options.dataset).resolve())
     jobs = [Job("ours"), Job("transformers")]

@@ -73,7 +73,7 @@ def run(config: RunConfig) -> RunResult:
     identity = resume.identity(config, data, model) | _backbone_identity(config, model)
     start = peers.in_turn(lambda: resume.checkpoint(folder, identity))
     folder.create(config, data.splits)
-    peers.agree(folder, identity, start)
+    peers.agree(folder, identity | {"what --precision auto takes (name one)": session.precision}, start)
     whole = task.model
     with folder.announced():
         session.fit(task, loader, identity, start)

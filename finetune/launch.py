@@ -208,7 +208,7 @@ class Peers:
 
         Args:
             folder: The run folder, made by the first process.
-            identity: As `finetune.resume.identity` gives it.
+            identity: What must be the same everywhere, as `finetune.resume.identity` gives it, by names for a message.
             start: Checkpoint to go on from.
 
         Raises:

@@ -94,3 +94,11 @@ def test_a_job_that_fails_says_why(script):
             [speed.sys.executable, "-c", "import sys; print('no luck', file=sys.stderr); sys.exit(3)"],
             speed.Options(dataset="clothing"),
         )
+
+
+def test_what_is_not_installed_is_said_before_anything_runs(script, capsys, monkeypatch):
+    speed = script("finetune_speed")
+    monkeypatch.setattr(speed, "launch", lambda *_: pytest.fail("nothing may run"))
+    monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name: None if name == "accelerate" else name)
+    assert speed.main(["--dataset", "clothing"]) == 2
+    assert capsys.readouterr().err == "error: no accelerate: pip install 'resnest-timm[bench]'\n"

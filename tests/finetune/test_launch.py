@@ -1,5 +1,7 @@
 """Processes that torchrun or srun starts: on one machine that plays several."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -14,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune import launch
+from finetune import hardware, launch
 from finetune.cli import main
 from finetune.errors import ConfigError, PeerError, RunFolderError
 from finetune.launch import Placement
@@ -118,6 +120,21 @@ def test_processes_that_do_not_see_the_same_are_refused(tmp_path, what, message)
     (tmp_path / "run/config.yaml").touch()
     said = ranks(2, agreeing, tmp_path, what, folder=tmp_path / "ranks")
     assert said == [None, None] if message is None else all(re.match(message, text) for text in said), said
+
+
+def training_on_other_hardware(folder):
+    hardware.has_fast_bf16 = lambda device: os.environ["RANK"] == "0"
+    output = io.StringIO()
+    with contextlib.redirect_stderr(output):
+        code = main([*RUN, "--accelerator", "cpu", "--output", str(folder / "run")])
+    return code, output.getvalue()
+
+
+def test_machines_that_would_train_in_unlike_precision_are_refused(tmp_path):
+    said = ranks(2, training_on_other_hardware, tmp_path, folder=tmp_path / "ranks")
+    for code, text in said:
+        assert code == 2
+        assert "process 1 differs from the first in what --precision auto takes (name one): start all with" in text
 
 
 def threads(path):
