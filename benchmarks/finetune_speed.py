@@ -141,8 +141,8 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"{jobs[index].name}: {jobs[index].whole[-1]:.1f} s", file=sys.stderr, flush=True)
     print(
         f"{datetime.date.today()}; {options.model} from scratch on {Path(options.dataset).name}, {options.size} px, "
-        f"batch {options.batch_size}, {options.precision}; {os.cpu_count()} cores; python {platform.python_version()}; "
-        f"median of {options.repeats}\n"
+        f"batch {options.batch_size}, precision {options.precision}; {os.cpu_count()} cores; "
+        f"python {platform.python_version()}; median of {options.repeats}\n"
     )
     print("\n".join(table(jobs, options)))
     return 0
