@@ -26,6 +26,7 @@ import torch
 import tyro
 
 from finetune import ImageClassificationTask, ImageDataModule, RunConfig, models
+from finetune.allocator import freed_memory_kept
 from finetune.dataset import LabelledImages, prepare
 from finetune.feature_data import IMAGES_AT_ONCE, FeatureDataModule
 from finetune.freezing import classifier_of
@@ -83,7 +84,7 @@ def evaluation_pass(config: RunConfig, data: LabelledImages, task: ImageClassifi
     began = time.perf_counter()
     trainer = make_trainer(config.accelerator, config.devices, [])
     for role in data.splits.parts:
-        with quiet():
+        with quiet(), freed_memory_kept():
             trainer.test(task, OneSplit(loader, role), verbose=False)
     return time.perf_counter() - began
 

@@ -25,6 +25,7 @@ from PIL import Image
 
 import resnest_timm  # noqa: F401  registers
 from finetune import Predictor, export, models, predict_inputs
+from finetune.allocator import freed_memory_kept
 from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages, whole_split
 from finetune.tasks import ImageClassificationTask
@@ -72,7 +73,8 @@ def loops(folder: Path, data: LabelledImages, options: Options) -> dict[str, Cal
 
     def predict() -> list[str]:
         batches = predict_inputs.loader(inputs, predictor.transform, options.batch_size, options.workers)
-        return [answer.top[0][0] for batch in batches for answer in predictor.predict(batch.pixels)]
+        with freed_memory_kept():
+            return [answer.top[0][0] for batch in batches for answer in predictor.predict(batch.pixels)]
 
     model = models.build(f"local-dir:{folder}", None, pretrained=True)
     task = ImageClassificationTask(model, num_classes=len(CLASSES))
@@ -81,7 +83,7 @@ def loops(folder: Path, data: LabelledImages, options: Options) -> dict[str, Cal
     trainer = make_trainer("auto", "1", [])
 
     def evaluate() -> float:
-        with quiet():
+        with quiet(), freed_memory_kept():
             trainer.test(task, loader, verbose=False)
         return task.exact["accuracy"]
 
