@@ -27,7 +27,7 @@ import torch
 import tyro
 from timm.data import create_dataset, create_loader
 
-from finetune import images, schema, source
+from finetune import images, jpeg, schema, source
 from finetune.cores import available_cores
 from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages
@@ -116,7 +116,7 @@ def candidates(folder: Path, size: int, workers: int, options: Options) -> Itera
     count = len(opened.splits["train"])
     part = SplitRows("train", np.arange(count), np.arange(count) % 2, whole=True)
     data = LabelledImages(opened, found, Splits({"train": part}))
-    for name, read in (("ours", images.open_jpeg), ("ours, decoded in full", images.decode)):
+    for name, read in (("ours", jpeg.open_jpeg), ("ours, decoded in full", images.decode)):
         module = ImageDataModule(data, size, options.batch_size, crop_scale=options.crop_scale, workers=workers)
         loader = module.train_dataloader()
         loader.dataset.read = read  # type: ignore[attr-defined]  # it is an ImageRows

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from finetune.images import to_rgb
+from finetune.jpeg import crop, draft
 
 # torch resizes 8-bit pixels three to five times as fast as Pillow, with the same filters; they differ by rounding.
 _TORCH_MODES = {InterpolationMode.BILINEAR: "bilinear", InterpolationMode.BICUBIC: "bicubic"}
@@ -63,39 +63,19 @@ class RandomResizedCrop:
         interpolation = self.crop.interpolation
         if isinstance(interpolation, Sequence):
             interpolation = random.choice(interpolation)
-        pixels = resize(to_rgb(image).crop(box), height, width, interpolation)
+        pixels = resize(crop(image, box), height, width, interpolation)
         return _UPRIGHT[orientation](pixels) if orientation in _UPRIGHT else pixels
 
     def __repr__(self) -> str:
         return repr(self.crop)
 
 
-def draft(image: PILImage.Image, *factors: int) -> int:
-    """Have an undecoded JPEG decoded at 1/n of its size.
-
-    Args:
-        image: Nothing happens unless it is a JPEG that is not decoded yet.
-        factors: By which its axes may be reduced.
-
-    Returns:
-        n: 8, 4 or 2, not above any of the factors, or 1. Sizes are rounded up.
-    """
-    n = next((n for n in (8, 4, 2) if n <= min(factors)), 1)
-    # Pillow takes the largest n at which the image is at least as large as asked for: this one.
-    if n == 1 or image.draft(None, (image.width // n, image.height // n)) is None:
-        return 1
-    return n
-
-
-def resize(image: PILImage.Image, height: int, width: int, interpolation: InterpolationMode) -> Tensor:
-    """RGB of any size -> uint8 `[3, height, width]`, channels last in memory, with antialiasing as Pillow has it."""
-    if interpolation not in _TORCH_MODES:
-        resized: Tensor = TF.pil_to_tensor(TF.resize(image, [height, width], interpolation))
-        return resized
-    content = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    # The batch's axis before the permutation: only with that axis's stride does torch see channels last.
-    pixels = content.view(1, image.height, image.width, 3).permute(0, 3, 1, 2)
-    return F.interpolate(pixels, (height, width), mode=_TORCH_MODES[interpolation], antialias=True)[0]
+def resize(pixels: Tensor, height: int, width: int, interpolation: InterpolationMode) -> Tensor:
+    """Channels last uint8 `[1, 3, H, W]` -> likewise `[3, height, width]`, with antialiasing as Pillow has it."""
+    if interpolation in _TORCH_MODES:
+        return F.interpolate(pixels, (height, width), mode=_TORCH_MODES[interpolation], antialias=True)[0]
+    resized: Tensor = TF.pil_to_tensor(TF.resize(TF.to_pil_image(pixels[0]), [height, width], interpolation))
+    return resized
 
 
 def _orientation(image: PILImage.Image) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from finetune import allocator, images, transforms
+from finetune import allocator, images, jpeg, transforms
 from finetune.cores import available_cores
 from finetune.dataset import LabelledImages, prepare
 from finetune.errors import ConfigError, LostImageError, listing
@@ -239,7 +239,7 @@ class ImageDataModule(L.LightningDataModule):
         """Random crops of the training split, in an order that depends on (seed, epoch); where a resumed run stood."""
         batches = self.train_batches()
         self.check_accumulation(batches.micro_batches)
-        return self._loader(self._rows("train", self.train_transform, images.open_jpeg), batches, ResumableLoader)
+        return self._loader(self._rows("train", self.train_transform, jpeg.open_jpeg), batches, ResumableLoader)
 
     def train_batches(self) -> TrainBatches:
         """Which images make up each batch of this process, from where a resumed run stood."""

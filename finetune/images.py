@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import re
 from collections.abc import Iterator
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +35,6 @@ _UPRIGHT: dict[Any, PILImage.Transpose] = {
 }
 _SIXTEEN_BITS = (np.arange(65536) * (255 / 65535)).round().astype(np.uint8)
 _BLOCK = 2**20  # pixels that are scaled at once
-_JPEG = b"\xff\xd8\xff"  # what a file begins with
 
 
 class ImageError(OSError):
@@ -72,7 +69,7 @@ def decoded(image: PILImage.Image) -> PILImage.Image:
 @contextlib.contextmanager
 def opened(value: Encoded, max_pixels: int = MAX_IMAGE_PIXELS) -> Iterator[PILImage.Image]:
     """The first half of `decode`: nothing but the header has been read. The file is closed afterwards."""
-    _allow(max_pixels)
+    allow(max_pixels)
     if value is None:
         raise ValueError("no image")
     if isinstance(value, PILImage.Image):
@@ -96,9 +93,10 @@ def opened(value: Encoded, max_pixels: int = MAX_IMAGE_PIXELS) -> Iterator[PILIm
         yield image
 
 
-def _allow(max_pixels: int) -> None:
+def allow(max_pixels: int) -> None:
+    """Raise the limit that Pillow itself has: above it, it warns, and from twice as many pixels on it refuses."""
     if PILImage.MAX_IMAGE_PIXELS is not None and max_pixels > PILImage.MAX_IMAGE_PIXELS:
-        PILImage.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own guard, which warns, and from twice as many on refuses
+        PILImage.MAX_IMAGE_PIXELS = max_pixels
 
 
 def _too_large(size: str, max_pixels: int) -> str:
@@ -136,36 +134,6 @@ def upright(image: PILImage.Image) -> PILImage.Image:
     for tag in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):  # they say it were still to be turned
         turned.info.pop(tag, None)
     return turned
-
-
-def open_jpeg(value: Encoded, max_pixels: int = MAX_IMAGE_PIXELS) -> PILImage.Image:
-    """Open a JPEG without decoding it, so that it can be decoded at a fraction of its size; others as `decode` does.
-
-    Args:
-        value: As `decode` takes it.
-        max_pixels: A larger image is refused.
-
-    Returns:
-        A JPEG as it is stored, of any mode and orientation; of another format, upright 8-bit RGB.
-
-    Raises:
-        ValueError: There is no image.
-        OSError: It does not open.
-    """
-    if isinstance(value, str):
-        value = {"path": value, "bytes": None}
-    if isinstance(value, dict):
-        content, path = value["bytes"], value["path"]
-        if content is None and path is not None and os.path.isfile(path):
-            content = Path(path).read_bytes()
-            value = {"path": path, "bytes": content}
-        if content is not None and content.startswith(_JPEG):
-            _allow(max_pixels)
-            with contextlib.suppress(Exception):  # `decode` says what is wrong
-                image: PILImage.Image = PILImage.open(BytesIO(content))
-                if image.width * image.height <= max_pixels:
-                    return image
-    return decode(value, max_pixels)
 
 
 def to_rgb(image: PILImage.Image) -> PILImage.Image:

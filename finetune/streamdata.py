@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from finetune import images
+from finetune import images, jpeg
 from finetune.console import log
 from finetune.datamodule import ROWS, Batch, ImageDataModule, default_workers
 from finetune.errors import DatasetError, PeerError, SplitError, listing
@@ -103,7 +103,7 @@ class StreamDataModule(ImageDataModule):
         rank, world = process()
         transform, read, shuffle = self.eval_transform, images.decode, None
         if epoch is not None:
-            transform, read, shuffle = self.train_transform, images.open_jpeg, (self.seed, epoch)
+            transform, read, shuffle = self.train_transform, jpeg.open_jpeg, (self.seed, epoch)
         shape = tuple(self.data_config["input_size"])
         rows = StreamRows(self.stream, role, transform, read, size, shape, rank, world, shuffle)
         wanted = default_workers(self.epoch_images) if self.workers is None else self.workers

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from simplejpeg import decode_jpeg
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
 from finetune import images
-from finetune.augment import RandomErase, RandomResizedCrop, draft
-from finetune.images import decode, open_jpeg
+from finetune.augment import RandomErase, RandomResizedCrop
+from finetune.images import decode
+from finetune.jpeg import crop, draft, open_jpeg
 from finetune.transforms import Normalize, training
 
 
@@ -76,6 +78,29 @@ def test_a_jpeg_too_small_for_draft_gives_the_pixels_that_pillow_decodes(mode, o
     for seed in range(5):
         assert torch.equal(seeded(ours, open_jpeg(value), seed), seeded(ours, decode(value), seed))
     assert set(drafted) == {1}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 3), (7, 2), (9, 8), (1, 300)], ids=str)
+def test_the_smallest_jpegs_too(size):
+    _, ours = crops(size=4)
+    value = encoded(picture(*size), quality=95)
+    for seed in range(5):
+        assert torch.equal(seeded(ours, open_jpeg(value), seed), seeded(ours, decode(value), seed))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_pixels_of_a_jpeg_decoded_smaller_are_those_that_pillow_decodes(mode):
+    """Whatever the factor, and the sizes that do not divide by it."""
+    for side in (96, 97, 101, 103, 333):
+        value = encoded(picture(side, side + 3, mode), quality=95)
+        for n in (1, 2, 4, 8):
+            ours, pillow = open_jpeg(value), open_jpeg(value)
+            assert draft(ours, n) == draft(pillow, n) == n
+            pillow.load()
+            width, height = pillow.size
+            given = crop(ours, (2, 1, width, height - 1))
+            assert ours.fp is not None, "it was Pillow that decoded"
+            np.testing.assert_array_equal(given[0].permute(1, 2, 0), np.asarray(pillow.convert("RGB"))[1:-1, 2:])
 
 
 def test_a_jpeg_of_rgb_itself_too():
@@ -177,6 +202,16 @@ def test_a_damaged_jpeg_is_an_error(cut):
     content = content[: cut if cut > 1 else int(len(content) * cut)]
     with pytest.raises(OSError, match=r"(?i)truncated"):
         crops(size=64)[1](open_jpeg({"path": None, "bytes": content}))
+
+
+def test_a_jpeg_that_only_pillow_takes_is_decoded_by_pillow():
+    """libjpeg warns of bytes that do not belong there, and decodes; nothing is printed."""
+    content = encoded(picture(100, 100))["bytes"]
+    value = {"path": None, "bytes": content[:-2] + bytes(40) + content[-2:]}
+    with pytest.raises(ValueError, match="extraneous bytes"):
+        decode_jpeg(value["bytes"])
+    _, ours = crops(size=64)
+    assert torch.equal(seeded(ours, open_jpeg(value)), seeded(ours, decode(value)))
 
 
 def test_erasing_is_timms_with_the_mean_colour_in_eight_bits():
