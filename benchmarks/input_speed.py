@@ -116,7 +116,7 @@ def candidates(folder: Path, size: int, workers: int, options: Options) -> Itera
     count = len(opened.splits["train"])
     part = SplitRows("train", np.arange(count), np.arange(count) % 2, whole=True)
     data = LabelledImages(opened, found, Splits({"train": part}))
-    for name, read in (("ours", jpeg.open_jpeg), ("ours, decoded in full", images.decode)):
+    for name, read in (("ours", jpeg.open_jpeg), ("ours, by Pillow in full", images.decode)):
         module = ImageDataModule(data, size, options.batch_size, crop_scale=options.crop_scale, workers=workers)
         loader = module.train_dataloader()
         loader.dataset.read = read  # type: ignore[attr-defined]  # it is an ImageRows
@@ -167,7 +167,7 @@ def show(candidate: Candidate) -> str:
 
 
 HEADER = (
-    *("dataset", "px", "workers", "ours: img/s, CPU ms/img", "ours, decoded in full", "timm"),
+    *("dataset", "px", "workers", "ours: img/s, CPU ms/img", "ours, by Pillow in full", "timm"),
     *("ours / timm", "by CPU time", "in full / timm"),
 )
 

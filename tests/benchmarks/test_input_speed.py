@@ -45,8 +45,8 @@ def test_one_row_a_dataset_with_the_medians_and_their_ratio(script, folder, caps
     lines = capsys.readouterr().out.splitlines()
     (row,) = [line.strip("| ").split(" | ") for line in lines if line.startswith("| data |")]
     assert row[:3] == ["data", "32", "0"]
-    assert [c.name for c in measured[:3]] == ["ours", "ours, decoded in full", "timm"]
-    assert [c.name for c in measured[3:6]] == ["ours, decoded in full", "timm", "ours"]  # nobody is always the first
+    assert [c.name for c in measured[:3]] == ["ours", "ours, by Pillow in full", "timm"]
+    assert [c.name for c in measured[3:6]] == ["ours, by Pillow in full", "timm", "ours"]  # nobody is always the first
     ours, full, timms = measured[:3]
     assert len(measured) == 9
     middle = [sorted(c.rates)[1] for c in (ours, full, timms)]
