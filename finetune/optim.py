@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, get_optimizer_info
+from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -28,29 +27,11 @@ def make_optimizer(
             classifier has `lr`, the last block `lr * layer_decay`, and so on down to the stem. One rate when not given.
     """
     optimizer: Optimizer = create_optimizer_v2(
-        model, opt=name, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, **_form(model, name)
+        model, opt=name, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay
     )
     for group in optimizer.param_groups:  # timm leaves this to its own schedulers; torch's start from `lr`
         group["lr"] = group["lr"] * group.get("lr_scale", 1.0)
-    optimizer.register_load_state_dict_pre_hook(_keep_form)
     return optimizer
-
-
-def _form(model: nn.Module, name: str) -> dict[str, Any]:
-    """Which of torch's forms of an optimizer: of Adam's, on CPUs, one pass over each weight, in a third of the time.
-
-    Elsewhere torch's own choice stays: on GPUs this form refuses to clip gradients in float16, it does not take the
-    parameters of FSDP, and of SGD it fails where a stage joins that had been frozen.
-    """
-    kind = get_optimizer_info(name).opt_class  # of other packages, by its name
-    plain = all(parameter.device.type == "cpu" and here(parameter) is parameter for parameter in model.parameters())
-    return {"fused": True} if plain and isinstance(kind, type) and issubclass(kind, torch.optim.Adam) else {}
-
-
-def _keep_form(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """Of a checkpoint that was made on another device, or with another strategy, without the form that it had there."""
-    form = {name: value for name, value in optimizer.defaults.items() if name in ("fused", "foreach")}
-    return state | {"param_groups": [group | form for group in state["param_groups"]]}
 
 
 def make_schedule(optimizer: Optimizer, steps: int, warmup: int) -> LambdaLR:

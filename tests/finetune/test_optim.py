@@ -1,6 +1,5 @@
 """Parameter groups, layer-wise learning rates, and the schedule that all of them follow."""
 
-import copy
 import re
 
 import pytest
@@ -37,39 +36,6 @@ def test_without_layer_decay_there_is_one_rate():
     found = settings(model, make_optimizer(model, "adamw", 0.1, 0.05))
     assert set(found.values()) == {(0.1, 0.05), (0.1, 0.0)}
     assert all((decay == 0) == (model.get_parameter(name).ndim == 1) for name, (_, decay) in found.items())
-
-
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "lamb"])
-def test_steps_on_a_cpu_are_those_of_torchs_plain_form(name, monkeypatch):
-    """In one pass over memory where torch can; against float64 without."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 3))
-    exact = copy.deepcopy(model).double()
-    fused = make_optimizer(model, name, 0.01, 0.05)
-    assert fused.defaults.get("fused") is (True if name in ("adamw", "adam") else None)
-    monkeypatch.setattr("finetune.optim._form", lambda *_: {})
-    plain = make_optimizer(exact, name, 0.01, 0.05)
-    assert not plain.defaults.get("fused")
-    for _ in range(5):
-        for parameter, other in zip(model.parameters(), exact.parameters(), strict=True):
-            parameter.grad = torch.randn_like(parameter)
-            other.grad = parameter.grad.double()
-        fused.step()
-        plain.step()
-    for parameter, other in zip(model.parameters(), exact.parameters(), strict=True):
-        torch.testing.assert_close(parameter.double(), other, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("devices", [("cpu", "meta"), ("meta", "cpu")], ids=str)
-def test_a_checkpoint_does_not_bring_the_form_of_another_device(devices):
-    """Torch's own form on the meta device stands for that of a GPU."""
-    saved, loading = (make_optimizer(nn.Linear(2, 3, device=device), "adamw", 0.1, 0.05) for device in devices)
-    forms = [group["fused"] for group in loading.param_groups]
-    assert [group["fused"] for group in saved.param_groups] != forms
-    saved.param_groups[0]["lr"] = 0.07
-    loading.load_state_dict(saved.state_dict())
-    assert [group["fused"] for group in loading.param_groups] == forms
-    assert loading.param_groups[0]["lr"] == 0.07
 
 
 def test_the_schedule_keeps_the_ratios_of_all_groups():
