@@ -11,7 +11,7 @@ PRETRAINED_PRESET: dict[str, Any] = {
     "epochs": 30,
     "batch_size": 32,
     "optimizer": "adamw",
-    "lr": 1.5e-3,
+    "lr": 2e-3,
     "weight_decay": 0.05,
     "warmup_epochs": 1.0,
     "label_smoothing": 0.1,

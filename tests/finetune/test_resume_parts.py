@@ -189,7 +189,7 @@ def test_the_same_run_goes_on_also_on_other_hardware(tmp_path):
             {"config": dataclasses.replace(CONFIG, clip_grad=1.0, ema=0.9)},
             r"--clip-grad None, not 1.0; --ema None, not",
         ),
-        ({"config": dataclasses.replace(CONFIG, optimizer="sgd", lr=1.0)}, r"--optimizer adamw, not sgd; --lr 0.0015,"),
+        ({"config": dataclasses.replace(CONFIG, optimizer="sgd", lr=1.0)}, r"--optimizer adamw, not sgd; --lr 0.002,"),
     ],
     ids=str,
 )
