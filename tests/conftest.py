@@ -41,9 +41,12 @@ import sitecustomize  # noqa: E402, F401
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: whole files go to processes, and a long one at the end would run alone."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)  # stable: otherwise as collected
+    """Files with the slowest tests first: whole files go to processes, and a long one at the end would run alone."""
+    seconds: dict[Path, int] = {}
+    for item in items:
+        for marker in item.iter_markers("slow"):
+            seconds[item.path] = max(seconds.get(item.path, 0), marker.kwargs.get("seconds", 20))
+    items.sort(key=lambda item: -seconds.get(item.path, 0))  # stable: otherwise as collected
 
 
 def pytest_sessionfinish() -> None:

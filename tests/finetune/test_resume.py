@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from finetune.report import table
 from finetune.result import RunResult
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=90)
 
 # All that draws random numbers is on, and two processes decode.
 RUN = [*"--model resnest14d --dataset digits --no-pretrained --image-size 32 --accelerator cpu".split()]

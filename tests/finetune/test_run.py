@@ -182,7 +182,7 @@ def test_dataset_in_memory_with_string_classes_and_a_bad_image(tmp_path, caplog)
     assert all(7 not in part["rows"] for part in rows.values())
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=300)
 def test_real_photographs_reach_the_promised_accuracy(cli, shared_data, tmp_path):
     """The README's sign_digits run: at least 0.95 on the test split, and strangers agree."""
     data = shared_data / "sign_digits"
