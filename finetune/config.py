@@ -12,7 +12,7 @@ from typing import Any
 from finetune import option_checks, recipes
 from finetune.errors import ConfigError
 from finetune.options import Options
-from finetune.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET, WHOLE_TRAINING
+from finetune.presets import EPOCHS_PER_WARMUP, FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,9 @@ class RunConfig(Options):
         preset = PRETRAINED_PRESET if self.pretrained else SCRATCH_PRESET
         preset = FROZEN_PRESET if self.head_only else preset
         missing = {key: value for key, value in preset.items() if getattr(self, key) is None}
-        share = min(1.0, max(1, self.epochs or preset["epochs"]) / WHOLE_TRAINING)
-        for name in ("warmup_epochs",) if self.head_only else ("warmup_epochs", "lr"):
-            if name in missing:
-                missing[name] *= share
+        if "warmup_epochs" in missing:
+            epochs: int = self.epochs or preset["epochs"]
+            missing["warmup_epochs"] = min(missing["warmup_epochs"], max(0, epochs) / EPOCHS_PER_WARMUP)
         config = dataclasses.replace(self, **missing)
         problems = option_checks.problems(config)
         if problems:

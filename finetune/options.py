@@ -113,7 +113,7 @@ class TrainingOptions:
     optimizer: Annotated[str | None, _preset("optimizer")] = None
     """Any optimizer that timm knows."""
     lr: Annotated[float | None, _preset("lr")] = None
-    """Peak learning rate. A training of fewer than 10 epochs has as many tenths of the default (frozen: all of it)."""
+    """Peak learning rate."""
     weight_decay: Annotated[float | None, _preset("weight_decay")] = None
     """Weight decay; norms and biases have none."""
     layer_decay: Annotated[float | None, NONE] = None

@@ -42,6 +42,5 @@ FROZEN_PRESET: dict[str, Any] = {
     "crop_scale": None,
     "hflip": 0.0,
 }
-WHOLE_TRAINING = 10
-"""Epochs. A training of fewer has its share of the preset's warm-up, and of its peak rate where more than a classifier
-trains: so few steps get less far at a high one."""
+EPOCHS_PER_WARMUP = 10
+"""A training of fewer epochs has no whole one to warm up in, but its share of one."""

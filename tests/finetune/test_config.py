@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from finetune import RunConfig
 from finetune.errors import ConfigError
 from finetune.options import GROUPS, flag
-from finetune.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
+from finetune.presets import PRETRAINED_PRESET, SCRATCH_PRESET
 
 GIVEN = {"model": "resnest50", "dataset": "food101"}
 
@@ -51,33 +51,13 @@ def test_the_presets_set_the_same_and_differ():
 def test_what_is_given_wins_over_the_preset_zero_included(name, value, pretrained):
     preset = PRETRAINED_PRESET if pretrained else SCRATCH_PRESET
     config = RunConfig(**GIVEN, pretrained=pretrained, **{name: value}).resolved()
-    short = {"warmup_epochs": pytest.approx(0.3), "lr": pytest.approx(0.3 * preset["lr"])} if name == "epochs" else {}
-    expected = preset | short | {name: value}
+    expected = preset | ({"warmup_epochs": pytest.approx(0.3)} if name == "epochs" else {}) | {name: value}
     assert {key: getattr(config, key) for key in preset} == expected
 
 
 def test_a_short_training_warms_up_for_a_tenth_of_it():
     assert [RunConfig(**GIVEN, epochs=n).resolved().warmup_epochs for n in (2, 10, 50)] == [0.2, 1.0, 1.0]
     assert RunConfig(**GIVEN, epochs=2, warmup_epochs=1.0).resolved().warmup_epochs == 1.0
-
-
-@pytest.mark.parametrize(("pretrained", "preset"), [(True, PRETRAINED_PRESET), (False, SCRATCH_PRESET)])
-def test_a_training_of_fewer_than_ten_epochs_has_as_many_tenths_of_the_rate(pretrained, preset):
-    def rates(**values):
-        configs = [RunConfig(**GIVEN, pretrained=pretrained, **values, epochs=n) for n in (1, 2, 5, 10, 30, 300)]
-        return [config.resolved().lr for config in configs]
-
-    assert rates() == pytest.approx([share * preset["lr"] for share in (0.1, 0.2, 0.5, 1, 1, 1)])
-    assert rates(lr=0.125) == [0.125] * 6
-
-
-def test_a_backbone_that_thaws_has_its_share_of_the_rate_too():
-    config = RunConfig(**GIVEN, freeze="backbone", unfreeze_every=1, epochs=8).resolved()
-    assert config.lr == pytest.approx(0.8 * PRETRAINED_PRESET["lr"])
-
-
-def test_a_classifier_alone_has_the_whole_rate_in_a_short_training():
-    assert RunConfig(**GIVEN, freeze="backbone", epochs=2).resolved().lr == FROZEN_PRESET["lr"]
     with pytest.raises(ConfigError, match=r"^--epochs must be [^;]*$"):
         RunConfig(**GIVEN, epochs=-3).resolved()
 
