@@ -152,8 +152,12 @@ def _training(training: dict[str, Any]) -> Iterator[str]:
             f"The training was stopped by {escape(stopped)} after {training['epochs']:,} of {planned:,} epochs, "
             "before its learning rate had come down."
         )
-    elif training.get("best_epoch") == training["epochs"]:
+    elif training.get("best_epoch") and training["best_epoch"] == training["epochs"] and _was_chosen(training):
         yield f"The best epoch was the last of {training['epochs']:,}: a longer training may give a better model."
+
+
+def _was_chosen(training: dict[str, Any]) -> bool:
+    return not str(training.get("chosen_by", "")).startswith("the last")
 
 
 def _ends(evaluation: dict[str, Any]) -> list[float] | None:

@@ -14,6 +14,7 @@ import torch
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_stat_scores
 
 from finetune import calibration, intervals
+from finetune.callbacks.head_start import Epoch0, HeadStart
 from finetune.dataset import LabelledImages
 from finetune.predictions import Predictions
 from finetune.result import RunResult
@@ -24,8 +25,16 @@ LARGEST_MATRIX = 100
 MISTAKES_SHOWN = 24
 
 
-def add(result: RunResult, predictions: dict[str, Predictions], data: LabelledImages) -> RunResult:
+def add(
+    result: RunResult, predictions: dict[str, Predictions], data: LabelledImages, head: HeadStart | None = None
+) -> RunResult:
     """A run's result with its `evaluation` entry, see `assess`.
+
+    Args:
+        result: Without it.
+        predictions: By role.
+        data: With the splits.
+        head: Has the linear probe, if there is one.
 
     Raises:
         RuntimeError: The predictions are not in the order of the splits' rows, which would be a bug of ours.
@@ -35,6 +44,8 @@ def add(result: RunResult, predictions: dict[str, Predictions], data: LabelledIm
             raise RuntimeError(f"the predictions of {role} are not those of its rows in their order")
     labels, classes = data.splits.parts["train"].labels, data.schema.classes
     entry = assess(predictions["validation"], predictions["test"], labels, classes, result.seed)
+    if head is not None and head.epoch0 is not None:
+        entry["probe"] = probe(head.epoch0, head.predictions["test"], predictions["test"], result.seed)
     return dataclasses.replace(result, evaluation=entry)
 
 
@@ -68,6 +79,29 @@ def assess(
     temperature = calibration.fit_temperature(validation)
     if temperature is not None and torch.isfinite(test.logits).all():
         entry["calibration"] = calibration.summary(test, temperature)
+    return entry
+
+
+def probe(found: Epoch0, theirs: Predictions, ours: Predictions, seed: int) -> dict[str, Any]:
+    """The linear probe's numbers, and what the model has over it.
+
+    Args:
+        found: The probe.
+        theirs: Its predictions of the test images.
+        ours: The model's.
+        seed: Of the bootstrap.
+    """
+    entry: dict[str, Any] = {
+        "images": found.probe.images,
+        "strength": found.probe.strength,
+        "chosen_by": found.probe.chosen_by,
+        **found.scores,
+        "intervals": {"level": intervals.LEVEL, **score_intervals(theirs, seed)},
+        "seconds": round(found.seconds, 3),
+    }
+    if not torch.equal(theirs.labels, ours.labels):
+        gain, ends = intervals.paired(ours.correct.numpy(), theirs.correct.numpy(), seed)
+        entry["difference"] = {"accuracy": gain, "interval": list(ends)}
     return entry
 
 

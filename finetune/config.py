@@ -12,7 +12,7 @@ from typing import Any
 from finetune import option_checks, recipes
 from finetune.errors import ConfigError
 from finetune.options import Options
-from finetune.presets import EPOCHS_PER_WARMUP, FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
+from finetune.presets import EPOCHS_PER_WARMUP, FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET, SOLVED_PRESET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,12 @@ class RunConfig(Options):
         """
         preset = PRETRAINED_PRESET if self.pretrained else SCRATCH_PRESET
         preset = FROZEN_PRESET if self.head_only else preset
+        preset = SOLVED_PRESET if self.solved else preset
         missing = {key: value for key, value in preset.items() if getattr(self, key) is None}
+        if not self.pretrained and "head_init" in missing:
+            missing["head_init"] = "timm"
+        if self.streaming and missing.get("head_init") == "probe":
+            missing["head_init"] = "zero"  # a stream is not read before the training
         if "warmup_epochs" in missing:
             epochs: int = self.epochs or preset["epochs"]
             missing["warmup_epochs"] = min(missing["warmup_epochs"], max(0, epochs) / EPOCHS_PER_WARMUP)

@@ -18,6 +18,7 @@ from finetune import (
     features,
     figures,
     freezing,
+    head_start,
     imbalance,
     launch,
     loggers,
@@ -25,16 +26,18 @@ from finetune import (
     publishing,
     resume,
     runfolder,
+    splits,
     training,
     transforms,
 )
+from finetune.callbacks import HeadStart
 from finetune.config import RunConfig
 from finetune.console import is_main_process, log
 from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages
 from finetune.errors import ConfigError, suggest
 from finetune.feature_data import FeatureDataModule
-from finetune.report import describe, remarks, table
+from finetune.report import chooses, describe, remarks, table
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder
 from finetune.tasks import TASKS, FeatureClassificationTask, ImageClassificationTask
@@ -70,6 +73,8 @@ def run(config: RunConfig) -> RunResult:
     images = data_source.module(data, data_config=data_config, balance=balance, **_fields(config, _LOADER))
     images.check(session.trainer.world_size)
     task, loader = _task(config, images, model)
+    _start_head(config, images, session.head, task, loader, model)
+    session.checkpoints.chooses = chooses(config, data)
     identity = resume.identity(config, data, model) | _backbone_identity(config, model)
     start = peers.in_turn(lambda: resume.checkpoint(folder, identity))
     folder.create(config, data.splits)
@@ -95,7 +100,7 @@ def _write_up(
     folder: RunFolder,
 ) -> RunResult:
     """Everything that is made of the finished model and its numbers."""
-    result = assessment.add(result, session.predictions, data)
+    result = assessment.add(result, session.predictions, data, session.head)
     temperature = result.evaluation.get("calibration", {}).get("temperature")
     export.save(model, folder.model, data.schema.classes, data_config, temperature)
     result.save(folder.result)
@@ -121,13 +126,18 @@ def _fields(config: RunConfig, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
+def _task_options(config: RunConfig) -> dict[str, Any]:
+    """Those that are given: a classifier that is solved for has no optimiser."""
+    return {name: value for name, value in _fields(config, _TASK).items() if value is not None}
+
+
 def _checked(config: RunConfig) -> RunConfig:
     """Everything that can be known to be wrong before any data is read."""
     config = config.resolved()
     models.check_name(config.model)
     loggers.check(config.logger)
     known: list[str] = timm.optim.list_optimizers()
-    if config.optimizer not in known:
+    if config.optimizer not in (None, *known):
         raise ConfigError(f"--optimizer: unknown {config.optimizer!r}{suggest(str(config.optimizer), known)}")
     return config
 
@@ -148,7 +158,7 @@ def _task(
     """What trains on what."""
     schema, counts = images.data.schema, images.data.class_counts("train")
     log.info(imbalance.summary(counts, schema.classes, config.imbalance))
-    kind, options = TASKS[schema.task], _fields(config, _TASK)
+    kind, options = TASKS[schema.task], _task_options(config)
     task = kind(model, num_classes=len(schema.classes), class_counts=counts, **options)
     return _frozen(config, task, images, model)
 
@@ -166,14 +176,52 @@ def _frozen(
             why = ", ".join(config.augmentations)
             log.info(f"frozen backbone: images are augmented ({why}), so that it runs in every step")
         return task, images
-    log.info("frozen backbone: no augmentation, so that features are computed once; the classifier trains on them")
+    done = "is solved for" if config.solved else "trains on them"
+    log.info(f"frozen backbone: no augmentation, so that features are computed once; the classifier {done}")
     classifier = freezing.classifier_of(model)
-    options = {"dropout": float(getattr(model, "drop_rate", 0.0) or 0.0), **_fields(config, _TASK)}
+    options = {"dropout": float(getattr(model, "drop_rate", 0.0) or 0.0), **_task_options(config)}
     counts = images.data.class_counts("train")
     head = FeatureClassificationTask(
         classifier, num_classes=task.hparams["num_classes"], class_counts=counts, **options
     )
     return head, FeatureDataModule(images, task, classifier, model)
+
+
+def _start_head(
+    config: RunConfig,
+    images: ImageDataModule,
+    head: HeadStart,
+    task: ImageClassificationTask,
+    loader: ImageDataModule | FeatureDataModule,
+    model: nn.Module,
+) -> None:
+    """Say what the classifier starts with, and what the linear probe is fitted to."""
+    if not (config.pretrained or config.solved):
+        return
+    layer = head_start.linear_classifier(model)
+    if layer is None:
+        log.info(
+            f"the classifier of {type(model).__name__} is not one linear layer: it starts as timm has it, and there is "
+            "no linear probe to compare with"
+        )
+        return
+    head.classifier, head.counts = layer, images.data.class_counts("train")
+    if not config.solved and not head_start.is_new(model, images.classes):
+        head.init = "timm"
+        log.info("the classifier of the pretrained weights is for these classes, and is kept")
+    if config.probed:
+        own = loader if isinstance(loader, FeatureDataModule) else None
+        head.features = own or FeatureDataModule(_probed(config, images), task, layer, model)
+
+
+def _probed(config: RunConfig, images: ImageDataModule) -> ImageDataModule:
+    """The images that the linear probe is fitted to."""
+    few = splits.sampled(images.data.splits, "train", config.probe_images, config.seed)
+    if few is images.data.splits:
+        return images
+    log.info(f"the linear probe is fitted to {config.probe_images} training images, drawn by class (--probe-images)")
+    data = dataclasses.replace(images.data, splits=few)
+    return data_source.module(data, data_config=images.data_config, **_fields(config, _LOADER))
 
 
 def _backbone_identity(config: RunConfig, model: nn.Module) -> dict[str, Any]:

@@ -18,11 +18,15 @@ Three remedies, of which one is taken at a time. Validation and test never know 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from finetune.linear_probe import LinearProbe
 
 NOTEWORTHY = 3.0
 """Class ratio from which on the remedies are named."""
@@ -83,6 +87,32 @@ def class_shares(counts: Sequence[int]) -> Tensor:
     """
     images = torch.tensor(counts, dtype=torch.float64).clamp(min=1)
     return (images / images.sum()).float()
+
+
+def regression_weights(labels: np.ndarray, num_classes: int, remedy: str) -> Tensor | None:
+    """float32 `[K]`: how much an image of each class counts in a regression that does as the training; None: all alike.
+
+    Args:
+        labels: int64 `[N]`, classes of the images.
+        num_classes: K.
+        remedy: A balanced sampler shows the images of each class equally often, which is to weight them.
+    """
+    weighted = remedy in ("class-weights", "balanced-sampler")
+    return class_weights(np.bincount(labels, minlength=num_classes).tolist()) if weighted else None
+
+
+def unadjusted(probe: LinearProbe, labels: np.ndarray, remedy: str) -> LinearProbe:
+    """The probe whose logits, adjusted by the classes' shares, are the given one's: with `logit-adjustment` its loss.
+
+    Args:
+        probe: Fitted without adjustment. As its bias has no penalty, it takes up any shift of the logits.
+        labels: int64 `[N]`, classes of the images that it was fitted to.
+        remedy: With any other the probe is right as it is.
+    """
+    if remedy != "logit-adjustment":
+        return probe
+    shares = class_shares(np.bincount(labels, minlength=len(probe.bias)).tolist())
+    return dataclasses.replace(probe, bias=probe.bias - shares.double().log())
 
 
 class ImbalanceLoss(nn.Module):

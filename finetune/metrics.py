@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -18,6 +20,7 @@ class ClassificationScores(Metric):
 
     Args:
         num_classes: Number of classes.
+        options: Of `torchmetrics.Metric`.
     """
 
     full_state_update = False
@@ -27,8 +30,8 @@ class ClassificationScores(Metric):
     in_top_k: Tensor
     loss: Tensor
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
+    def __init__(self, num_classes: int, **options: Any) -> None:
+        super().__init__(**options)
         self.num_classes = num_classes
         for name in ("correct", "predicted", "support"):
             self.add_state(name, torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")

@@ -39,6 +39,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "seed": (0, 2**32 - 1, True),
     "save_every": (1, math.inf, True),
     "patience": (1, math.inf, True),
+    "probe_images": (0, math.inf, True),
     "steps_per_epoch": (1, math.inf, True),
 }
 
@@ -67,6 +68,7 @@ def problems(config: Options) -> list[str]:
             "what a model was trained or chosen on says nothing about new images"
         )
     found += _freezing_problems(config)
+    found += _head_problems(config)
     found += _split_problems(config)
     if config.private and config.publish is None:
         found.append("--private needs --publish OWNER/NAME: it is about the repository that is made")
@@ -92,6 +94,21 @@ def _freezing_problems(config: Options) -> list[str]:
         return [
             f"{' and '.join(inert)} would do nothing in a backbone that --freeze backbone keeps as it is: leave out"
         ]
+    return []
+
+
+def _head_problems(config: Options) -> list[str]:
+    if config.head_init in (None, "timm"):
+        return []
+    if not config.pretrained and config.freeze == "none":
+        return [
+            f"--head-init {config.head_init} is for pretrained weights, and --no-pretrained starts from none: leave "
+            "one of them out"
+        ]
+    if config.head_init == "probe" and config.streaming:
+        return ["--head-init probe reads the training images first, and a stream is not: give zero, or no --streaming"]
+    if config.head_init == "probe" and not config.probe_images:
+        return ["--head-init probe needs a linear probe, and --probe-images 0 has none: leave out one of them"]
     return []
 
 

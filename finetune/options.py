@@ -16,6 +16,7 @@ from finetune.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 
 Interpolation = Literal["bilinear", "bicubic"]
 Freeze = Literal["none", "backbone"]
+HeadInit = Literal["zero", "probe", "timm"]
 Imbalance = Literal["none", "class-weights", "balanced-sampler", "logit-adjustment"]
 LoggerName = Literal["none", "tensorboard", "trackio", "wandb", "mlflow"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"]
@@ -33,6 +34,7 @@ _INTERVAL = tyro.conf.arg(help_behavior_hint="(default: every 15 minutes)")
 _DECAY = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="DECAY")
 _WHOLE = tyro.conf.arg(help_behavior_hint="(default: the device's whole share)")
 _DURATION = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="DURATION")
+_HEAD = tyro.conf.arg(help_behavior_hint=f"(default: {PRETRAINED_PRESET['head_init']}; from scratch timm)")
 _REQUIRED = tyro.conf.arg(help_behavior_hint="(required)", metavar="NAME|PATH", constructor=str)
 
 
@@ -143,14 +145,20 @@ class TrainingOptions:
     cutmix: Annotated[float | None, NONE] = None
     """Paste rectangles between pairs, areas from Beta(CUTMIX, CUTMIX); with --mixup, a batch has one of the two."""
     freeze: Freeze = "none"
-    """backbone: train the classifier alone. Without random augmentation (the default then) the backbone's features are
-    computed once and cached."""
+    """backbone: train the classifier alone. The backbone's features are computed once and cached, and the classifier is
+    solved for: a logistic regression. With --epochs, --lr or the like it is trained, with augmentation on images."""
     unfreeze_every: Annotated[int | None, NONE] = None
     """With --freeze backbone: after every so many epochs one more stage trains, from the classifier down."""
     imbalance: Imbalance = "none"
     """For classes of unequal size: class-weights and logit-adjustment act in the loss, balanced-sampler trains on each
     class equally often. All gain on rare classes what they lose on frequent ones."""
 
+    head_init: Annotated[HeadInit | None, _HEAD] = None
+    """How a new classifier on pretrained weights starts: at zero, at a linear probe of the training images, or as timm
+    has it."""
+    probe_images: int = 50_000
+    """Fit the linear probe, which the training is compared with, to so many training images at most, drawn by class;
+    0: no probe."""
     patience: Annotated[int | None, NONE] = None
     """Stop after so many epochs without a better one, by what chooses the best: validation accuracy, then loss."""
 
@@ -226,6 +234,16 @@ class Options(DataOptions, ModelOptions, TrainingOptions, HardwareOptions, RunOp
         """Whether a resolved config's backbone sees each image once: it stays as it is, and so do the images."""
         return self.head_only and not self.augmentations
 
+    @property
+    def solved(self) -> bool:
+        """Whether the classifier is solved for and not trained: on cached features, where nothing says how to train."""
+        return self.caches_features and not self.streaming and all(getattr(self, name) is None for name in _ITERATIVE)
+
+    @property
+    def probed(self) -> bool:
+        """Whether there is a linear probe to compare with, if the model allows it."""
+        return self.solved or (self.pretrained and not self.streaming and self.probe_images > 0)
+
 
 GROUPS: dict[str, type] = {
     "data": DataOptions,
@@ -241,4 +259,19 @@ def flag(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
+_ITERATIVE = (
+    "epochs",
+    "optimizer",
+    "lr",
+    "weight_decay",
+    "warmup_epochs",
+    "label_smoothing",
+    "layer_decay",
+    "clip_grad",
+    "ema",
+    "patience",
+    "dropout",
+    "head_init",
+)
+"""Settings that say how a classifier on cached features is to be trained; without any of them it is solved for."""
 _AUGMENTATIONS = ("crop_scale", "hflip", "auto_augment", "color_jitter", "random_erasing", "mixup", "cutmix")

@@ -17,6 +17,7 @@ PRETRAINED_PRESET: dict[str, Any] = {
     "label_smoothing": 0.1,
     "crop_scale": 0.35,
     "hflip": 0.5,
+    "head_init": "zero",
 }
 SCRATCH_PRESET: dict[str, Any] = {
     "epochs": 30,
@@ -28,6 +29,7 @@ SCRATCH_PRESET: dict[str, Any] = {
     "label_smoothing": 0.1,
     "crop_scale": 0.6,
     "hflip": 0.5,
+    "head_init": "timm",
 }
 # A classifier on the features of a backbone that stays as it is. Without augmentation these are computed once, so that
 # many epochs cost little, and larger batches keep the loop's own share small. A convex problem: high rates are safe.
@@ -41,6 +43,9 @@ FROZEN_PRESET: dict[str, Any] = {
     "label_smoothing": 0.1,
     "crop_scale": None,
     "hflip": 0.0,
+    "head_init": "zero",
 }
+# A classifier that is solved for has no settings of its own; batches are those of the evaluation.
+SOLVED_PRESET: dict[str, Any] = {"batch_size": FROZEN_PRESET["batch_size"], "hflip": 0.0}
 EPOCHS_PER_WARMUP = 10
 """A training of fewer epochs has no whole one to warm up in, but its share of one."""

@@ -47,6 +47,7 @@ SETTINGS = (
     "drop_path",
     "dropout",
     "drop_block",
+    "head_init",
     "freeze",
     "unfreeze_every",
     "imbalance",
@@ -54,6 +55,18 @@ SETTINGS = (
     "steps_per_epoch",
 )
 """Settings of the training that result.json keeps."""
+FEWEST_TO_CHOOSE_BY = 100
+"""Validation images below which the best epoch would be chosen by chance."""
+BEST, LAST, SOLVED = "validation accuracy, then loss", "the last epoch", "solved"
+"""What `training.chosen_by` says."""
+
+
+def chooses(config: RunConfig, data: LabelledImages) -> bool:
+    """Whether the best epoch is chosen on validation.
+
+    From pretrained weights the last one is as good where only few images would decide (docs/presets.md).
+    """
+    return not config.pretrained or data.splits.counts()["validation"] >= FEWEST_TO_CHOOSE_BY
 
 
 def describe(
@@ -113,19 +126,12 @@ def _dataset(data: LabelledImages) -> dict[str, Any]:
 
 
 def _training(config: RunConfig, session: Session) -> dict[str, Any]:
-    epochs, best, features = session.epochs, session.checkpoints.best_epoch, session.feature_seconds
-    trained = epochs.train_seconds
-    partial = epochs.passes - epochs.count + 1  # of the last epoch, the only one that can have been cut short
+    best, features = session.checkpoints.best_epoch, session.feature_seconds
     return {
-        "epochs": epochs.count,
-        "planned_epochs": config.epochs,
-        "partial_epoch": None if partial > 1 - 1e-9 else round(partial, 6),
-        "stopped_by": session.limits.stopped_by,
+        **(_solved(session) if config.solved else _trained(config, session)),
         "best_epoch": None if best is None else best + 1,
+        "chosen_by": SOLVED if config.solved else BEST if session.checkpoints.chooses else LAST,
         "batch_size": config.batch_size,
-        "seconds": round(session.epochs.seconds, 3),
-        "images_per_second": round(epochs.trained / trained, 3),
-        "data_wait": round(epochs.waited / trained, 6),
         "devices": session.trainer.world_size,
         **({} if features is None else {"feature_seconds": round(features, 3)}),
         "precision": session.precision,
@@ -133,9 +139,32 @@ def _training(config: RunConfig, session: Session) -> dict[str, Any]:
     }
 
 
+def _trained(config: RunConfig, session: Session) -> dict[str, Any]:
+    epochs = session.epochs
+    partial = epochs.passes - epochs.count + 1  # of the last epoch, the only one that can have been cut short
+    return {
+        "epochs": epochs.count,
+        "planned_epochs": config.epochs,
+        "partial_epoch": None if partial > 1 - 1e-9 else round(partial, 6),
+        "stopped_by": session.limits.stopped_by,
+        "seconds": round(epochs.seconds, 3),
+        "images_per_second": round(epochs.trained / epochs.train_seconds, 3),
+        "data_wait": round(epochs.waited / epochs.train_seconds, 6),
+    }
+
+
+def _solved(session: Session) -> dict[str, Any]:
+    found = session.head.epoch0
+    assert found is not None  # or there would be no run
+    images = {"images_per_second": round(found.probe.images / found.seconds, 3)}
+    return {"epochs": 0, "planned_epochs": 0, "stopped_by": None, "seconds": round(found.seconds, 3), **images}
+
+
 def remarks(config: RunConfig, data: LabelledImages, session: Session, image_size: int) -> list[str]:
     """What the user should know of how the training went: why it ended early, what it waited for."""
-    lines = [ended_early(config, session)]
+    lines = [ended_early(config, session), not_beaten(config, session)]
+    if config.solved:
+        return [line for line in lines if line]
     share = session.epochs.waited / session.epochs.train_seconds
     if share > data_wait.NOTEWORTHY:
         rows = data.splits.parts["train"].rows
@@ -149,11 +178,11 @@ def remarks(config: RunConfig, data: LabelledImages, session: Session, image_siz
 
 def ended_early(config: RunConfig, session: Session) -> str | None:
     """Why, and what of the schedule was cut; None for a training that came to its planned end."""
-    epochs, best = session.epochs, (session.checkpoints.best_epoch or 0) + 1
+    epochs, best = session.epochs, session.checkpoints.best_trained
     if session.limits.stopped_by == limits.PATIENCE:
         return (
             f"stopped by --patience {config.patience} after {epochs.count} of {config.epochs} epochs: none was better "
-            f"than epoch {best}"
+            f"than epoch {best[2] + 1 if best else 1}"
         )
     if session.limits.stopped_by == limits.MAX_TIME:
         whole = int(epochs.passes + 1e-9)
@@ -163,6 +192,16 @@ def ended_early(config: RunConfig, session: Session) -> str | None:
             f"learning rate had not yet come down along its cosine, which costs accuracy; {advice}"
         )
     return None
+
+
+def not_beaten(config: RunConfig, session: Session) -> str | None:
+    """That the training has brought nothing, where it has not."""
+    if config.solved or session.checkpoints.best_epoch != -1:
+        return None
+    return (
+        "the training did not beat the linear probe on validation: the probe is exported (epoch 0). A lower --lr or "
+        "more --epochs may do better; --freeze backbone gives the same model in seconds"
+    )
 
 
 def table(result: RunResult) -> str:
@@ -180,6 +219,12 @@ def table(result: RunResult) -> str:
     ]
     if floor := result.evaluation.get("majority_class"):
         lines += [f"{'always one class':20}{floor['test']:>10.4f}{'':20}{floor['validation']:>12.4f}"]
+    if probe := result.evaluation.get("probe"):
+        low, high = probe["intervals"]["test"]["accuracy"]
+        lines += [
+            f"{'linear probe':20}{probe['test']['accuracy']:>10.4f}{f'[{low:.4f}, {high:.4f}]':>20}"
+            f"{probe['validation']['accuracy']:>12.4f}"
+        ]
     lines += [f"{'images':20}{counts['test']:>10}{'':20}{counts['validation']:>12}", ""]
     if result.model.get("weights") == "averaged":
         lines.insert(-1, f"{'weights':20}averaged over the steps (--ema {result.training['ema']:g})")
@@ -192,11 +237,24 @@ def table(result: RunResult) -> str:
 def _remarks(evaluation: dict[str, Any]) -> list[str]:
     """What the numbers of the table rest on."""
     lines = [f"always one class: the accuracy of answering {evaluation['majority_class']['class']!r} every time"]
+    if probe := evaluation.get("probe"):
+        lines.append(probe_line(probe))
     if calibration := evaluation.get("calibration"):
         test = calibration["test"]
         lines.append(calibration_line(calibration["temperature"], test["error"], test["error_calibrated"]))
         lines += [f"temperature {calibration['note']}"] if "note" in calibration else []
     return lines
+
+
+def probe_line(probe: dict[str, Any]) -> str:
+    """One line on the linear probe, for people."""
+    text = f"linear probe: the accuracy of a logistic regression on the frozen features of {probe['images']} images"
+    if "difference" not in probe:
+        return text
+    difference = probe["difference"]
+    low, high = difference["interval"]
+    verdict = "better" if low > 0 else "worse" if high < 0 else "not to be told apart"
+    return f"{text}; against it {difference['accuracy']:+.4f} [{low:+.4f}, {high:+.4f}] on test: {verdict}"
 
 
 def calibration_line(temperature: float, error: float, calibrated: float) -> str:

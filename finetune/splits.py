@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -186,6 +187,16 @@ def subset(labels: np.ndarray, size: int | None, rng: np.random.Generator) -> np
         members = labels[order] == label
         rank[members] = (np.arange(members.sum()) + rng.random()) / members.sum()
     return np.sort(order[np.argsort(rank, kind="stable")[:size]])
+
+
+def sampled(splits: Splits, role: str, size: int, seed: int) -> Splits:
+    """The same splits with at most `size` images in one role, drawn by class; the very same where there are no more."""
+    part = splits.parts[role]
+    if len(part.rows) <= size:
+        return splits
+    chosen = subset(part.labels, size, np.random.default_rng(seed))
+    few = SplitRows(part.source, part.rows[chosen], part.labels[chosen])
+    return dataclasses.replace(splits, parts=splits.parts | {role: few})
 
 
 def make(

@@ -26,6 +26,7 @@ from finetune.callbacks import (
     DropBlockSchedule,
     EpochLog,
     FreezeBackbone,
+    HeadStart,
     Limits,
     StepLog,
     StopOnNonFinite,
@@ -137,6 +138,7 @@ class Session:
         folder: Where checkpoints and metrics go.
 
     Attributes:
+        head: Starts the classifier; to be told with what before `fit`.
         predictions: By role, what `evaluate` saw; in the first process only.
         feature_seconds: That it took to find or compute a frozen backbone's features, where the training was on these.
     """
@@ -146,8 +148,9 @@ class Session:
         signals = StopOnSignal()
         advice = f"go on with: python -m finetune --resume {folder.path}"
         self.limits = Limits(config.patience, durations.seconds(config.max_time) if config.max_time else None)
-        self.checkpoints = Checkpoints(folder.checkpoints, signals, config.save_every, advice, self.limits)
-        self.epochs = EpochLog(folder.metrics, config.epochs or 0, DataWait())
+        self.head = HeadStart(config.head_init or "probe", config.imbalance, config.seed, required=config.solved)
+        self.checkpoints = Checkpoints(folder.checkpoints, signals, config.save_every, advice, self.limits, self.head)
+        self.epochs = EpochLog(folder.metrics, config.epochs or 0, DataWait(), self.head)
         self.loggers: list[Logger] = []
         self.collector = CollectPredictions()
         self.predictions: dict[str, Predictions] = {}
@@ -164,6 +167,7 @@ class Session:
             config.accelerator,
             config.devices,
             [
+                self.head,  # before EMA copies the model
                 self.checkpoints,
                 self.epochs,
                 self.limits,
@@ -176,7 +180,7 @@ class Session:
             precision,
             config.num_nodes,
             config.strategy,
-            config.epochs,
+            config.epochs or 0,  # none where the classifier is solved for
             config.sync_bn,
             config.clip_grad,
             self.epochs.wait,

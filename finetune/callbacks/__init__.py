@@ -6,6 +6,7 @@ from finetune.callbacks.drop_block import DropBlockSchedule
 from finetune.callbacks.ema import EMA
 from finetune.callbacks.epoch_log import EpochLog
 from finetune.callbacks.freezing import FreezeBackbone
+from finetune.callbacks.head_start import HeadStart
 from finetune.callbacks.limits import Limits
 from finetune.callbacks.non_finite import StopOnNonFinite
 from finetune.callbacks.predictions import CollectPredictions
@@ -20,6 +21,7 @@ __all__ = [
     "DropBlockSchedule",
     "EpochLog",
     "FreezeBackbone",
+    "HeadStart",
     "Limits",
     "StepLog",
     "StopOnNonFinite",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from finetune.callbacks.agreement import largest
+from finetune.callbacks.head_start import HeadStart
 from finetune.callbacks.limits import Limits
 from finetune.callbacks.signals import StopOnSignal
 from finetune.checkpoint_io import AtomicCheckpointIO, damage, load, same_content
@@ -26,8 +28,9 @@ _NOTHING, _SAVE, _STOP = range(3)
 class Checkpoints(Checkpoint):
     """Saves `last.ckpt` during and after every epoch, and `best.ckpt` when it is the best by validation accuracy.
 
-    Ties go to the lower loss, and then to the earlier epoch; Lightning's ModelCheckpoint has one monitor only. While
-    training goes on, the last but one stays as `previous.ckpt`, for the case that the last one is lost to the disk.
+    Ties go to the lower loss, and then to the earlier epoch; Lightning's ModelCheckpoint has one monitor only. The
+    linear probe, where there is one, is the first of the epochs. While training goes on, the last but one stays as
+    `previous.ckpt`, for the case that the last one is lost to the disk.
 
     Args:
         folder: Where to write.
@@ -35,13 +38,16 @@ class Checkpoints(Checkpoint):
         save_every: Optimizer steps between saves within an epoch; every 15 minutes when not given.
         advice: How the run goes on, for messages.
         limits: Told of each epoch's place, and may stop the training.
+        head: Has the linear probe.
 
     Attributes:
         io: Writes the files; the Trainer needs it as a plugin.
         identity: What the checkpoints belong to, see `finetune.resume`; stored in them.
         start: The checkpoint that the run goes on from, if any.
-        best: (accuracy, -loss) of the best epoch so far.
-        best_epoch: Which one it is, from 0.
+        chooses: Whether there are enough validation images to tell which epoch is the best; else it is the last.
+        best: (accuracy, -loss) of what `best.ckpt` holds.
+        best_epoch: Which one it is, from 0; -1 for the linear probe.
+        best_trained: The best of the epochs that were trained, and which one it is.
     """
 
     def __init__(
@@ -51,15 +57,42 @@ class Checkpoints(Checkpoint):
         save_every: int | None = None,
         advice: str = "resume it",
         limits: Limits | None = None,
+        head: HeadStart | None = None,
     ) -> None:
         self.limits = limits or Limits()
+        self.head = head or HeadStart("timm")
         self.folder, self.signals, self.save_every, self.advice = folder, signals, save_every, advice
         self.io = AtomicCheckpointIO()
         self.identity: dict[str, Any] = {}
         self.start: Path | None = None
+        self.chooses = True
         self.best: tuple[float, float] | None = None
         self.best_epoch: int | None = None
+        self.best_trained: tuple[float, float, int] | None = None
+        self.saving_probe = False
         self.saved_at = 0.0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The linear probe is the best so far: it is what is left of a training that makes nothing better.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be written.
+        """
+        found, solved = self.head.epoch0, trainer.max_epochs == 0
+        if self.start is not None or found is None or not (self.chooses or solved):
+            return
+        scores = found.scores["validation"]
+        self.best, self.best_epoch = (scores["accuracy"], -scores["loss"]), -1
+        self.saving_probe = True
+        try:
+            self._save(trainer, self._keep_probe if solved else self._keep_best)
+        finally:
+            self.saving_probe = False
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Puts the probe's classifier in the place of the one that the training starts with."""
+        if self.saving_probe:
+            checkpoint["state_dict"] |= self.head.entries
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock, and clears up after a run that was killed; all processes have read what they need."""
@@ -108,10 +141,13 @@ class Checkpoints(Checkpoint):
         """
         metrics = trainer.callback_metrics
         rank = (float(metrics["val_accuracy"]), -float(metrics["val_loss"]))
-        improved = self.best is None or rank > self.best
+        improved = not self.chooses or self.best is None or rank > self.best
         if improved:
             self.best, self.best_epoch = rank, trainer.current_epoch
-        self.limits.decide(trainer, trainer.current_epoch - (self.best_epoch or 0))
+        # A training may take a while to come up to its probe: patience is with what it has reached itself.
+        if self.best_trained is None or rank > self.best_trained[:2]:
+            self.best_trained = (*rank, trainer.current_epoch)
+        self.limits.decide(trainer, trainer.current_epoch - self.best_trained[2])
         self._save_last(trainer, improved)
         if largest(trainer, _STOP if self.signals.received else _NOTHING) == _STOP:
             self._stop()
@@ -120,12 +156,16 @@ class Checkpoints(Checkpoint):
         raise Stopped(f"stopped by {self.signals.received or 'a signal to another process'}; {self.advice}")
 
     def _save_last(self, trainer: L.Trainer, best: bool = False) -> None:
+        self._save(trainer, self._shift_best if best else self._shift)
+
+    def _save(self, trainer: L.Trainer, keep: Callable[[Path], None]) -> None:
+        """Write a checkpoint, and let `keep` put it in its place."""
         fresh = self.folder / FRESH
         trainer.save_checkpoint(fresh)  # every process takes part, the first one writes
         error = self.io.error
         if trainer.is_global_zero and error is None:
             try:
-                self._shift(fresh, best)
+                keep(fresh)
             except OSError as problem:
                 error = problem
                 fresh.unlink(missing_ok=True)
@@ -137,10 +177,21 @@ class Checkpoints(Checkpoint):
             ) from error
         self.saved_at = time.monotonic()
 
-    def _shift(self, fresh: Path, best: bool) -> None:
-        """At every moment there is a whole `last.ckpt`, and `best.ckpt` is never older than what it says of it."""
-        if best:
-            same_content(fresh, self.folder / BEST)
+    def _keep_best(self, fresh: Path) -> None:
+        os.replace(fresh, self.folder / BEST)
+
+    def _keep_probe(self, fresh: Path) -> None:
+        """Of a run that trains nothing else."""
+        same_content(fresh, self.folder / BEST)
+        os.replace(fresh, self.folder / LAST)
+
+    def _shift_best(self, fresh: Path) -> None:
+        """`best.ckpt` is never older than what `last.ckpt` says of it."""
+        same_content(fresh, self.folder / BEST)
+        self._shift(fresh)
+
+    def _shift(self, fresh: Path) -> None:
+        """At every moment there is a whole `last.ckpt`."""
         if (self.folder / LAST).exists():
             same_content(self.folder / LAST, self.folder / PREVIOUS)
         os.replace(fresh, self.folder / LAST)
@@ -152,7 +203,12 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must remember."""
-        return {"best": self.best, "best_epoch": self.best_epoch, "identity": self.identity}
+        return {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "best_trained": self.best_trained,
+            "identity": self.identity,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `best.ckpt`, newer than `state_dict` where a run was killed between the two, or fell back."""
@@ -161,5 +217,9 @@ class Checkpoints(Checkpoint):
         recorded = {"best": None, "best_epoch": None} if problem else load(best, mmap=True)["callbacks"][self.state_key]
         self.best = None if recorded["best"] is None else tuple(recorded["best"])
         self.best_epoch = recorded["best_epoch"]
+        trained = state_dict.get("best_trained")
+        if trained is None and self.best is not None and self.best_epoch not in (None, -1):  # of an earlier version
+            trained = (*self.best, self.best_epoch)
+        self.best_trained = None if trained is None else tuple(trained)
         if problem and state_dict["best"] is not None:
             log.warning(f"{BEST} is {problem}: the best epoch is chosen among those that follow")

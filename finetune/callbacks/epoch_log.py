@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from finetune import hardware
 from finetune.callbacks.accumulation import batches_of_epoch
 from finetune.callbacks.agreement import largest
+from finetune.callbacks.head_start import HeadStart
 from finetune.console import interactive, log
 from finetune.data_wait import DataWait
 from finetune.optim import head_lr
@@ -44,6 +45,7 @@ class EpochLog(L.Callback):
         path: The file.
         epochs: Of the whole run, for the printed line.
         wait: Times the waiting for data; the Trainer needs it as its profiler.
+        head: Has the linear probe.
 
     Attributes:
         images: Training images of a whole epoch; of a stream, as planned.
@@ -57,7 +59,8 @@ class EpochLog(L.Callback):
         row: The last one.
     """
 
-    def __init__(self, path: Path, epochs: int, wait: DataWait | None = None) -> None:
+    def __init__(self, path: Path, epochs: int, wait: DataWait | None = None, head: HeadStart | None = None) -> None:
+        self.head = head or HeadStart("timm")
         self.path, self.epochs, self.wait = path, epochs, wait or DataWait()
         self.images, self.trained = 0, 0.0
         self.count, self.passes, self.seconds, self.train_seconds, self.waited = 0, 0.0, 0.0, 0.0, 0.0
@@ -66,6 +69,13 @@ class EpochLog(L.Callback):
         self.started: float | None = None  # of an epoch in progress
         self.training, self.wait_before, self.share = 0.0, 0.0, 1.0  # of the same
         self.whole = True  # the same was not cut short
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begins the file with the linear probe, where there is one."""
+        if self.head.epoch0 is not None and trainer.is_global_zero and not self.path.exists():
+            scores = self.head.epoch0.scores["validation"]
+            found = {f"val_{name}": value for name, value in scores.items()}
+            self._append({"epoch": 0} | {name: value for name, value in found.items() if name in COLUMNS})
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock of an epoch that goes on; Lightning does not start it again."""
@@ -130,7 +140,7 @@ class EpochLog(L.Callback):
         before = []
         if self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
-                before = list(csv.DictReader(file))[: self.count - 1]
+                before = [of for of in csv.DictReader(file) if int(float(of["epoch"])) < row["epoch"]]
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS)
         writer.writeheader()

@@ -1,0 +1,149 @@
+"""Where the classifier starts, and the linear probe that the training has to beat: epoch 0."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finetune import head_start, imbalance, linear_probe
+from finetune.console import log
+from finetune.errors import ModelError
+from finetune.feature_data import FeatureDataModule
+from finetune.linear_probe import LinearProbe
+from finetune.metrics import ClassificationScores
+from finetune.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Epoch0:
+    """The linear probe, as an epoch before the first.
+
+    Attributes:
+        probe: Its weights.
+        scores: Of `validation` and `test`, as the task's own.
+        seconds: That features and solution took.
+    """
+
+    probe: LinearProbe
+    scores: dict[str, dict[str, float]]
+    seconds: float
+
+
+class HeadStart(L.Callback):
+    """Fits a linear probe to the features of the training images, and lets the classifier start where it should.
+
+    In `setup`, after the data module's and before other callbacks copy the model: all processes compute features, the
+    first one solves, and all get its solution. A resumed run does the same, on features that are remembered; its
+    checkpoint then brings the weights.
+
+    Args:
+        init: `zero`, `probe`, or anything else to leave the classifier as it is.
+        remedy: See `finetune.imbalance`; it weights the probe as it does the training.
+        seed: Of the probe's folds.
+        required: Whether a model without a probe is an error.
+
+    Attributes:
+        classifier: The layer to start; None where it is to be left alone.
+        counts: Training images of each class.
+        features: Of the images to fit and to score; None where there is to be no probe.
+        epoch0: The probe; None before `setup`, and where there is none.
+        predictions: The probe's of `validation` and `test`; in the first process alone.
+        entries: What of the task's state dict would be the probe's.
+    """
+
+    def __init__(
+        self,
+        init: str = "timm",
+        remedy: str = "none",
+        seed: int = 0,
+        required: bool = False,
+    ) -> None:
+        self.init, self.remedy, self.seed, self.required = init, remedy, seed, required
+        self.classifier: nn.Linear | None = None
+        self.counts: list[int] | None = None
+        self.features: FeatureDataModule | None = None
+        self.epoch0: Epoch0 | None = None
+        self.predictions: dict[str, Predictions] = {}
+        self.entries: dict[str, Tensor] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Probes, and starts the classifier.
+
+        Raises:
+            ModelError: There must be a probe, and the model allows none.
+        """
+        if stage != "fit" or self.classifier is None:
+            return
+        if self.features is not None and self.epoch0 is None:
+            self.epoch0 = self._measure(trainer, self.features, self.classifier)
+        if self.epoch0 is not None:
+            self.entries = head_start.entries(pl_module, self.classifier, self.epoch0.probe)
+            self._say(self.epoch0)
+        if self.init == "probe" and self.epoch0 is not None:
+            head_start.start_at_probe(self.classifier, self.epoch0.probe)
+        elif self.init in ("probe", "zero"):
+            head_start.start_at_zero(self.classifier, self.counts if self.remedy == "none" else None)
+
+    def _measure(self, trainer: L.Trainer, features: FeatureDataModule, classifier: nn.Linear) -> Epoch0 | None:
+        began = time.perf_counter()
+        try:
+            features.trainer = trainer
+            features.setup("fit")
+            if features.values["train"].ndim != 2:
+                raise ModelError("a linear probe needs one vector of features an image, and this model has several")
+        except ModelError as error:
+            if self.required:
+                raise
+            log.info(f"no linear probe to compare with: {error}")
+            return None
+        made: Epoch0 | str | None = None
+        if trainer.is_global_zero:
+            try:
+                made = self._fit(features, classifier.out_features, trainer.strategy.root_device, began)
+            except ValueError as error:  # must not leave the other processes waiting
+                made = str(error)
+        made = trainer.strategy.broadcast(made)
+        if isinstance(made, str):
+            if self.required:
+                raise ModelError(f"the classifier cannot be solved for: {made}")
+            log.info(f"no linear probe to compare with: {made}")
+            return None
+        return made
+
+    def _fit(self, features: FeatureDataModule, classes: int, device: torch.device, began: float) -> Epoch0:
+        labels = {role: part.labels for role, part in features.data.splits.parts.items()}
+        values = features.values
+        probe = linear_probe.fit(
+            values["train"],
+            labels["train"],
+            classes,
+            (values["validation"], labels["validation"]),
+            imbalance.regression_weights(labels["train"], classes, self.remedy),
+            self.seed,
+            device,
+        )
+        probe = imbalance.unadjusted(probe, labels["train"], self.remedy)
+        self.predictions = {
+            role: Predictions(probe.logits(values[role]), torch.from_numpy(labels[role].astype(np.int64)))
+            for role in ("validation", "test")
+        }
+        scores = {role: _scores(found, classes) for role, found in self.predictions.items()}
+        return Epoch0(probe, scores, time.perf_counter() - began)
+
+    def _say(self, found: Epoch0) -> None:
+        scores = found.scores["validation"]
+        log.info(
+            f"epoch 0, a linear probe of {found.probe.images} training images: validation loss {scores['loss']:.4f}, "
+            f"validation accuracy {scores['accuracy']:.4f}, {found.seconds:.1f} s"
+        )
+
+
+def _scores(predictions: Predictions, classes: int) -> dict[str, float]:
+    metric = ClassificationScores(classes, sync_on_compute=False)  # one process has all
+    metric.update(predictions.logits, predictions.targets)
+    return {name: value.item() for name, value in metric.compute().items()}
