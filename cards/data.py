@@ -31,6 +31,13 @@ WEAKEST = 100
 _FIGURE = re.compile(r"figures/[a-z_]+\.png")
 
 
+CHOSEN = {
+    "the last epoch": "The weights are those of the last epoch",
+    "solved": "The classifier was solved for, on features of a frozen backbone",
+}
+"""By `training.chosen_by`: how the weights were chosen; by validation where nothing else is said."""
+
+
 def read(run: Path) -> dict[str, Any]:
     """A run's result.json.
 
@@ -69,6 +76,7 @@ def sections(result: dict[str, Any], model: Path) -> dict[str, Any]:
         "figures": _figures(evaluation.get("figures", {}), model),
         "onnx": (model / "model.onnx").is_file(),
         "limitations": limitations(result),
+        "chosen": CHOSEN.get(result["training"].get("chosen_by", ""), "The epoch was chosen by validation accuracy"),
         "averaged": result["model"].get("weights") == "averaged",
         "training": settings.rows(result["training"], result["seed"]),
         "command": command(words) if words else None,
@@ -124,6 +132,11 @@ def _scores(result: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any
     if floor:
         answer = f"Accuracy of always answering {escape(floor['class'])}"
         rows.append((answer, number(floor["test"]), "", number(floor["validation"])))
+    if probe := evaluation.get("probe"):
+        low, high = probe["intervals"]["test"]["accuracy"]
+        text = f"Accuracy of a linear probe on the frozen features of {probe['images']:,} training images"
+        test_score, validation_score = (number(probe[role]["accuracy"]) for role in ("test", "validation"))
+        rows.append((text, test_score, f"{number(low)} to {number(high)}", validation_score))
     return {
         "metrics": rows,
         "accuracy": number(test["accuracy"]) if "accuracy" in test else None,

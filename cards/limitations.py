@@ -29,6 +29,7 @@ def limitations(result: dict[str, Any]) -> list[str]:
     return [
         *_floor(evaluation),
         *_interval(result, evaluation),
+        *_probe(evaluation.get("probe")),
         *_weak(rows, result["metrics"]["test"].get("macro_f1")),
         *_little_known(rows),
         *_calibration(evaluation.get("calibration")),
@@ -47,6 +48,18 @@ def _floor(evaluation: dict[str, Any]) -> Iterator[str]:
         yield (
             f"**Not shown to be better than no model:** always answering {escape(floor['class'])} has a test accuracy "
             f"of {number(floor['test'])}, which is not below the interval of this model's."
+        )
+
+
+def _probe(probe: dict[str, Any] | None) -> Iterator[str]:
+    """That a classifier on frozen features does as well, where it does."""
+    difference = (probe or {}).get("difference")
+    if difference and difference["interval"][0] <= 0:
+        low, high = difference["interval"]
+        yield (
+            "A linear probe of the same pretrained weights, without any finetuning, does as well on the test images: "
+            f"the difference in accuracy is {number(difference['accuracy'])}, with an interval from {number(low)} to "
+            f"{number(high)}."
         )
 
 

@@ -234,6 +234,8 @@ def _file_arguments(path: Path) -> list[str]:
         raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: expected lines of `flag: value`, got {type(settings).__name__}")
+    if "random_erasing" in settings and "probe_images" not in settings:  # a run of before there was a probe
+        settings = {"head_init": "timm", "batch_norm": "trained", "probe_images": 0} | settings
     return _as_arguments(settings, str(path))
 
 

@@ -42,8 +42,8 @@ class RunConfig(Options):
         preset = FROZEN_PRESET if self.head_only else preset
         preset = SOLVED_PRESET if self.solved else preset
         missing = {key: value for key, value in preset.items() if getattr(self, key) is None}
-        if not self.pretrained and "head_init" in missing:
-            missing["head_init"] = "timm"
+        if not self.pretrained:  # a frozen backbone of random weights
+            missing |= {name: SCRATCH_PRESET[name] for name in ("head_init", "batch_norm") if name in missing}
         if self.streaming and missing.get("head_init") == "probe":
             missing["head_init"] = "zero"  # a stream is not read before the training
         if "warmup_epochs" in missing:

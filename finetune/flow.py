@@ -35,7 +35,7 @@ from finetune.config import RunConfig
 from finetune.console import is_main_process, log
 from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages
-from finetune.errors import ConfigError, suggest
+from finetune.errors import ConfigError, ModelError, suggest
 from finetune.feature_data import FeatureDataModule
 from finetune.report import chooses, describe, remarks, table
 from finetune.result import RunResult
@@ -200,10 +200,10 @@ def _start_head(
         return
     layer = head_start.linear_classifier(model)
     if layer is None:
-        log.info(
-            f"the classifier of {type(model).__name__} is not one linear layer: it starts as timm has it, and there is "
-            "no linear probe to compare with"
-        )
+        problem = f"the classifier of {type(model).__name__} is not one linear layer"
+        if config.solved:
+            raise ModelError(f"--freeze backbone cannot solve for the classifier: {problem}; train it, by --lr 0.01")
+        log.info(f"{problem}: it starts as timm has it, and there is no linear probe to compare with")
         return
     head.classifier, head.counts = layer, images.data.class_counts("train")
     if not config.solved and not head_start.is_new(model, images.classes):

@@ -98,6 +98,10 @@ def _freezing_problems(config: Options) -> list[str]:
 
 
 def _head_problems(config: Options) -> list[str]:
+    if config.batch_norm == "held" and not config.pretrained and config.freeze == "none":
+        return [
+            "--batch-norm held keeps what pretrained weights know, and --no-pretrained has none: leave one of them out"
+        ]
     if config.head_init in (None, "timm"):
         return []
     if not config.pretrained and config.freeze == "none":

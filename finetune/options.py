@@ -16,6 +16,7 @@ from finetune.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 
 Interpolation = Literal["bilinear", "bicubic"]
 Freeze = Literal["none", "backbone"]
+BatchNorm = Literal["held", "trained"]
 HeadInit = Literal["zero", "probe", "timm"]
 Imbalance = Literal["none", "class-weights", "balanced-sampler", "logit-adjustment"]
 LoggerName = Literal["none", "tensorboard", "trackio", "wandb", "mlflow"]
@@ -35,6 +36,7 @@ _DECAY = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="DECAY")
 _WHOLE = tyro.conf.arg(help_behavior_hint="(default: the device's whole share)")
 _DURATION = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="DURATION")
 _HEAD = tyro.conf.arg(help_behavior_hint=f"(default: {PRETRAINED_PRESET['head_init']}; from scratch timm)")
+_BATCH_NORM = tyro.conf.arg(help_behavior_hint=f"(default: {PRETRAINED_PRESET['batch_norm']}; from scratch trained)")
 _REQUIRED = tyro.conf.arg(help_behavior_hint="(required)", metavar="NAME|PATH", constructor=str)
 
 
@@ -156,6 +158,9 @@ class TrainingOptions:
     head_init: Annotated[HeadInit | None, _HEAD] = None
     """How a new classifier on pretrained weights starts: at zero, at a linear probe of the training images, or as timm
     has it."""
+    batch_norm: Annotated[BatchNorm | None, _BATCH_NORM] = None
+    """held: BatchNorm keeps the means and variances of the pretrained weights in training too; trained: it normalises
+    by each batch, and its running averages follow."""
     probe_images: int = 50_000
     """Fit the linear probe, which the training is compared with, to so many training images at most, drawn by class;
     0: no probe."""

@@ -18,6 +18,7 @@ PRETRAINED_PRESET: dict[str, Any] = {
     "crop_scale": 0.35,
     "hflip": 0.5,
     "head_init": "zero",
+    "batch_norm": "held",
 }
 SCRATCH_PRESET: dict[str, Any] = {
     "epochs": 30,
@@ -30,6 +31,7 @@ SCRATCH_PRESET: dict[str, Any] = {
     "crop_scale": 0.6,
     "hflip": 0.5,
     "head_init": "timm",
+    "batch_norm": "trained",
 }
 # A classifier on the features of a backbone that stays as it is. Without augmentation these are computed once, so that
 # many epochs cost little, and larger batches keep the loop's own share small. A convex problem: high rates are safe.
@@ -44,6 +46,7 @@ FROZEN_PRESET: dict[str, Any] = {
     "crop_scale": None,
     "hflip": 0.0,
     "head_init": "zero",
+    "batch_norm": "held",
 }
 # A classifier that is solved for has no settings of its own; batches are those of the evaluation.
 SOLVED_PRESET: dict[str, Any] = {"batch_size": FROZEN_PRESET["batch_size"], "hflip": 0.0}

@@ -48,6 +48,7 @@ SETTINGS = (
     "dropout",
     "drop_block",
     "head_init",
+    "batch_norm",
     "freeze",
     "unfreeze_every",
     "imbalance",

@@ -27,6 +27,7 @@ from finetune.callbacks import (
     EpochLog,
     FreezeBackbone,
     HeadStart,
+    HoldBatchNorm,
     Limits,
     StepLog,
     StopOnNonFinite,
@@ -159,6 +160,7 @@ class Session:
         chosen += [StepLog(self.epochs)] if config.logger != "none" else []
         if config.freeze == "backbone" and not config.caches_features:
             chosen.append(FreezeBackbone(config.unfreeze_every))
+        chosen += [HoldBatchNorm()] if config.batch_norm == "held" else []  # after FreezeBackbone
         precision = hardware.precision(config.precision, config.accelerator)
         if config.caches_features and config.precision == "auto":
             precision = "32-true"  # a classifier alone has nothing to gain from less

@@ -1,6 +1,7 @@
 """What hooks into Lightning's Trainer, one file each."""
 
 from finetune.callbacks.accumulation import Accumulation
+from finetune.callbacks.batch_norm import HoldBatchNorm
 from finetune.callbacks.checkpoints import Checkpoints
 from finetune.callbacks.drop_block import DropBlockSchedule
 from finetune.callbacks.ema import EMA
@@ -22,6 +23,7 @@ __all__ = [
     "EpochLog",
     "FreezeBackbone",
     "HeadStart",
+    "HoldBatchNorm",
     "Limits",
     "StepLog",
     "StopOnNonFinite",

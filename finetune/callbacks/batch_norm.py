@@ -1,0 +1,31 @@
+"""BatchNorm that keeps the statistics of its pretrained weights."""
+
+from __future__ import annotations
+
+import lightning as L
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class HoldBatchNorm(L.Callback):
+    """Normalises by the running statistics of the pretrained weights, in training too; weight and bias of norms train.
+
+    A few hundred images of another kind say little about means and variances, and those of each small batch less: the
+    noise costs more than what better statistics would bring (docs/presets.md). torch's BatchNorm does so in eval mode,
+    and other layers (dropout, stochastic depth) stay in train mode.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Also of an epoch that is resumed in the middle, which Lightning does not start again."""
+        hold(pl_module)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """After validation, and after `FreezeBackbone` has let another stage train."""
+        hold(pl_module)
+
+
+def hold(module: nn.Module) -> None:
+    """Put every BatchNorm of a module into eval mode."""
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.eval()
