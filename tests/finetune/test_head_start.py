@@ -1,4 +1,4 @@
-"""Where the classifier of pretrained weights starts, and the linear probe as epoch 0, on a tiny model and real digits."""
+"""Where the classifier of pretrained weights starts, and the linear probe as epoch 0: a tiny model, real digits."""
 
 import csv
 import json
