@@ -90,9 +90,12 @@ def train(argv: Sequence[str]) -> None:
     """`python -m finetune [train] ...`."""
     config = parse_train(argv)
     console.set_up(sys.stdout)
-    from finetune.flow import run  # torch and friends are imported only once the flags are right
+    from finetune import start
 
-    run(config)
+    begun = start.begin(config)
+    from finetune.flow import run  # torch and friends are imported only once flags and names are right
+
+    run(config, begun)
 
 
 def evaluate(argv: Sequence[str]) -> None:
@@ -100,6 +103,10 @@ def evaluate(argv: Sequence[str]) -> None:
     options = parse(EvaluateOptions, argv, prog=f"{PROG} evaluate")
     options.check()
     console.set_up(sys.stderr if options.json else sys.stdout)
+    from finetune import start
+
+    start.check_evaluation(options)
+    console.log.info(f"evaluating {options.model}: loading torch and Lightning")
     from finetune import evaluate_flow, evaluation
 
     evaluation.report(evaluate_flow.evaluate(options), as_json=options.json)
@@ -110,6 +117,9 @@ def predict(argv: Sequence[str]) -> None:
     options = parse(PredictOptions, argv, prog=f"{PROG} predict")
     options.check()
     console.set_up(sys.stderr)
+    from finetune import start
+
+    start.check_prediction(options)
     from finetune import predict_flow
 
     predict_flow.write(options)
@@ -120,6 +130,9 @@ def export(argv: Sequence[str]) -> None:
     options = parse(ExportOptions, argv, prog=f"{PROG} export")
     options.check()
     console.set_up(sys.stdout)
+    from finetune import start
+
+    start.check_model(options.model)
     from finetune import onnx_export
 
     onnx_export.export(options)

@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from finetune import hardware, images, labels, models, transforms
+from finetune import hardware, images, labels, model_names, models, transforms
 from finetune.console import log
 from finetune.errors import ConfigError, DatasetError, ModelError
 from resnest_timm import OptimizeError, optimize
@@ -76,7 +76,7 @@ class Predictor:
     def __init__(
         self, model: str | Path, *, accelerator: str = "auto", precision: Precision = "32", batch_size: int = 64
     ) -> None:
-        self.name = models.locate(model)
+        self.name = model_names.locate(model)
         self.device = hardware.device(accelerator)
         built = models.build(self.name, None, pretrained=True).eval()
         self.classes = labels.names(built)
