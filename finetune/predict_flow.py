@@ -40,13 +40,15 @@ def predict(options: PredictOptions) -> Iterator[list[Record]]:
 def _prepare(options: PredictOptions) -> tuple[Predictor, Inputs]:
     """Load the model and list the images."""
     options.check()
+    listed = predict_inputs.from_paths(options.paths) if options.paths else None
     predictor = Predictor(
         options.model,
         accelerator=options.accelerator,
         precision=options.precision,
         batch_size=options.batch_size,
+        images=None if listed is None else len(listed.values),
     )
-    inputs = _inputs(options)
+    inputs = _of_dataset(options) if listed is None else listed
     count, classes = len(inputs.values), len(predictor.classes)
     if count == 0:
         raise DatasetError(f"split {options.split!r} holds no images")
@@ -62,9 +64,7 @@ def _classify(predictor: Predictor, inputs: Inputs, options: PredictOptions) -> 
             yield _records(predictor, inputs, batch, options)
 
 
-def _inputs(options: PredictOptions) -> Inputs:
-    if options.paths:
-        return predict_inputs.from_paths(options.paths)
+def _of_dataset(options: PredictOptions) -> Inputs:
     from finetune import predict_rows  # with `datasets` and Lightning, seconds that files do not need
 
     if options.dataset:
