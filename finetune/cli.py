@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro import _errors as tyro_errors
 
-from finetune import console, recipes
+from finetune import console, recipes, runfolder
 from finetune.config import RunConfig
 from finetune.errors import ConfigError, FinetuneError, suggest
 from finetune.imagenet.options import PrepareOptions
@@ -90,10 +90,12 @@ def train(argv: Sequence[str]) -> None:
     """`python -m finetune [train] ...`."""
     config = parse_train(argv)
     console.set_up(sys.stdout)
+    # Here and in the other verbs: Hub clients, which read what `set_up` sets, are imported only once the flags are
+    # right; torch and friends only once the names are.
     from finetune import start
 
     begun = start.begin(config)
-    from finetune.flow import run  # torch and friends are imported only once flags and names are right
+    from finetune.flow import run
 
     run(config, begun)
 
@@ -130,9 +132,9 @@ def export(argv: Sequence[str]) -> None:
     options = parse(ExportOptions, argv, prog=f"{PROG} export")
     options.check()
     console.set_up(sys.stdout)
-    from finetune import start
+    from finetune import model_names
 
-    start.check_model(options.model)
+    model_names.locate(options.model)
     from finetune import onnx_export
 
     onnx_export.export(options)
@@ -223,8 +225,6 @@ def _config(given: Any, groups: Mapping[str, Any]) -> RunConfig:
 
 def _unfinished(config: RunConfig) -> Path | None:
     """The folder that `--resume auto` goes on with: its config.yaml has what was inferred when it began."""
-    from finetune import runfolder  # imports the dataset library, which only this one case needs here
-
     found = runfolder.find(config)
     return found.path if found else None
 
