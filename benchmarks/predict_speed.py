@@ -24,7 +24,7 @@ import tyro
 from PIL import Image
 
 import resnest_timm  # noqa: F401  registers
-from finetune import Predictor, export, models, predict_inputs
+from finetune import Predictor, export, models, predict_inputs, predict_rows
 from finetune.allocator import freed_memory_kept
 from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages, whole_split
@@ -69,7 +69,7 @@ def loops(folder: Path, data: LabelledImages, options: Options) -> dict[str, Cal
     """The two loops, ready to run."""
     predictor = Predictor(folder, accelerator="auto")
     part, column = data.splits.parts["test"], data.schema.image_column
-    inputs = predict_inputs.from_rows(data.source.splits[part.source], column, part.source, part.rows.tolist())
+    inputs = predict_rows.from_rows(data.source.splits[part.source], column, part.source, part.rows.tolist())
 
     def predict() -> list[str]:
         batches = predict_inputs.loader(inputs, predictor.transform, options.batch_size, options.workers)

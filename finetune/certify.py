@@ -16,11 +16,10 @@ from cards.verify import lines
 from finetune import images
 from finetune.console import log
 from finetune.dataset import LabelledImages
+from finetune.limits import VERIFY
 from finetune.transforms import Transform
 
 IMAGES = 32
-SWITCH = "FINETUNE_VERIFY"
-"""Environment variable; 0 leaves out the certificate, which costs the import of three libraries."""
 
 
 def write_inputs(folder: Path, model: nn.Module, data: LabelledImages, transform: Transform) -> None:
@@ -80,8 +79,8 @@ def eager_logits(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
 
 def certify(run: Path) -> None:
     """Make model/verify.json and say what came out; a failure is said, and loses nothing of the run."""
-    if os.environ.get(SWITCH) == "0":
-        log.info(f"not verified ({SWITCH}=0): `python -m cards verify {run}` makes the certificate")
+    if os.environ.get(VERIFY) == "0":
+        log.info(f"not verified ({VERIFY}=0): `python -m cards verify {run}` makes the certificate")
         return
     try:
         made = cards.verify(run)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro import _errors as tyro_errors
 
-from finetune import console, recipes
+from finetune import console, recipes, runfolder
 from finetune.config import RunConfig
 from finetune.errors import ConfigError, FinetuneError, suggest
 from finetune.imagenet.options import PrepareOptions
@@ -90,9 +90,14 @@ def train(argv: Sequence[str]) -> None:
     """`python -m finetune [train] ...`."""
     config = parse_train(argv)
     console.set_up(sys.stdout)
-    from finetune.flow import run  # torch and friends are imported only once the flags are right
+    # Here and in the other verbs: Hub clients, which read what `set_up` sets, are imported only once the flags are
+    # right; torch and friends only once the names are.
+    from finetune import start
 
-    run(config)
+    begun = start.begin(config)
+    from finetune.flow import run
+
+    run(config, begun)
 
 
 def evaluate(argv: Sequence[str]) -> None:
@@ -100,6 +105,10 @@ def evaluate(argv: Sequence[str]) -> None:
     options = parse(EvaluateOptions, argv, prog=f"{PROG} evaluate")
     options.check()
     console.set_up(sys.stderr if options.json else sys.stdout)
+    from finetune import start
+
+    start.check_evaluation(options)
+    console.log.info(f"evaluating {options.model}: loading torch and Lightning")
     from finetune import evaluate_flow, evaluation
 
     evaluation.report(evaluate_flow.evaluate(options), as_json=options.json)
@@ -110,6 +119,9 @@ def predict(argv: Sequence[str]) -> None:
     options = parse(PredictOptions, argv, prog=f"{PROG} predict")
     options.check()
     console.set_up(sys.stderr)
+    from finetune import start
+
+    start.check_prediction(options)
     from finetune import predict_flow
 
     predict_flow.write(options)
@@ -120,6 +132,9 @@ def export(argv: Sequence[str]) -> None:
     options = parse(ExportOptions, argv, prog=f"{PROG} export")
     options.check()
     console.set_up(sys.stdout)
+    from finetune import model_names
+
+    model_names.locate(options.model)
     from finetune import onnx_export
 
     onnx_export.export(options)
@@ -210,8 +225,6 @@ def _config(given: Any, groups: Mapping[str, Any]) -> RunConfig:
 
 def _unfinished(config: RunConfig) -> Path | None:
     """The folder that `--resume auto` goes on with: its config.yaml has what was inferred when it began."""
-    from finetune import runfolder  # imports the dataset library, which only this one case needs here
-
     found = runfolder.find(config)
     return found.path if found else None
 

@@ -10,6 +10,7 @@ from finetune.config import RunConfig
 from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages
 from finetune.limits import MAX_IMAGE_PIXELS
+from finetune.places import Place
 from finetune.streamdata import StreamDataModule
 from finetune.streaming import StreamedImages
 
@@ -29,15 +30,20 @@ _DATA = (
 )
 
 
-def load(config: RunConfig) -> LabelledImages:
+def load(config: RunConfig, place: Place | None = None) -> LabelledImages:
     """The dataset of a run.
+
+    Args:
+        config: Resolved.
+        place: Where the dataset is, if that is known already.
 
     Raises:
         FinetuneError: It cannot be opened, understood or split.
     """
+    found = config.dataset if place is None else place
     if config.streaming:
-        return streaming.prepare(config.dataset, **{name: getattr(config, name) for name in streaming.OPTIONS})
-    return dataset.prepare(config.dataset, **{name: getattr(config, name) for name in _DATA})
+        return streaming.prepare(found, **{name: getattr(config, name) for name in streaming.OPTIONS})
+    return dataset.prepare(found, **{name: getattr(config, name) for name in _DATA})
 
 
 def reopen_stream(settings: Mapping[str, Any], role: str) -> LabelledImages | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,13 +16,13 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from finetune import allocator, images, jpeg, transforms
-from finetune.cores import available_cores
 from finetune.dataset import LabelledImages, prepare
 from finetune.errors import ConfigError, LostImageError, listing
 from finetune.limits import MAX_IMAGE_PIXELS
 from finetune.randomness import seed_augmentation
 from finetune.sampler import EvalBatches, Item, TrainBatches, micro_batches, process
 from finetune.transforms import Transform
+from finetune.workers import default_workers
 
 Batch = tuple[Tensor, Tensor]
 
@@ -337,13 +336,6 @@ class ImageDataModule(L.LightningDataModule):
             persistent_workers=workers > 0,
             worker_init_fn=prepare_worker,
         )
-
-
-def default_workers(count: int) -> int:
-    """Decoding processes for `count` images: the cores at hand, shared by the processes of this machine."""
-    if count < 256:
-        return 0  # starting processes takes longer than decoding
-    return min(8, max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", process()[1]))))
 
 
 def prepare_worker(_worker: int) -> None:

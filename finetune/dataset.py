@@ -16,6 +16,7 @@ from finetune import class_names, schema, source, splits
 from finetune.console import log
 from finetune.errors import DatasetError, SchemaError, SplitError, listing
 from finetune.limits import MAX_IMAGE_PIXELS
+from finetune.places import Place
 from finetune.scan import BadImage, scan
 from finetune.schema import DatasetSchema
 from finetune.source import Source
@@ -80,7 +81,7 @@ class LabelledImages:
 
 
 def prepare(
-    dataset: str | Dataset | DatasetDict | Source,
+    dataset: str | Place | Dataset | DatasetDict | Source,
     *,
     dataset_config: str | None = None,
     revision: str | None = None,
@@ -129,7 +130,7 @@ def prepare(
 
 
 def whole_split(
-    dataset: str | Dataset | DatasetDict | Source,
+    dataset: str | Place | Dataset | DatasetDict | Source,
     *,
     split: str | None = None,
     dataset_config: str | None = None,
@@ -180,7 +181,7 @@ def whole_split(
 
 
 def _labels(
-    dataset: str | Dataset | DatasetDict | Source,
+    dataset: str | Place | Dataset | DatasetDict | Source,
     dataset_config: str | None,
     revision: str | None,
     image_column: str | None,

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from finetune import start
 from finetune.console import log
 from finetune.errors import ConfigError
-from finetune.predictor import Predictor
 from finetune.verbs import DemoOptions
 
 POLICY = (
@@ -78,6 +78,10 @@ def served(options: DemoOptions) -> Iterator[str]:
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError("gradio: not installed; pip install 'resnest-timm[gradio]'")
     _check_address(options)  # before the model is loaded
+    start.check_model(options.model)
+    log.info(f"loading {options.model}")
+    from finetune.predictor import Predictor  # with torch and timm, seconds in which the line above stands
+
     predictor = Predictor(options.model, accelerator=options.accelerator)
     with tempfile.TemporaryDirectory(prefix="finetune-demo-", ignore_cleanup_errors=True) as folder, _quiet(folder):
         import gradio as gr

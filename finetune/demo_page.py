@@ -11,7 +11,7 @@ import torch
 
 from finetune import demo_html, images
 from finetune.errors import FinetuneError
-from finetune.figures.style import percent
+from finetune.palette import percent
 from finetune.predictor import Predictor
 from finetune.result import RunResult
 from resnest_timm.preferences import has_splits, record_splits

@@ -13,13 +13,13 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from finetune import calibration, data_source, intervals, labels, models, published, schema, source, transforms
+from finetune import calibration, data_source, intervals, labels, models, published, schema, source, start, transforms
 from finetune.allocator import freed_memory_kept
 from finetune.callbacks import CollectPredictions
 from finetune.console import log
 from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages, excluded, inspect, whole_split
-from finetune.errors import ConfigError, DatasetError, RunFolderError, listing
+from finetune.errors import DatasetError, RunFolderError, listing
 from finetune.evaluation import Evaluation
 from finetune.limits import MAX_IMAGE_PIXELS
 from finetune.predictions import Predictions
@@ -38,12 +38,8 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
         FinetuneError: The run, the model or the dataset does not exist, cannot be read, or does not fit the others.
     """
     options.check()
-    if options.dataset is not None:
-        return evaluate_model(options)
-    if not Path(options.model).exists() and not options.model.startswith(("/", ".", "~")):
-        models.check_name(options.model)
-        raise ConfigError(f"--dataset must be given: what shall {options.model} be evaluated on?")
-    return evaluate_run(options)
+    start.check_evaluation(options)
+    return evaluate_run(options) if options.dataset is None else evaluate_model(options)
 
 
 def evaluate_run(options: EvaluateOptions) -> Evaluation:

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import lightning as L
-import timm.optim
 from torch import nn
 
 import cards
@@ -20,12 +19,9 @@ from finetune import (
     freezing,
     head_start,
     imbalance,
-    launch,
-    loggers,
     models,
     publishing,
     resume,
-    runfolder,
     splits,
     training,
     transforms,
@@ -35,19 +31,21 @@ from finetune.config import RunConfig
 from finetune.console import is_main_process, log
 from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages
-from finetune.errors import ConfigError, ModelError, suggest
+from finetune.errors import ModelError
 from finetune.feature_data import FeatureDataModule
 from finetune.report import chooses, describe, remarks, table
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder
+from finetune.start import Start, begin
 from finetune.tasks import TASKS, FeatureClassificationTask, ImageClassificationTask
 
 
-def run(config: RunConfig) -> RunResult:
+def run(config: RunConfig, begun: Start | None = None) -> RunResult:
     """Train, evaluate, export and describe one model.
 
     Args:
         config: All settings. `config.dataset` may be a `datasets.Dataset` or `DatasetDict` in memory.
+        begun: What `finetune.start.begin` made of it, where that came before this module was imported.
 
     Returns:
         The numbers of `result.json`, and the folder.
@@ -55,16 +53,14 @@ def run(config: RunConfig) -> RunResult:
     Raises:
         FinetuneError: A mistake that the user can mend; the message says how. Nothing that looks finished is left.
     """
-    config = _checked(config)
-    peers = launch.connect()
-    peers.from_first(lambda: publishing.check(config))
-    folder = peers.from_first(lambda: runfolder.choose(config))
+    begun = begun or begin(config)
+    config, peers, folder = begun.config, begun.peers, begun.folder
     if folder.complete:  # `--resume auto` repeated after the end; anything else is refused by `choose`
         log.info(f"the run in {folder.path} is complete")
         publishing.publish(config, folder.path)
         return RunResult.load(folder.result)
     session = training.Session(config, folder)
-    data = peers.in_turn(lambda: data_source.load(config))
+    data = peers.in_turn(lambda: data_source.load(config, begun.place))
     L.seed_everything(config.seed, verbose=False)
     model = peers.in_turn(lambda: _build_model(config, data))
     data_config = models.data_config(model, config.image_size, config.interpolation)
@@ -129,17 +125,6 @@ def _fields(config: RunConfig, names: tuple[str, ...]) -> dict[str, Any]:
 def _task_options(config: RunConfig) -> dict[str, Any]:
     """Those that are given: a classifier that is solved for has no optimiser."""
     return {name: value for name, value in _fields(config, _TASK).items() if value is not None}
-
-
-def _checked(config: RunConfig) -> RunConfig:
-    """Everything that can be known to be wrong before any data is read."""
-    config = config.resolved()
-    models.check_name(config.model)
-    loggers.check(config.logger)
-    known: list[str] = timm.optim.list_optimizers()
-    if config.optimizer not in (None, *known):
-        raise ConfigError(f"--optimizer: unknown {config.optimizer!r}{suggest(str(config.optimizer), known)}")
-    return config
 
 
 def _build_model(config: RunConfig, data: LabelledImages) -> nn.Module:

@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from datasets import Image, config
+from huggingface_hub import constants
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
@@ -22,7 +22,6 @@ with contextlib.suppress(ImportError):
 
 Encoded = dict[str, Any] | str | PILImage.Image | None
 
-_DECODER = Image()
 _ORIENTATION = 0x0112  # EXIF's tag, and how to turn what it says upright
 _UPRIGHT: dict[Any, PILImage.Transpose] = {
     2: PILImage.Transpose.FLIP_LEFT_RIGHT,
@@ -107,10 +106,12 @@ def _open(value: dict[str, Any]) -> PILImage.Image:
     path, content = value["path"], value["bytes"]
     if content is not None:
         return PILImage.open(BytesIO(content))
-    if path is not None and re.match(r"https?://", path) and not path.startswith(config.HF_ENDPOINT):
+    if path is not None and re.match(r"https?://", path) and not path.startswith(constants.ENDPOINT):
         raise ImageError("a web address and no image: download the images first")
     if path is None or "://" in path:  # refused, or a file on the Hub or within an archive
-        image: PILImage.Image = _DECODER.decode_example(value)
+        from datasets import Image  # a second or more; nothing else here needs it
+
+        image: PILImage.Image = Image().decode_example(value)
         return image
     return PILImage.open(path)
 

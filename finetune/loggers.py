@@ -11,12 +11,13 @@ import importlib.util
 import json
 import os
 import uuid
-from typing import Any
-
-from lightning.pytorch.loggers import Logger
+from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ConfigError
 from finetune.runfolder import RunFolder, write_text
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 PACKAGES = {
     "tensorboard": ("tensorboard",),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -16,9 +14,8 @@ from torch import nn
 import resnest_timm
 from cards.patience import TransportError
 from finetune import hub
-from finetune.errors import ModelError, suggest
-
-_HUB = ("hf-hub:", "hf_hub:")
+from finetune.errors import ModelError
+from finetune.model_names import HUB, check_name
 
 
 def build(
@@ -94,7 +91,7 @@ def _fetch_weights(name: str) -> None:
         return
     repo_id, _, revision = repo.partition("@")
     try:
-        for filename in (*(["config.json"] if name.startswith(_HUB) else []), constants.SAFETENSORS_SINGLE_FILE):
+        for filename in (*(["config.json"] if name.startswith(HUB) else []), constants.SAFETENSORS_SINGLE_FILE):
             hub.fetch(repo_id, filename, revision or None)
     except GatedRepoError as error:
         raise ModelError(_gated(name)) from error
@@ -106,65 +103,13 @@ def _fetch_weights(name: str) -> None:
 
 def _repository(name: str) -> str | None:
     """OWNER/NAME[@REVISION] of the Hub repository that timm takes the weights from; None where it is another place."""
-    if name.startswith(_HUB):
+    if name.startswith(HUB):
         return name.partition(":")[2]
     if name.startswith("local-dir:"):
         return None
     config = timm.get_pretrained_cfg(name)
     other = config is None or config.file or config.state_dict or config.hf_hub_filename
     return None if other else config.hf_hub_id or None
-
-
-def locate(model: str | Path) -> str:
-    """The name by which `build` finds what a user pointed at.
-
-    Args:
-        model: A run's or a model's folder, or a name as `build` takes it.
-
-    Returns:
-        `local-dir:PATH` of a folder; any other name as it is.
-
-    Raises:
-        ModelError: It is a path, and there is no model.
-    """
-    name, folder = str(model), Path(model).expanduser().absolute()
-    for place in (folder, folder / "model"):
-        if (place / "config.json").is_file():
-            return f"local-dir:{place}"
-    if (folder / "config.yaml").is_file():
-        raise ModelError(f"{folder} holds no complete run (no model/): go on with it by --resume {folder}")
-    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or timm.is_model(name.split(".")[0]):
-        return name
-    if folder.is_dir():
-        raise ModelError(f"{folder} holds no model: expected a run, or a folder with config.json and model.safetensors")
-    if isinstance(model, Path) or os.sep in name or name.startswith((".", "~")):
-        raise ModelError(f"no such folder: {folder}; expected a run, or a folder with a model")
-    return name
-
-
-def check_name(name: str) -> None:
-    """Raise unless timm could know the model.
-
-    Raises:
-        ModelError: Names the nearest known ones.
-    """
-    if name.startswith(_HUB):
-        return
-    if name.startswith("local-dir:"):
-        if not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
-            raise ModelError(f"{name}: expected a folder with config.json and model.safetensors, as a run's model/ is")
-        return
-    if (Path(name).expanduser() / "config.json").is_file():
-        raise ModelError(f"{name} is a folder: give local-dir:{name}")
-    known = timm.list_models()
-    if name.split(".")[0] not in known:
-        raise ModelError(
-            f"unknown model {name!r}{suggest(name.split('.')[0], known) or '.'} Expected a name of timm.list_models(), "
-            "hf-hub:OWNER/NAME or local-dir:PATH"
-        )
-    tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
-    if "." in name and name not in tags:
-        raise ModelError(f"unknown weights {name!r}{suggest(name, tags) or '.'} Known: {', '.join(tags) or 'none'}")
 
 
 def data_config(model: nn.Module, image_size: int | None = None, interpolation: str | None = None) -> dict[str, Any]:

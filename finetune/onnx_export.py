@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import cards
-from finetune import certify, evaluate_flow, labels, models, transforms
+from finetune import certify, evaluate_flow, labels, model_names, models, transforms
 from finetune.console import log
 from finetune.errors import ConfigError, DatasetError, ExportError
 from finetune.predictor import fitted_temperature
@@ -51,7 +51,7 @@ def export(options: ExportOptions) -> Path:
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"{', '.join(missing)}: not installed; pip install 'resnest-timm[onnx]'")
-    name = models.locate(options.model)
+    name = model_names.locate(options.model)
     if not name.startswith("local-dir:"):
         raise ConfigError(
             f"expected a run or a model's folder, got {options.model!r}: train it, or download its folder"

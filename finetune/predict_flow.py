@@ -12,17 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from datasets import Dataset
-
-from finetune import evaluate_flow, predict_inputs
+from finetune import predict_inputs
 from finetune.allocator import freed_memory_kept
 from finetune.console import log
-from finetune.errors import DatasetError, Interrupted, RunFolderError
+from finetune.errors import DatasetError, Interrupted
 from finetune.predict_inputs import Batch, Inputs
 from finetune.predictor import Prediction, Predictor
-from finetune.result import RunResult
-from finetune.runfolder import RunFolder
-from finetune.splits import ROLES
 from finetune.verbs import PredictOptions
 
 Record = dict[str, Any]
@@ -45,13 +40,15 @@ def predict(options: PredictOptions) -> Iterator[list[Record]]:
 def _prepare(options: PredictOptions) -> tuple[Predictor, Inputs]:
     """Load the model and list the images."""
     options.check()
+    listed = predict_inputs.from_paths(options.paths) if options.paths else None
     predictor = Predictor(
         options.model,
         accelerator=options.accelerator,
         precision=options.precision,
         batch_size=options.batch_size,
+        images=None if listed is None else len(listed.values),
     )
-    inputs = _inputs(options)
+    inputs = _of_dataset(options) if listed is None else listed
     count, classes = len(inputs.values), len(predictor.classes)
     if count == 0:
         raise DatasetError(f"split {options.split!r} holds no images")
@@ -67,24 +64,14 @@ def _classify(predictor: Predictor, inputs: Inputs, options: PredictOptions) -> 
             yield _records(predictor, inputs, batch, options)
 
 
-def _inputs(options: PredictOptions) -> Inputs:
-    if options.paths:
-        return predict_inputs.from_paths(options.paths)
+def _of_dataset(options: PredictOptions) -> Inputs:
+    from finetune import predict_rows  # with `datasets` and Lightning, seconds that files do not need
+
     if options.dataset:
-        return predict_inputs.from_dataset(
+        return predict_rows.from_dataset(
             options.dataset, options.split, options.dataset_config, options.revision, options.image_column
         )
-    folder = RunFolder(Path(options.model).expanduser().absolute())
-    if options.split not in ROLES:
-        raise RunFolderError(f"--split of a run must be one of {', '.join(ROLES)}, got {options.split!r}")
-    data = evaluate_flow.reopen(folder, RunResult.load(folder.result), options.split)
-    part, column = data.splits.parts["test"], data.schema.image_column
-    if not isinstance(data.source.splits[part.source], Dataset):
-        raise RunFolderError(
-            f"--split: the run in {folder.path} has streamed its dataset; give --dataset (which copies it) beside "
-            "--split, or PATHS"
-        )
-    return predict_inputs.from_rows(data.source.splits[part.source], column, part.source, part.rows.tolist())
+    return predict_rows.from_run(Path(options.model), options.split)
 
 
 def _records(predictor: Predictor, inputs: Inputs, batch: Batch, options: PredictOptions) -> list[Record]:

@@ -1,4 +1,4 @@
-"""What predict reads: paths, folders, globs or a dataset's split -> batches of prepared images, in order."""
+"""What predict reads: paths, folders, globs, or `finetune.predict_rows` -> batches of prepared images, in order."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from datasets import Dataset, Image
 from PIL import Image as PILImage
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from finetune import allocator, images, schema, source
+from finetune import allocator, images
 from finetune.console import log
-from finetune.datamodule import default_workers
-from finetune.errors import DatasetError, SplitError, suggest
+from finetune.errors import DatasetError
 from finetune.transforms import Transform
+from finetune.workers import default_workers
 
 
 class Batch(NamedTuple):
@@ -93,50 +92,6 @@ def _below(folder: str) -> Iterator[tuple[str, str | None]]:
     if not found:
         yield folder, "a folder without image files"
     yield from ((path, None) for path in found)
-
-
-def from_dataset(
-    dataset: str,
-    split: str | None = None,
-    dataset_config: str | None = None,
-    revision: str | None = None,
-    image_column: str | None = None,
-) -> Inputs:
-    """All images of a dataset's split; labels are not looked at, and need not be there.
-
-    Raises:
-        DatasetError: It cannot be opened.
-        SchemaError: It does not say which column holds the images.
-        SplitError: It has no such split, or several and none was named.
-    """
-    splits = source.load(dataset, dataset_config, revision).splits
-    names = ", ".join(splits)
-    if split is None and len(splits) > 1:
-        raise SplitError(f"--split must be given: {dataset} has {names}")
-    name = split or next(iter(splits))
-    if name not in splits:
-        raise SplitError(f"--split: no split {name!r}{suggest(name, splits) or '.'} Splits: {names}")
-    column = schema.find_image_column(splits[name].features, image_column)
-    return from_rows(splits[name], column, name, range(len(splits[name])))
-
-
-def from_rows(rows_of: Dataset, column: str, split: str, rows: Sequence[int]) -> Inputs:
-    """Some rows of a split."""
-    encoded = rows_of.cast_column(column, Image(decode=False)).select_columns([column])
-    return Inputs([{"split": split, "row": int(row)} for row in rows], _Column(encoded, column, rows))
-
-
-class _Column(Sequence[Any]):
-    """The values of a column, read when they are asked for."""
-
-    def __init__(self, encoded: Dataset, column: str, rows: Sequence[int]) -> None:
-        self.encoded, self.column, self.rows = encoded, column, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.encoded[int(self.rows[index])][self.column]
 
 
 class _Batches(TorchDataset[Batch]):

@@ -14,12 +14,15 @@ from huggingface_hub import hf_hub_download
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from finetune import hardware, images, labels, models, transforms
+from finetune import hardware, images, labels, model_names, models, transforms
 from finetune.console import log
 from finetune.errors import ConfigError, DatasetError, ModelError
 from resnest_timm import OptimizeError, optimize
 
 Precision = Literal["32", "bf16"]
+
+_FEW = 8
+"""Images; making the inference form took as long as it saved on 5 to 17, see benchmarks/README.md."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Predictor:
         accelerator: Where it runs, in Lightning's terms: auto, cpu, gpu, cuda, mps.
         precision: `32`, or `bf16`: sooner, and probabilities that differ in the second or third digit.
         batch_size: Images per pass through the model, in calls.
+        images: How many images there will be, if that is known: for a few the model stays as it is, in float32.
 
     Attributes:
         name: The model, as `finetune.models.build` took it.
@@ -65,7 +69,7 @@ class Predictor:
         calibrated: Whether the model has such a temperature; else it is 1.
         data_config: timm's: size, interpolation, crop, mean and std.
         transform: PIL RGB -> float32 `[3, H, W]`, the evaluation's.
-        model: The inference form.
+        model: The inference form, or the model as it is where that is better.
         device: Where it is.
 
     Raises:
@@ -74,9 +78,15 @@ class Predictor:
     """
 
     def __init__(
-        self, model: str | Path, *, accelerator: str = "auto", precision: Precision = "32", batch_size: int = 64
+        self,
+        model: str | Path,
+        *,
+        accelerator: str = "auto",
+        precision: Precision = "32",
+        batch_size: int = 64,
+        images: int | None = None,
     ) -> None:
-        self.name = models.locate(model)
+        self.name = model_names.locate(model)
         self.device = hardware.device(accelerator)
         built = models.build(self.name, None, pretrained=True).eval()
         self.classes = labels.names(built)
@@ -86,7 +96,9 @@ class Predictor:
         self.calibrated = temperature is not None
         self.temperature = 1.0 if temperature is None else temperature
         self.batch_size = batch_size
-        self.model = _inference_form(built.to(self.device), precision, self.data_config["input_size"])
+        self.model = built.to(self.device)
+        if precision == "bf16" or images is None or images >= _FEW:
+            self.model = _inference_form(self.model, precision, self.data_config["input_size"])
 
     def __call__(
         self, pictures: Iterable[Image.Image | str | Path], top_k: int = 5, min_confidence: float = 0.0

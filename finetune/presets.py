@@ -34,8 +34,8 @@ SCRATCH_PRESET: dict[str, Any] = {
     "batch_norm": "trained",
 }
 # A classifier on the features of a backbone that stays as it is. Without augmentation these are computed once, so that
-# many epochs cost little, and larger batches keep the loop's own share small. With Adam a rate of 0.05 overfits within an
-# epoch or two (docs/presets.md).
+# many epochs cost little, and larger batches keep the loop's own share small. Adam at 0.05 overfits within a few epochs
+# (docs/presets.md).
 FROZEN_PRESET: dict[str, Any] = {
     "epochs": 50,
     "batch_size": 128,

@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 
 import cards
-from finetune import certify
 from finetune.config import RunConfig
 from finetune.console import is_main_process, log
 from finetune.errors import ConfigError
+from finetune.limits import VERIFY
 
 
 def check(config: RunConfig) -> None:
@@ -21,10 +21,9 @@ def check(config: RunConfig) -> None:
     """
     if config.publish is None or not is_main_process():
         return
-    if os.environ.get(certify.SWITCH) == "0":
+    if os.environ.get(VERIFY) == "0":
         raise ConfigError(
-            f"--publish needs the certificate, which {certify.SWITCH}=0 leaves out: unset {certify.SWITCH}, or leave "
-            "out --publish"
+            f"--publish needs the certificate, which {VERIFY}=0 leaves out: unset {VERIFY}, or leave out --publish"
         )
     try:
         cards.check_publishing(config.publish)

@@ -11,12 +11,12 @@ from finetune import command, data_wait, imbalance
 from finetune.callbacks import limits
 from finetune.config import RunConfig
 from finetune.cores import available_cores
-from finetune.datamodule import default_workers
 from finetune.dataset import LabelledImages, excluded
 from finetune.export import stock_architecture
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder
 from finetune.training import Session
+from finetune.workers import default_workers
 
 METRIC_NAMES = {
     "accuracy": "accuracy",

@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from datasets import Dataset, DatasetDict
 
 from finetune.config import RunConfig
 from finetune.console import is_main_process
 from finetune.errors import RunFolderError
 from finetune.options import GROUPS, RESUME_AUTO, DataOptions, ModelOptions, TrainingOptions
-from finetune.splits import Splits
+
+if TYPE_CHECKING:
+    from finetune.splits import Splits  # with `datasets`; paths and names need none of it
 
 # Where Lightning runs the same command again for each further process, these learn the name, which holds the time,
 # from here; under torchrun and srun `finetune.launch` tells it.
@@ -192,7 +193,7 @@ def _resumable(folder: RunFolder) -> RunFolder:
 
 
 def _fresh_name(config: RunConfig) -> Path:
-    in_memory = isinstance(config.dataset, Dataset | DatasetDict)
+    in_memory = not isinstance(config.dataset, str | os.PathLike)
     # The name of `.`, `..` and `~` is that of the folder they stand for.
     dataset = "memory" if in_memory else os.path.basename(os.path.abspath(os.path.expanduser(config.dataset)))
     model = config.model.rstrip("/").split("/")[-1]
@@ -206,7 +207,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     """All flags but those of `ELSEWHERE`, paths absolute, so that the file repeats the run from anywhere."""
     names = [f.name for group in GROUPS.values() for f in dataclasses.fields(group)]
     settings = {name: getattr(config, name) for name in names if name not in ELSEWHERE}
-    if isinstance(config.dataset, Dataset | DatasetDict):
+    if not isinstance(config.dataset, str | os.PathLike):
         settings["dataset"] = None
     if settings["dataset"] is not None and Path(settings["dataset"]).expanduser().exists():
         settings["dataset"] = str(Path(settings["dataset"]).expanduser().resolve())

@@ -1,9 +1,8 @@
-"""Dataset name, folder, file or object -> `datasets.DatasetDict`; the only place that reaches out for data."""
+"""Dataset name, place or object -> `datasets.DatasetDict`; only this and `finetune.places` reach out for data."""
 
 from __future__ import annotations
 
 import os
-import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,29 +12,13 @@ from typing import Any
 import datasets
 import yaml
 from datasets import Dataset, DatasetDict
-from huggingface_hub import DatasetCard, HfApi, constants
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import DatasetCard, constants
 
 from cards.patience import TransportError
-from finetune import hub, image_folder
-from finetune.console import log
-from finetune.errors import DatasetError, suggest
+from finetune import hub, image_folder, places
+from finetune.errors import DatasetError
+from finetune.places import FILE_READERS, Place
 from finetune.sample import digits
-
-SHORT_NAMES = {
-    "beans": "AI-Lab-Makerere/beans",
-    "cats_vs_dogs": "microsoft/cats_vs_dogs",
-    "cifar10": "uoft-cs/cifar10",
-    "cifar100": "uoft-cs/cifar100",
-    "fashion_mnist": "zalando-datasets/fashion_mnist",
-    "food101": "ethz/food101",
-    "imagenet-1k": "ILSVRC/imagenet-1k",
-    "mnist": "ylecun/mnist",
-    "oxford-iiit-pet": "timm/oxford-iiit-pet",
-    "svhn": "ufldl-stanford/svhn",
-    "tiny-imagenet": "zh-plus/tiny-imagenet",
-}
-FILE_READERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +43,7 @@ class Source:
 
 
 def load(
-    dataset: str | Dataset | DatasetDict,
+    dataset: str | os.PathLike[str] | Place | Dataset | DatasetDict,
     config: str | None = None,
     revision: str | None = None,
     streaming: bool = False,
@@ -68,10 +51,9 @@ def load(
     """Open a dataset.
 
     Args:
-        dataset: Hub id (`OWNER/NAME`, with `:CONFIG` and `@REVISION` where wanted), a name of `SHORT_NAMES`, a folder
-            (images, parquet, `save_to_disk`), a parquet, arrow or tar file, `digits`, or a dataset in memory.
-        config: Configuration of a Hub dataset.
-        revision: Branch, tag or commit of a Hub dataset.
+        dataset: A name or path as `finetune.places.find` takes it, what that returned, or a dataset in memory.
+        config: Configuration of a Hub dataset; of a name.
+        revision: Branch, tag or commit of a Hub dataset; of a name.
         streaming: Read nothing but facts; the splits are an `IterableDatasetDict` where the dataset can be streamed.
 
     Raises:
@@ -83,39 +65,28 @@ def load(
         if not dataset:
             raise DatasetError("the DatasetDict has no splits: expected at least one, train")
         return Source(dataset, "memory")
-    if not isinstance(dataset, str | os.PathLike):
+    if not isinstance(dataset, str | os.PathLike | Place):
         raise DatasetError(
             f"dataset must be a name, a path, a datasets.Dataset or a DatasetDict, got {type(dataset).__name__}; "
             "a list of images becomes one by Dataset.from_dict"
         )
-    path = Path(dataset).expanduser()
-    if path.exists():
-        return _from_path(path, config, streaming)
-    name = str(dataset)
-    if name == "digits":
-        return Source(DatasetDict(train=digits()), "digits", license="cc-by-4.0")
-    if name.startswith((".", "/", "~")) or path.suffix in FILE_READERS:
-        raise DatasetError(f"no such file or folder: {path.absolute()}")
-    return _from_hub(name, config, revision, streaming)
+    place = dataset if isinstance(dataset, Place) else places.find(dataset, config, revision)
+    if place.path is not None:
+        return _from_path(place.path, place.config, streaming)
+    if place.repo is not None:
+        return _from_hub(place.repo, place, streaming)
+    return Source(DatasetDict(train=digits()), "digits", license="cc-by-4.0")
 
 
 def _from_path(path: Path, config: str | None, streaming: bool) -> Source:
-    path = path.resolve()
-    log.info(f"dataset: {'folder' if path.is_dir() else 'file'} {path}")
     if path.is_file():
-        reader = FILE_READERS.get(path.suffix.lower())
-        if reader is None:
-            raise DatasetError(f"{path}: expected a folder or a {', '.join(FILE_READERS)} file, got {path.suffix!r}")
+        reader = FILE_READERS[path.suffix.lower()]
         opened = _read(str(path), lambda: datasets.load_dataset(reader, data_files=str(path), streaming=streaming))
         return Source(opened, path.stem)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         opened = _read(str(path), lambda: datasets.load_from_disk(path))
         splits = opened if isinstance(opened, DatasetDict) else DatasetDict(train=opened)
         return Source(splits, path.name, license=_card_license(path))
-    if not any(p.is_file() and not p.name.startswith(".") for p in path.rglob("*")):
-        raise DatasetError(
-            f"{path} holds no files; expected a folder of images (one folder a class) or of parquet files"
-        )
     splits = None if config or _declares_files(path) else image_folder.read(path)
     splits = splits or _read(str(path), lambda: datasets.load_dataset(str(path), name=config, streaming=streaming))
     return Source(splits, path.name, config=config, license=_card_license(path))
@@ -145,23 +116,10 @@ def _card_license(folder: Path) -> str | None:
     return license_name if isinstance(license_name, str) else None
 
 
-def _from_hub(name: str, config: str | None, revision: str | None, streaming: bool) -> Source:
-    match = re.fullmatch(r"([^:@\s]+)(?::([^:@\s]+))?(?:@([^:@\s]+))?", name)
-    if match is None:
-        raise DatasetError(f"expected OWNER/NAME, OWNER/NAME:CONFIG or OWNER/NAME@REVISION, got {name!r}")
-    repo = SHORT_NAMES.get(match[1], match[1])
-    config, revision = config or match[2], revision or match[3]
-    if "/" not in repo:
-        known = [*SHORT_NAMES, "digits"]
-        raise DatasetError(
-            f"unknown dataset {name!r}{suggest(match[1], known) or '.'} Expected a Hub id (OWNER/NAME), an existing "
-            f"folder or file, or one of {', '.join(known)}"
-        )
-    commit, license_name = _hub_facts(repo, revision)
-    log.info(f"dataset: {repo}{f', configuration {config}' if config else ''} at {commit or 'the cached revision'}")
+def _from_hub(repo: str, place: Place, streaming: bool) -> Source:
     page = f"{constants.ENDPOINT}/datasets/{repo}"
-    splits = _read(repo, lambda: _fetch(repo, config, commit or revision, streaming), page)
-    return Source(splits, repo, hub=True, config=config, revision=commit, license=license_name)
+    splits = _read(repo, lambda: _fetch(repo, place.config, place.commit or place.revision, streaming), page)
+    return Source(splits, repo, hub=True, config=place.config, revision=place.commit, license=place.license)
 
 
 def _fetch(repo: str, config: str | None, revision: str | None, streaming: bool) -> Any:
@@ -176,40 +134,13 @@ def _fetch(repo: str, config: str | None, revision: str | None, streaming: bool)
     return hub.read_whole(repo, lambda: datasets.load_dataset(repo, name=config, revision=revision), derived)
 
 
-def _hub_facts(repo: str, revision: str | None) -> tuple[str | None, str | None]:
-    """Commit and licence of a Hub dataset; (None, None) where the Hub cannot be asked, for what is cached may do."""
-    try:
-        info = hub.patiently(lambda: HfApi().dataset_info(repo, revision=revision))
-    except GatedRepoError as error:
-        raise _gated(repo) from error
-    except RevisionNotFoundError as error:
-        raise DatasetError(f"{repo} has no branch, tag or commit {revision!r}: check --revision") from error
-    except RepositoryNotFoundError as error:
-        raise DatasetError(
-            f"unknown dataset {repo!r}: {constants.ENDPOINT}/datasets/{repo} does not exist, or is private and you are "
-            f"not logged in (`hf auth login`, or set HF_TOKEN){suggest(repo, SHORT_NAMES.values())}"
-        ) from error
-    except Exception as error:  # no connection, offline mode, a server's fault: the client's classes vary by version
-        log.info(f"cannot ask {constants.ENDPOINT} about {repo} ({type(error).__name__}); trying the local cache")
-        return None, None
-    card_license = info.card_data.get("license") if info.card_data else None
-    return info.sha, card_license if isinstance(card_license, str) else None
-
-
-def _gated(repo: str) -> DatasetError:
-    return DatasetError(
-        f"{repo} is gated: accept its conditions at {constants.ENDPOINT}/datasets/{repo}, then log in "
-        "(`hf auth login`, or set HF_TOKEN)"
-    )
-
-
 def _read(name: str, read: Callable[[], Any], page: str | None = None) -> Any:
     """Call a reader of the `datasets` library, and say in our words what went wrong; `page` is a Hub dataset's."""
     try:
         splits = read()
     except datasets.exceptions.DatasetNotFoundError as error:
         if "gated" in str(error):  # its facts are public, its files are not
-            raise _gated(name) from error
+            raise places.gated(name) from error
         raise DatasetError(f"cannot open {name}: {_first_line(error)}") from error
     except ConnectionError as error:
         if page is not None and (reason := hub.explain(error, page)):

@@ -16,12 +16,13 @@ from torch.utils.data import DataLoader
 
 from finetune import images, jpeg
 from finetune.console import log
-from finetune.datamodule import ROWS, Batch, ImageDataModule, default_workers
+from finetune.datamodule import ROWS, Batch, ImageDataModule
 from finetune.errors import DatasetError, PeerError, SplitError, listing
 from finetune.sampler import cut, micro_batches, process
 from finetune.splits import SplitRows
 from finetune.streaming import LeftOut, StreamedImages
 from finetune.streamrows import Chunk, StreamRows, merged, prepare_stream_worker
+from finetune.workers import default_workers
 
 RECENT = 4
 """Lightning asks for a batch ahead, and a loss on its way from a GPU is looked at a batch later."""

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from finetune import models
+from finetune import model_names
 from finetune.cli import parse_train
 from tests.examples import ROOT, example
 
@@ -31,7 +31,7 @@ def test_commands_can_be_parsed(name, tmp_path, monkeypatch):
     found = commands(name)
     assert found
     for arguments in found:
-        models.check_name(parse_train(arguments).model)
+        model_names.check_name(parse_train(arguments).model)
 
 
 def test_the_job_script_requeues_what_was_stopped_and_nothing_else(tmp_path):

@@ -1,7 +1,7 @@
 """How all figures look, and how text of any dataset gets into one.
 
 Figures are 8 inches wide, of 1,600 pixels: sharp where a card shows them at half of that, and 9 points are readable.
-Colours are those of Okabe and Ito, which people with any colour vision tell apart (https://jfly.uni-koeln.de/color/).
+Colours are those of `finetune.palette`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 from PIL import Image
 
+from finetune import palette
+from finetune.palette import percent as percent
+
 WIDTH = 8.0
 """Inches."""
 DPI = 200
-BLUE, ORANGE, GREEN, SKY = "#0072B2", "#D55E00", "#009E73", "#56B4E9"
+BLUE, ORANGE, GREEN, SKY = palette.BLUE, palette.ORANGE, palette.GREEN, palette.SKY
 INK, GREY, PALE = "#222222", "#767676", "#E4E4E4"
 
 _FALLBACKS = (
@@ -171,16 +174,6 @@ def shorten(made: Figure, text: str, size: float, inches: float) -> str:
 def _without_middle(text: str, characters: int) -> str:
     end = characters // 3
     return f"{text[: characters - end].rstrip()}\N{HORIZONTAL ELLIPSIS}{text[len(text) - end :].lstrip()}"
-
-
-def percent(share: float, digits: int = 0) -> str:
-    """`97 %`; never 100 % or 0 % of what is only nearly that."""
-    text = f"{100 * share:.{digits}f}"
-    nearly_all, nearly_nothing = share < 1 and float(text) == 100, share > 0 and float(text) == 0
-    limit = 10**-digits
-    if nearly_all:
-        return f">{100 - limit:.{digits}f} %"
-    return f"<{limit:.{digits}f} %" if nearly_nothing else f"{text} %"
 
 
 def bare(axes: Axes) -> None:

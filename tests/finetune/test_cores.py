@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from finetune import cores, datamodule
+from finetune import cores, workers
 from finetune.cores import available_cores, cpu_quotas
 
 
@@ -53,7 +53,7 @@ def test_the_smallest_limit_counts(monkeypatch, affinity, quotas, expected):
 
 @pytest.mark.parametrize(("available", "local", "expected"), [(16, 1, 8), (6, 1, 6), (6, 2, 3), (2, 4, 1)])
 def test_workers_share_the_cores(monkeypatch, available, local, expected):
-    monkeypatch.setattr(datamodule, "available_cores", lambda: available)
+    monkeypatch.setattr(workers, "available_cores", lambda: available)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
-    assert datamodule.default_workers(1000) == expected
-    assert datamodule.default_workers(255) == 0
+    assert workers.default_workers(1000) == expected
+    assert workers.default_workers(255) == 0

@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from finetune import hardware, launch
+from finetune import peers as peers_module
 from finetune.cli import main
 from finetune.errors import ConfigError, PeerError, RunFolderError
-from finetune.launch import Placement
+from finetune.peers import Placement
 from finetune.runfolder import RunFolder
 from tests.examples import example
 from tests.finetune.ranks import free_port, ranks, torchrun
@@ -95,7 +96,7 @@ def test_a_failure_of_the_first_ends_all_and_nobody_waits(tmp_path):
 
 
 def agreeing(folder, what):
-    launch.PATIENCE = 0.3
+    peers_module.PATIENCE = 0.3
     peers = launch.connect()
     rank = peers.here.rank
     run = RunFolder(folder / ("elsewhere" if rank and what == "folder" else "run"))

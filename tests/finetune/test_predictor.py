@@ -82,6 +82,21 @@ def test_bf16_is_near(digits_run):
     assert 1e-5 < np.abs(found - truth).max() < 0.05
 
 
+def norms(predictor):
+    return sum(isinstance(module, torch.nn.BatchNorm2d) for module in predictor.model.modules())
+
+
+def test_for_a_few_images_in_float32_the_model_stays_as_it_is(digits_run):
+    few = Predictor(digits_run, accelerator="cpu", images=7)
+    many = [Predictor(digits_run, accelerator="cpu", images=images) for images in (8, None)]
+    assert norms(few) > 20
+    assert [norms(predictor) for predictor in many] == [0, 0]
+    assert norms(Predictor(digits_run, accelerator="cpu", images=7, precision="bf16")) == 0
+    pixels = torch.stack([few.transform(digit(i).convert("RGB")) for i in range(7)])
+    for predictor in many:
+        torch.testing.assert_close(predictor.probabilities(pixels), few.probabilities(pixels), rtol=0, atol=1e-4)
+
+
 def test_abstains_below_the_confidence_asked_for(digits_run):
     predictor = Predictor(digits_run, accelerator="cpu")
     pictures = [digit(i) for i in range(20)]

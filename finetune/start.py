@@ -1,0 +1,100 @@
+"""The start of each command: all that can be wrong with it before torch, Lightning and the data are there.
+
+Those take seconds to import. A mistyped name should not wait for them, and where the data lies is said at once.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune import loggers, model_names, peers, places, publishing, runfolder, timm_names
+from finetune.config import RunConfig
+from finetune.errors import ConfigError, suggest
+from finetune.peers import Peers
+from finetune.places import Place
+from finetune.result import RunResult
+from finetune.runfolder import RunFolder
+from finetune.verbs import EvaluateOptions, PredictOptions
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run that may begin.
+
+    Attributes:
+        config: Resolved and checked.
+        peers: The processes of the run.
+        folder: Of the run; complete where `--resume auto` was repeated after the end.
+        place: Where the dataset is; None for one in memory, and where nothing remains to be read.
+    """
+
+    config: RunConfig
+    peers: Peers
+    folder: RunFolder
+    place: Place | None
+
+
+def begin(config: RunConfig) -> Start:
+    """Check settings and names, choose the folder and find the dataset, in this order; nothing is written.
+
+    Raises:
+        FinetuneError: A mistake that the user can mend; the message says how.
+    """
+    config = _checked(config)
+    others = peers.connect()
+    others.from_first(lambda: publishing.check(config))
+    folder = others.from_first(lambda: runfolder.choose(config))
+    place = None
+    if isinstance(config.dataset, str | os.PathLike) and not folder.complete:
+        place = others.in_turn(lambda: places.find(config.dataset, config.dataset_config, config.revision))
+    return Start(config, others, folder, place)
+
+
+def _checked(config: RunConfig) -> RunConfig:
+    config = config.resolved()
+    model_names.check_name(config.model)
+    loggers.check(config.logger)
+    known = timm_names.names().optimizers
+    if config.optimizer not in (None, *known):
+        raise ConfigError(f"--optimizer: unknown {config.optimizer!r}{suggest(str(config.optimizer), known)}")
+    return config
+
+
+def check_evaluation(options: EvaluateOptions) -> None:
+    """Raise where there is nothing to evaluate, or nothing to evaluate it on; the Hub is not asked.
+
+    Raises:
+        FinetuneError: The run, the model or the dataset does not exist.
+    """
+    run = RunFolder(Path(options.model).expanduser().absolute())
+    if options.dataset is None:
+        if Path(options.model).exists() or options.model.startswith(("/", ".", "~")):
+            RunResult.load(run.result)
+            return
+        model_names.check_name(options.model)
+        raise ConfigError(f"--dataset must be given: what shall {options.model} be evaluated on?")
+    if not run.complete:
+        model_names.check_name(options.model)
+    places.check(options.dataset)
+
+
+def check_prediction(options: PredictOptions) -> None:
+    """Raise where there is no such model, or no such dataset; the Hub is not asked.
+
+    Raises:
+        FinetuneError: The model or the dataset does not exist.
+    """
+    check_model(options.model)
+    if options.dataset:
+        places.check(options.dataset)
+
+
+def check_model(model: str) -> None:
+    """Raise where there is no such model; the Hub is not asked.
+
+    Raises:
+        ModelError: It is neither a run, nor a model's folder, nor a name that timm or the Hub could know.
+    """
+    model_names.check_name(model_names.locate(model))
