@@ -12,7 +12,14 @@ from typing import Any
 from finetune import option_checks, recipes
 from finetune.errors import ConfigError
 from finetune.options import Options
-from finetune.presets import EPOCHS_PER_WARMUP, FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET, SOLVED_PRESET
+from finetune.presets import (
+    EPOCHS_PER_WARMUP,
+    FROZEN_PRESET,
+    PRETRAINED_PRESET,
+    SCRATCH_PRESET,
+    SOLVED_PRESET,
+    epochs_for,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +53,25 @@ class RunConfig(Options):
             missing |= {name: SCRATCH_PRESET[name] for name in ("head_init", "batch_norm") if name in missing}
         if self.streaming and missing.get("head_init") == "probe":
             missing["head_init"] = "zero"  # a stream is not read before the training
-        if "warmup_epochs" in missing:
-            epochs: int = self.epochs or preset["epochs"]
-            missing["warmup_epochs"] = min(missing["warmup_epochs"], max(0, epochs) / EPOCHS_PER_WARMUP)
+        if self.streaming and "epochs" in missing and missing["epochs"] is None:
+            batch = self.batch_size or preset["batch_size"]
+            missing["epochs"] = epochs_for((self.steps_per_epoch or 1) * batch, batch)
+        epochs: int | None = missing.get("epochs", self.epochs)
+        if "warmup_epochs" in missing:  # which waits for `for_images` where the epochs do
+            share = None if epochs is None else max(0, epochs) / EPOCHS_PER_WARMUP
+            missing["warmup_epochs"] = None if share is None else min(missing["warmup_epochs"], share)
         config = dataclasses.replace(self, **missing)
         problems = option_checks.problems(config)
         if problems:
             raise ConfigError("; ".join(problems))
         return config
+
+    def for_images(self, images: int) -> RunConfig:
+        """The same resolved config, with the epochs that suit so many training images where none were given.
+
+        Raises:
+            ConfigError: Something does not go with these epochs.
+        """
+        if self.epochs is not None or self.solved or self.batch_size is None:
+            return self
+        return dataclasses.replace(self, epochs=epochs_for(images, self.batch_size)).resolved()

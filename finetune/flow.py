@@ -61,6 +61,8 @@ def run(config: RunConfig, begun: Start | None = None) -> RunResult:
         return RunResult.load(folder.result)
     session = training.Session(config, folder)
     data = peers.in_turn(lambda: data_source.load(config, begun.place))
+    config = config if config.streaming else config.for_images(data.splits.counts()["train"])
+    session.plan(config)
     L.seed_everything(config.seed, verbose=False)
     model = peers.in_turn(lambda: _build_model(config, data))
     data_config = models.data_config(model, config.image_size, config.interpolation)

@@ -88,7 +88,7 @@ def _freezing_problems(config: Options) -> list[str]:
     inert = [flag(name) for name in ("drop_path", "drop_block") if getattr(config, name)]
     if every is not None and config.freeze == "none":
         return ["--unfreeze-every needs --freeze backbone: without it everything trains from the start"]
-    if every is not None and every >= epochs:
+    if every is not None and config.epochs is not None and every >= epochs:
         return [f"--unfreeze-every must be below --epochs {epochs}, got {every}: nothing would ever be unfrozen"]
     if config.head_only and inert:
         return [

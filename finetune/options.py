@@ -12,7 +12,14 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from finetune.limits import MAX_IMAGE_PIXELS
-from finetune.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
+from finetune.presets import (
+    FEWEST_EPOCHS,
+    FROZEN_PRESET,
+    MOST_EPOCHS,
+    PRETRAINED_PRESET,
+    SCRATCH_PRESET,
+    STEPS,
+)
 
 Interpolation = Literal["bilinear", "bicubic"]
 Freeze = Literal["none", "backbone"]
@@ -42,8 +49,11 @@ _REQUIRED = tyro.conf.arg(help_behavior_hint="(required)", metavar="NAME|PATH", 
 
 def _preset(name: str) -> Any:
     """Show the presets' values where the help shows the default."""
-    frozen = "none" if FROZEN_PRESET[name] is None else FROZEN_PRESET[name]
-    hint = f"(default: {PRETRAINED_PRESET[name]}; from scratch {SCRATCH_PRESET[name]}; frozen {frozen})"
+    values = [PRETRAINED_PRESET[name], SCRATCH_PRESET[name], FROZEN_PRESET[name]]
+    shown = ["none" if value is None else value for value in values]
+    if name == "epochs":
+        shown[0] = f"for {STEPS} steps, {FEWEST_EPOCHS} to {MOST_EPOCHS}"
+    hint = f"(default: {shown[0]}; from scratch {shown[1]}; frozen {shown[2]})"
     return tyro.conf.arg(help_behavior_hint=hint)
 
 

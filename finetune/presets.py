@@ -5,13 +5,14 @@ docs/presets.md has the trials that they come from.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 PRETRAINED_PRESET: dict[str, Any] = {
-    "epochs": 30,
+    "epochs": None,  # by the number of images: `epochs_for`
     "batch_size": 32,
     "optimizer": "adamw",
-    "lr": 2e-3,
+    "lr": 5e-4,
     "weight_decay": 0.05,
     "warmup_epochs": 1.0,
     "label_smoothing": 0.1,
@@ -51,5 +52,20 @@ FROZEN_PRESET: dict[str, Any] = {
 }
 # A classifier that is solved for has no settings of its own; batches are those of the evaluation.
 SOLVED_PRESET: dict[str, Any] = {"batch_size": FROZEN_PRESET["batch_size"], "hflip": 0.0}
+STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 200, 10, 40
+"""Of a training from pretrained weights: so many optimizer steps at least, within these epochs."""
+
+
+def epochs_for(images: int, batch_size: int) -> int:
+    """Epochs of a training from pretrained weights: what counts where images are few is the number of steps.
+
+    Args:
+        images: Of an epoch.
+        batch_size: Images per optimizer step.
+    """
+    steps = math.ceil(images / batch_size)
+    return min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(STEPS / steps)))
+
+
 EPOCHS_PER_WARMUP = 10
 """A training of fewer epochs has no whole one to warm up in, but its share of one."""

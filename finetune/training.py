@@ -190,6 +190,11 @@ class Session:
         )
         self.precision = str(self.trainer.precision)  # on a CPU Lightning turns 16-mixed into bf16-mixed
 
+    def plan(self, config: RunConfig) -> None:
+        """Take over the settings that wait for the data: the number of epochs."""
+        self.config = config
+        self.epochs.epochs = self.trainer.fit_loop.max_epochs = config.epochs or 0
+
     def fit(
         self,
         task: ImageClassificationTask,
