@@ -92,10 +92,10 @@ class Benchmark:
     def measure(self, case: Case, files: list[Files]) -> None:
         """All rows of a case: in turn, so that a machine that grows slower slows all of them."""
         rows = [row for row in self._rows() if (row.peer or "ours") in self.options.rows]
-        for subset in range(len(files)):
-            for seed in range(self.options.seeds):
+        for seed in range(self.options.seeds):
+            for subset in range(len(files)):
                 for row in rows:
-                    if seed and not row.seeded:
+                    if seed and row.seeds != "all":
                         continue
                     if row.batch_as_ours and row.lr is None:
                         row = self._swept(case, row, files[0])
@@ -106,23 +106,24 @@ class Benchmark:
         fixed = "" if self.options.epochs is None else f"--epochs {self.options.epochs}"
         flags = f"{self.options.ours} {fixed}".strip()
         short = [epochs for epochs in self.options.short if epochs < (self.options.epochs or math.inf)]
-        found = [Row(OURS, flags=flags), Row(f"{OURS}, --freeze backbone", flags="--freeze backbone", seeded=False)]
+        found = [Row(OURS, flags=flags), Row(f"{OURS}, --freeze backbone", flags="--freeze backbone", seeds="none")]
         for epochs in short:
             flag = f"--epochs {epochs}"
-            found.append(Row(f"{OURS}, {flag}", flags=f"{self.options.ours} {flag}".strip(), seeded=False))
-        found.append(Row("probe, train and validation", "probe", seeded=False, with_validation=True))
-        found.append(Row("probe, train alone", "probe", seeded=False))
+            found.append(Row(f"{OURS}, {flag}", flags=f"{self.options.ours} {flag}".strip(), seeds="first"))
+        found.append(Row("probe, train and validation", "probe", seeds="none", with_validation=True))
+        found.append(Row("probe, train alone", "probe", seeds="none"))
         for peer, name in NAMES.items():
             found += [Row(f"{name}, defaults", peer), Row(f"{name}, swept", peer, batch_as_ours=True)]
         return found
 
     def _run(self, row: Row, case: Case, subset: int, seed: int, files: Files, score: Path) -> Run:
         """The answer of the results, or a run."""
-        request = Request(case.name, subset, seed, row.name, row.flags)
+        given = None if row.seeds == "none" else seed
+        request = Request(case.name, subset, given, row.name, row.flags)
         if row.peer in NAMES:
             ours = self._ours(case)
             batch = ours["batch_size"] if row.batch_as_ours else None
-            request = Request(case.name, subset, seed, row.name, "", ours["epochs"], batch, row.lr)
+            request = Request(case.name, subset, given, row.name, "", ours["epochs"], batch, row.lr)
         found = self.results.find(request)
         if found is None:
             found = self.place.run(request, row, files, score)

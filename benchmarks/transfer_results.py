@@ -17,7 +17,7 @@ class Request:
     Attributes:
         case: Dataset and number of its images.
         subset: Which of the carved subsets.
-        seed: Of everything random.
+        seed: Of everything random; None where nothing that counts is.
         row: Whose run.
         flags: Of `python -m finetune`, for ours.
         epochs: For a peer.
@@ -27,7 +27,7 @@ class Request:
 
     case: str
     subset: int
-    seed: int
+    seed: int | None
     row: str
     flags: str = ""
     epochs: int | None = None
@@ -112,7 +112,7 @@ class Results:
         for run in self.runs:
             asked = run.request
             if asked.case == case and asked.way == last[asked.row]:
-                chosen[asked.row][asked.subset, asked.seed] = run
+                chosen[asked.row][asked.subset, asked.seed or 0] = run
         return {row: [runs[cell] for cell in sorted(runs)] for row, runs in chosen.items()}
 
     def add(self, run: Run) -> None:

@@ -11,7 +11,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import timm
@@ -34,7 +34,7 @@ class Row:
         name: In the table.
         peer: Whose script; ours without one.
         flags: Of `python -m finetune`, besides model, data, size and seed.
-        seeded: Whether it is run with every seed, else with the first alone.
+        seeds: `all`, or `first`, or `none` where nothing that counts is random.
         lr: Of a peer; its own default where it is None.
         batch_as_ours: A peer's batches are as large as ours, else its own default.
         with_validation: It trains on the validation images too.
@@ -43,7 +43,7 @@ class Row:
     name: str
     peer: str | None = None
     flags: str = ""
-    seeded: bool = True
+    seeds: Literal["all", "first", "none"] = "all"
     lr: float | None = None
     batch_as_ours: bool = False
     with_validation: bool = False
@@ -76,7 +76,14 @@ class Place:
 
     def _ours(self, request: Request, files: Files, folder: Path) -> Run:
         command = [sys.executable, "-m", "finetune", "--model", self.model, "--dataset", str(files.folder)]
-        command += ["--image-size", str(self.image_size), "--seed", str(request.seed), "--output", str(folder / "run")]
+        command += [
+            "--image-size",
+            str(self.image_size),
+            "--seed",
+            str(request.seed or 0),
+            "--output",
+            str(folder / "run"),
+        ]
         seconds = self._launch([*command, *shlex.split(request.flags)], folder)
         result = json.loads((folder / "run" / "result.json").read_text(encoding="utf-8"))
         config = yaml.safe_load((folder / "run" / "config.yaml").read_text(encoding="utf-8"))
@@ -111,7 +118,7 @@ class Place:
             validation=str(files.folder / "validation.parquet"),
             score=str(score),
             answer=str(folder / "answer.json"),
-            seed=request.seed,
+            seed=request.seed or 0,
             epochs=request.epochs or 0,
             batch_size=request.batch_size,
             lr=request.lr,

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 from transfer_results import Run
 
 RESAMPLES = 10_000
@@ -28,6 +27,8 @@ def over_runs(differences: Sequence[float]) -> tuple[float, float]:
     Returns:
         Its ends.
     """
+    from scipy.stats import t as student  # an extra, whose absence transfer.py says in a line
+
     half = student.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
     middle = statistics.fmean(differences)
     return middle - half, middle + half
@@ -52,14 +53,14 @@ def over_images(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
 
 
 def pairs(ours: Sequence[Run], peer: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """Runs on the same subset with the same seed; a peer that has no seeds has one run for all of a subset's."""
-    cells = {(run.request.subset, run.request.seed): run for run in peer}
-    unseeded = {subset: run for (subset, _), run in cells.items() if sum(s == subset for s, _ in cells) == 1}
-    found = []
-    for run in ours:
-        other = cells.get((run.request.subset, run.request.seed)) or unseeded.get(run.request.subset)
-        found += [(run, other)] if other else []
-    return found
+    """Runs on the same subset with the same seed; one without a seed goes with all of its subset."""
+    cells = [(run.request.subset, run.request.seed) for run in peer]
+    return [
+        (run, other)
+        for run in ours
+        for other, (subset, seed) in zip(peer, cells, strict=True)
+        if run.request.subset == subset and (run.request.seed == seed or None in (run.request.seed, seed))
+    ]
 
 
 def right(run: Run) -> np.ndarray:

@@ -9,11 +9,12 @@ import datasets
 import numpy as np
 import pytest
 import timm
-from finetune.dataset import prepare
 from PIL import Image
 from scipy import stats
 from timm.models import save_for_hf
 from torch.nn.functional import cross_entropy
+
+from finetune.dataset import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"model": "resnet10t", "image_size": 32, "score": "test", "subsets": 2, "threads": 1}
@@ -149,7 +150,7 @@ def rows():
         "ours, --epochs 1": [
             measured("ours, --epochs 1", k, 0, right, 12.0) for k, right in ((0, "1100"), (1, "1000"))
         ],
-        "probe": [measured("probe", 0, 0, "1000"), measured("probe", 1, 0, "0000")],
+        "probe": [measured("probe", 0, None, "1000"), measured("probe", 1, None, "0000")],
         "Trainer": [measured("Trainer", *cell, r, 60.0, lr=5e-5) for cell, r in zip(cells, theirs, strict=True)],
     }
 
