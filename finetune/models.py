@@ -112,6 +112,20 @@ def _repository(name: str) -> str | None:
     return None if other else config.hf_hub_id or None
 
 
+def has_depthwise_convolutions(name: str) -> bool:
+    """Whether a network that `build` would give has convolutions of one channel a group; nothing is allocated for it.
+
+    Not for one that cannot be built: `build` says why.
+    """
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(name, pretrained=False)
+    except Exception:  # of a name's own code, or of the Hub, where its config lies
+        return False
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    return any(1 < of.groups == of.in_channels for of in convolutions)
+
+
 def data_config(model: nn.Module, image_size: int | None = None, interpolation: str | None = None) -> dict[str, Any]:
     """How the model wants its images: timm's data config, at another size or interpolation where one is given."""
     args: dict[str, Any] = {} if image_size is None else {"input_size": (3, image_size, image_size)}

@@ -14,7 +14,7 @@ PRETRAINED_PRESET: dict[str, Any] = {
     "optimizer": "adamw",
     "lr": 5e-4,
     "weight_decay": 0.05,
-    "warmup_epochs": 1.0,
+    "warmup_epochs": 4.0,  # or a tenth of all
     "label_smoothing": 0.1,
     "crop_scale": 0.35,
     "hflip": 0.5,
@@ -52,7 +52,7 @@ FROZEN_PRESET: dict[str, Any] = {
 }
 # A classifier that is solved for has no settings of its own; batches are those of the evaluation.
 SOLVED_PRESET: dict[str, Any] = {"batch_size": FROZEN_PRESET["batch_size"], "hflip": 0.0}
-STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 200, 10, 40
+STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 150, 10, 40
 """Of a training from pretrained weights: so many optimizer steps at least, within these epochs."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import warnings
@@ -16,7 +17,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 
-from finetune import checkpoint_io, durations, hardware, launch, loggers, memory
+from finetune import checkpoint_io, durations, hardware, launch, loggers, memory, models
 from finetune.allocator import freed_memory_kept
 from finetune.callbacks import (
     EMA,
@@ -161,7 +162,8 @@ class Session:
         if config.freeze == "backbone" and not config.caches_features:
             chosen.append(FreezeBackbone(config.unfreeze_every))
         chosen += [HoldBatchNorm()] if config.batch_norm == "held" else []  # after FreezeBackbone
-        precision = hardware.precision(config.precision, config.accelerator)
+        depthwise = functools.partial(models.has_depthwise_convolutions, config.model)
+        precision = hardware.precision(config.precision, config.accelerator, depthwise)
         if config.caches_features and config.precision == "auto":
             precision = "32-true"  # a classifier alone has nothing to gain from less
         self.feature_seconds: float | None = None

@@ -8,6 +8,16 @@ from typing import Any
 import torch
 
 
+def _capabilities() -> dict[str, Any]:
+    find: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # torch 2.11 does not have it
+    return find()
+
+
+def has_amx() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices by AMX, and shows it."""
+    return bool(_capabilities().get("amx_bf16"))
+
+
 def has_fast_bf16(device: torch.device | str) -> bool:
     """Whether bfloat16 is faster than float32: on a recent CUDA GPU, a CPU with AMX, or with AVX512-BF16 of its own.
 
@@ -24,7 +34,6 @@ def has_fast_bf16(device: torch.device | str) -> bool:
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
-    find: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # torch 2.11 does not have it
-    capabilities = find()
+    capabilities = _capabilities()
     amx_is_hidden = str(capabilities.get("cpu_name")).startswith("Intel") and capabilities.get("avx512_fp16")
-    return bool(capabilities.get("amx_bf16") or (capabilities.get("avx512_bf16") and not amx_is_hidden))
+    return bool(has_amx() or (capabilities.get("avx512_bf16") and not amx_is_hidden))
