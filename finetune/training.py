@@ -146,7 +146,7 @@ class Session:
     def __init__(self, config: RunConfig, folder: RunFolder) -> None:
         self.config, self.folder = config, folder
         signals = StopOnSignal()
-        advice = f"go on with: python -m finetune --resume {folder.path}"
+        advice = f"go on with: python -m finetune --resume {folder.root}"
         self.limits = Limits(config.patience, durations.seconds(config.max_time) if config.max_time else None)
         self.head = HeadStart(config.head_init or "probe", config.imbalance, config.seed, required=config.solved)
         self.checkpoints = Checkpoints(folder.checkpoints, signals, config.save_every, advice, self.limits, self.head)
@@ -219,7 +219,7 @@ class Session:
 
     def _memory(self, loader: Images) -> AbstractContextManager[None]:
         config = self.config
-        advice = f"python -m finetune --resume {self.folder.path}"
+        advice = f"python -m finetune --resume {self.folder.root}"
         world = self.trainer.world_size
         return memory.advised(loader.epoch_images, config.batch_size or 0, world, config.device_batch_size, advice)
 
