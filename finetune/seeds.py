@@ -166,7 +166,7 @@ def _averaged(seeds: Sequence[_Seed], scores: dict[str, dict[str, float]], chose
         "images_per_second": round(statistics.mean(training["images_per_second"] for training in trainings), 3),
         "data_wait": round(statistics.mean(training["data_wait"] for training in trainings), 6),
         "best_epoch": None,
-        "chosen_by": chosen_by,
+        "chosen_by": f"average of the weights of {len(seeds)} seeds: {chosen_by}",
     }
     model = result.model | {"weights": spread.AVERAGED}
     return dataclasses.replace(result, model=model, metrics=scores, training=result.training | changed)

@@ -14,8 +14,8 @@ AVERAGE = "average"
 AVERAGED = "averaged over seeds"
 """`model.weights` there."""
 BY_ACCURACY, BY_LOSS = "validation accuracy, then loss", "validation loss"
-BETTER_THAN_EACH = "the average of the seeds' weights is better on validation than each of them"
-BETTER_THAN_MOST = "the validation loss of the average of the seeds' weights is below the mean of theirs"
+BETTER_THAN_EACH = "better on validation than each seed"
+BETTER_THAN_MEAN = "validation loss and accuracy better than the seeds' mean: too few images to tell seeds apart"
 
 
 def choose(seeds: Sequence[Scores], average: Scores, enough: bool) -> tuple[int | None, str]:
@@ -24,7 +24,8 @@ def choose(seeds: Sequence[Scores], average: Scores, enough: bool) -> tuple[int 
     With enough images: what is best by accuracy, then loss; of equals a seed before the average, and the first seed.
     Few images cannot tell which seed is the best. There the average of the weights stands against the mean of the
     seeds, which no choice has flattered; where it fails, as that of weights far from each other does, it is the seed
-    with the lowest loss, which says more per image than the accuracy.
+    with the lowest loss, which says more per image than the accuracy. The accuracy must hold as well: what has learnt
+    nothing is not sure of anything, and may have a lower loss than what is too sure.
 
     Args:
         seeds: Each seed's scores on validation.
@@ -41,8 +42,9 @@ def choose(seeds: Sequence[Scores], average: Scores, enough: bool) -> tuple[int 
             return None, BETTER_THAN_EACH
         return ranks.index(best), BY_ACCURACY
     losses = [scores["loss"] for scores in seeds]
-    if average["loss"] < statistics.mean(losses):
-        return None, BETTER_THAN_MOST
+    accuracy = statistics.mean([scores["accuracy"] for scores in seeds])
+    if average["loss"] < statistics.mean(losses) and average["accuracy"] >= accuracy:
+        return None, BETTER_THAN_MEAN
     return losses.index(min(losses)), BY_LOSS
 
 
