@@ -78,6 +78,7 @@ def sections(result: dict[str, Any], model: Path) -> dict[str, Any]:
         "limitations": limitations(result),
         "chosen": CHOSEN.get(result["training"].get("chosen_by", ""), "The epoch was chosen by validation accuracy"),
         "averaged": result["model"].get("weights") == "averaged",
+        "seeds": _seeds(evaluation["seeds"]) if "seeds" in evaluation else None,
         "training": settings.rows(result["training"], result["seed"]),
         "command": command(words) if words else None,
         "environment": ", ".join(f"{escape(name)} {escape(of)}" for name, of in result["environment"].items()),
@@ -149,6 +150,18 @@ def _scores(result: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any
         "floor_class": escape(floor["class"]) if floor else None,
         "test_images": f"{result['dataset']['splits']['test']:,}",
     }
+
+
+def _seeds(found: dict[str, Any]) -> str:
+    """One line: mean, standard deviation, each seed, and which one this is."""
+    each = ", ".join(f"{number(one['test']['accuracy'])} (seed {one['seed']})" for one in found["each"])
+    this = "the average of their weights" if found["exported"] == "average" else f"that of seed {found['exported']}"
+    return (
+        f"{len(found['each'])} trainings that differ in their seed alone have a mean test accuracy of "
+        f"{number(found['mean']['test']['accuracy'])} with a standard deviation of "
+        f"{number(found['sd']['test']['accuracy'])}: {each}. This model is {this}, chosen on validation "
+        f"({escape(found['chosen_by'])})."
+    )
 
 
 def _classes(classes: list[str], rows: list[dict[str, Any]], model: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def add(
     entry = assess(predictions["validation"], predictions["test"], labels, classes, result.seed)
     if head is not None and head.epoch0 is not None:
         entry["probe"] = probe(head.epoch0, head.predictions["test"], predictions["test"], result.seed)
-    return dataclasses.replace(result, evaluation=entry)
+    return dataclasses.replace(result, evaluation=result.evaluation | entry)
 
 
 def assess(

@@ -100,6 +100,7 @@ def same_content(source: Path, target: Path) -> None:
             temporary.unlink(missing_ok=True)
             raise
     os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # it stays where both were names of one file already
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ from finetune.config import RunConfig
 from finetune.options import DataOptions, ModelOptions, TrainingOptions, flag
 
 _GROUPS = (DataOptions, ModelOptions, TrainingOptions)
-_OTHERS = ("precision", "device_batch_size", "grad_checkpointing", "compile", "sync_bn", "seed", "max_time")
+_OTHERS = ("precision", "device_batch_size", "grad_checkpointing", "compile", "sync_bn", "seed", "seeds", "max_time")
 """Of the other groups, what may change the numbers."""
 
 

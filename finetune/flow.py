@@ -22,6 +22,7 @@ from finetune import (
     models,
     publishing,
     resume,
+    seeds,
     splits,
     training,
     transforms,
@@ -33,11 +34,13 @@ from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages
 from finetune.errors import ModelError
 from finetune.feature_data import FeatureDataModule
+from finetune.peers import Peers
 from finetune.report import chooses, describe, remarks, table
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder
 from finetune.start import Start, begin
 from finetune.tasks import TASKS, FeatureClassificationTask, ImageClassificationTask
+from finetune.trained import Trained
 
 
 def run(config: RunConfig, begun: Start | None = None) -> RunResult:
@@ -59,21 +62,33 @@ def run(config: RunConfig, begun: Start | None = None) -> RunResult:
         log.info(f"the run in {folder.path} is complete")
         publishing.publish(config, folder.path)
         return RunResult.load(folder.result)
-    session = training.Session(config, folder)
+    peers.from_first(lambda: seeds.check(config, folder))
+    session = training.Session(config, seeds.first_folder(config, folder))
     data = peers.in_turn(lambda: data_source.load(config, begun.place))
     config = config if config.streaming else config.for_images(data.splits.counts()["train"])
+    if config.seeds == 1:
+        trained = _train(config, config.seed, data, session, peers)
+    else:
+        trained = seeds.train(config, folder, session, lambda seed, session: _train(config, seed, data, session, peers))
+    return _write_up(trained, config, data, folder) if is_main_process() else trained.result
+
+
+def _train(config: RunConfig, seed: int, data: LabelledImages, session: training.Session, peers: Peers) -> Trained:
+    """Train one seed, and evaluate its best weights; the splits, and what the linear probe is fitted to, are given."""
     session.plan(config)
-    L.seed_everything(config.seed, verbose=False)
+    folder = session.folder
+    L.seed_everything(seed, verbose=False)
     model = peers.in_turn(lambda: _build_model(config, data))
     data_config = models.data_config(model, config.image_size, config.interpolation)
     config = _with_inferred(config, data, data_config)
+    own = dataclasses.replace(config, seed=seed)
     balance = config.imbalance == "balanced-sampler"
-    images = data_source.module(data, data_config=data_config, balance=balance, **_fields(config, _LOADER))
+    images = data_source.module(data, data_config=data_config, balance=balance, **_fields(own, _LOADER))
     images.check(session.trainer.world_size)
-    task, loader = _task(config, images, model)
+    task, loader = _task(own, images, model)
     _start_head(config, images, session.head, task, loader, model)
     session.checkpoints.chooses = chooses(config, data)
-    identity = resume.identity(config, data, model) | _backbone_identity(config, model)
+    identity = resume.identity(own, data, model) | _backbone_identity(config, model)
     start = peers.in_turn(lambda: resume.checkpoint(folder, identity))
     folder.create(config, data.splits)
     peers.agree(folder, identity | {"what --precision auto takes (name one)": session.precision}, start)
@@ -85,28 +100,23 @@ def run(config: RunConfig, begun: Start | None = None) -> RunResult:
     metrics = {role: session.evaluate(task, loader, role) for role in ("validation", "test")}
     result = describe(config, folder, data, model, data_config, session, metrics)
     session.log_results(metrics)
-    return _write_up(result, config, session, data, model, data_config, folder) if is_main_process() else result
+    said = remarks(config, data, session, data_config["input_size"][-1]) if is_main_process() else []
+    return Trained(model, data_config, task, loader, session, result, dict(session.predictions), said)
 
 
-def _write_up(
-    result: RunResult,
-    config: RunConfig,
-    session: training.Session,
-    data: LabelledImages,
-    model: nn.Module,
-    data_config: dict[str, Any],
-    folder: RunFolder,
-) -> RunResult:
+def _write_up(trained: Trained, config: RunConfig, data: LabelledImages, folder: RunFolder) -> RunResult:
     """Everything that is made of the finished model and its numbers."""
-    result = assessment.add(result, session.predictions, data, session.head)
+    model, data_config, predictions = trained.model, trained.data_config, trained.predictions
+    result = assessment.add(trained.result, predictions, data, trained.session.head)
     temperature = result.evaluation.get("calibration", {}).get("temperature")
     export.save(model, folder.model, data.schema.classes, data_config, temperature)
     result.save(folder.result)
+    seeds.tidy(folder, result)
     certify.write_inputs(folder.verify, model, data, transforms.normalised(data_config))
-    result = figures.add(result, session.predictions["test"], data, folder)
+    result = figures.add(result, predictions["test"], data, folder)
     certify.certify(folder.path)
     cards.build(folder.path)
-    for line in remarks(config, data, session, data_config["input_size"][-1]):
+    for line in trained.remarks:
         log.info(line)
     log.info(table(result))
     publishing.publish(config, folder.path)

@@ -1,8 +1,8 @@
 """Lightning's loggers by name: each an extra, imported only when it is asked for, all of them within the run folder.
 
-A run that is resumed goes on in the same logger run: its id lies in `logger.json` of the run folder. The services' own
-variables are respected: TRACKIO_DIR, TRACKIO_SPACE_ID, WANDB_MODE, WANDB_PROJECT, MLFLOW_TRACKING_URI,
-MLFLOW_EXPERIMENT_NAME.
+A run that is resumed goes on in the same logger run: its id lies in `logger.json` of the run folder. Each of several
+seeds has a logger run of its own, RUN-seedS, in the same place. The services' own variables are respected: TRACKIO_DIR,
+TRACKIO_SPACE_ID, WANDB_MODE, WANDB_PROJECT, MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME.
 """
 
 from __future__ import annotations
@@ -54,11 +54,12 @@ def make(name: str, folder: RunFolder, settings: dict[str, Any], resumed_at: int
         resumed_at: Optimizer step that the run goes on from.
     """
     known = _ids(folder)
+    key = name if folder.seed is None else f"{name}, seed {folder.seed}"
     makers = {"tensorboard": _tensorboard, "trackio": _trackio, "wandb": _wandb, "mlflow": _mlflow}
-    logger = makers[name](folder, known.get(name), resumed_at)
-    if name not in known:
+    logger = makers[name](folder, known.get(key), resumed_at)
+    if key not in known:
         logger.log_hyperparams(settings)
-        write_text(folder.logger, json.dumps(known | {name: logger.version}) + "\n")
+        write_text(folder.logger, json.dumps(known | {key: logger.version}) + "\n")
     return logger
 
 
@@ -92,13 +93,14 @@ def _tensorboard(folder: RunFolder, known: str | None, resumed_at: int | None) -
 
     # Steps that a killed run had logged after its last checkpoint are taken back.
     later: dict[str, Any] = {} if known is None or resumed_at is None else {"purge_step": resumed_at + 1}
-    return TensorBoardLogger(folder.path, name="tensorboard", version="", default_hp_metric=False, **later)
+    version = "" if folder.seed is None else f"seed{folder.seed}"
+    return TensorBoardLogger(folder.root, name="tensorboard", version=version, default_hp_metric=False, **later)
 
 
 def _trackio(folder: RunFolder, known: str | None, resumed_at: int | None) -> Logger:
     from finetune.trackio_logger import TrackioLogger
 
-    logger = TrackioLogger(_PROJECT, folder.path.name, folder.path / "trackio", known)
+    logger = TrackioLogger(_PROJECT, folder.title, folder.root / "trackio", known)
     if known is not None:  # each part's settings replace those before
         logger.log_hyperparams(folder.settings())
     return logger
@@ -108,7 +110,7 @@ def _wandb(folder: RunFolder, known: str | None, resumed_at: int | None) -> Logg
     from lightning.pytorch.loggers import WandbLogger
 
     project = os.environ.get("WANDB_PROJECT", _PROJECT)
-    return WandbLogger(folder.path.name, folder.path, project=project, id=known or uuid.uuid4().hex[:12])
+    return WandbLogger(folder.title, folder.root, project=project, id=known or uuid.uuid4().hex[:12])
 
 
 def _mlflow(folder: RunFolder, known: str | None, resumed_at: int | None) -> Logger:
@@ -117,10 +119,10 @@ def _mlflow(folder: RunFolder, known: str | None, resumed_at: int | None) -> Log
     local = None
     address = os.environ.get("MLFLOW_TRACKING_URI")
     if not address:
-        address, local = f"sqlite:///{folder.path / 'mlflow.db'}", (folder.path / "mlflow").as_uri()
+        address, local = f"sqlite:///{folder.root / 'mlflow.db'}", (folder.root / "mlflow").as_uri()
     logger = MLFlowLogger(
         os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT),
-        run_name=folder.path.name,
+        run_name=folder.title,
         tracking_uri=address,
         artifact_location=local,
         run_id=known,

@@ -37,6 +37,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "num_nodes": (1, math.inf, True),
     "workers": (0, 1024, True),
     "seed": (0, 2**32 - 1, True),
+    "seeds": (1, 1000, True),
     "save_every": (1, math.inf, True),
     "patience": (1, math.inf, True),
     "probe_images": (0, math.inf, True),
@@ -69,6 +70,7 @@ def problems(config: Options) -> list[str]:
         )
     found += _freezing_problems(config)
     found += _head_problems(config)
+    found += _seed_problems(config)
     found += _split_problems(config)
     if config.private and config.publish is None:
         found.append("--private needs --publish OWNER/NAME: it is about the repository that is made")
@@ -113,6 +115,28 @@ def _head_problems(config: Options) -> list[str]:
         return ["--head-init probe reads the training images first, and a stream is not: give zero, or no --streaming"]
     if config.head_init == "probe" and not config.probe_images:
         return ["--head-init probe needs a linear probe, and --probe-images 0 has none: leave out one of them"]
+    return []
+
+
+def _seed_problems(config: Options) -> list[str]:
+    """What makes no sense, or has no form, for several seeds."""
+    if config.seeds <= 1:
+        return []
+    given = f"--seeds {config.seeds}"
+    if config.solved:
+        return [
+            f"{given}: the classifier of --freeze backbone is solved for, and comes out the same whatever the seed: "
+            "leave out --seeds, or give --epochs to train it"
+        ]
+    if config.streaming:
+        return [f"{given} cannot take --streaming: leave out one of them, or start a run for each --seed"]
+    if config.caches_features and not config.pretrained:
+        return [
+            f"{given} with --freeze backbone and --no-pretrained: each seed would have another random backbone, and "
+            "nothing to compare: leave out one of the three"
+        ]
+    if config.seed + config.seeds - 1 > _RANGES["seed"][1]:
+        return [f"--seed {config.seed} and {given}: the last would be above {_RANGES['seed'][1]}: lower --seed"]
     return []
 
 

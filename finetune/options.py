@@ -211,6 +211,9 @@ class RunOptions:
 
     seed: int = 0
     """Of the splits, the order, the augmentation and the initial weights."""
+    seeds: int = 1
+    """Train so many times on one split, with seeds from --seed on; the numbers' mean and spread are reported, and the
+    best on validation is exported, or the average of the weights where that is better there."""
     output: Annotated[Path | None, AUTO] = None
     """Run folder to make; runs/DATASET-MODEL-TIME otherwise."""
     resume: Annotated[Path | None, _RESUME] = None

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from finetune import command, data_wait, imbalance
+from finetune import command, data_wait, imbalance, spread
 from finetune.callbacks import limits
 from finetune.config import RunConfig
 from finetune.cores import available_cores
@@ -88,7 +88,7 @@ def describe(
         training=_training(config, session),
         seed=config.seed,
         command=command.words(config),
-        folder=folder.path,
+        folder=folder.root,
     )
 
 
@@ -212,9 +212,12 @@ def table(result: RunResult) -> str:
     test, validation = result.metrics["test"], result.metrics["validation"]
     known = result.evaluation.get("intervals", {}).get("test", {})
     intervals = {name: f"[{low:.4f}, {high:.4f}]" for name, (low, high) in known.items()}
-    lines = ["", f"{'':20}{'test':>10}{'95 % interval':>20}{'validation':>12}"]
+    seeds = result.evaluation.get("seeds")
+    over = f"{'test, ' + str(len(seeds['each'])) + ' seeds':>20}" if seeds else ""
+    lines = ["", f"{'':20}{'test':>10}{'95 % interval':>20}{'validation':>12}{over}"]
     lines += [
         f"{METRIC_NAMES[name]:20}{test[name]:>10.4f}{intervals.get(name, ''):>20}{validation[name]:>12.4f}"
+        + (f"{spread.cell(seeds, name):>20}" if seeds else "")
         for name in METRIC_NAMES
         if name in test
     ]
@@ -240,6 +243,8 @@ def _remarks(evaluation: dict[str, Any]) -> list[str]:
     lines = [f"always one class: the accuracy of answering {evaluation['majority_class']['class']!r} every time"]
     if probe := evaluation.get("probe"):
         lines.append(probe_line(probe))
+    if seeds := evaluation.get("seeds"):
+        lines.append(spread.line(seeds))
     if calibration := evaluation.get("calibration"):
         test = calibration["test"]
         lines.append(calibration_line(calibration["temperature"], test["error"], test["error_calibrated"]))

@@ -27,8 +27,8 @@ class RunResult:
         metrics: `validation` and `test`, computed in float32 on the exported weights.
         training: `epochs`, `best_epoch`, `batch_size`, `seconds`, `images_per_second`, `devices`, `precision`, ...
         seed: Of everything random.
-        evaluation: `majority_class`, `intervals`, `per_class`, `confusion`, `calibration`, `mistakes`, `figures`; empty
-            in runs of earlier versions.
+        evaluation: `majority_class`, `intervals`, `per_class`, `confusion`, `calibration`, `mistakes`, `figures`, and
+            where they are there `probe` and `seeds`; empty in runs of earlier versions.
         environment: Package versions.
         command: Arguments of `python -m finetune` that repeat the run, see `finetune.command`; empty for a dataset in
             memory, and in runs of earlier versions.

@@ -33,14 +33,41 @@ ELSEWHERE = ("output", "resume", "publish", "private")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside a run's folder."""
+    """Paths inside a run's folder, or inside that of one of several seeds: `RUN/seeds/S`, see `finetune.seeds`.
+
+    Attributes:
+        path: Where checkpoints and metrics go.
+        run: The run, where `path` is that of a seed.
+        seed: Which one it is.
+    """
 
     path: Path
+    run: Path | None = None
+    seed: int | None = None
+
+    def of_seed(self, seed: int) -> RunFolder:
+        """Where one of the run's seeds is trained."""
+        return RunFolder(self.seeds / str(seed), self.path, seed)
+
+    @property
+    def root(self) -> Path:
+        """The run's own, which `--resume` takes."""
+        return self.run or self.path
+
+    @property
+    def title(self) -> str:
+        """What a logger calls it."""
+        return self.root.name if self.seed is None else f"{self.root.name}-seed{self.seed}"
+
+    @property
+    def seeds(self) -> Path:
+        """The trainings that are not the exported one's, by seed."""
+        return self.root / "seeds"
 
     @property
     def config(self) -> Path:
         """Resolved flags."""
-        return self.path / "config.yaml"
+        return self.root / "config.yaml"
 
     @property
     def result(self) -> Path:
@@ -50,7 +77,7 @@ class RunFolder:
     @property
     def splits(self) -> Path:
         """Which image belongs to which split."""
-        return self.path / "splits.json"
+        return self.root / "splits.json"
 
     @property
     def metrics(self) -> Path:
@@ -60,7 +87,7 @@ class RunFolder:
     @property
     def logger(self) -> Path:
         """Ids of the logger runs that this run is recorded in."""
-        return self.path / "logger.json"
+        return self.root / "logger.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -103,9 +130,9 @@ class RunFolder:
         return self.path / "verify"
 
     def settings(self) -> dict[str, Any]:
-        """What config.yaml says."""
+        """What config.yaml says, with the seed's own number."""
         settings: dict[str, Any] = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        return settings
+        return settings if self.seed is None else settings | {"seed": self.seed}
 
     def create(self, config: RunConfig, splits: Splits) -> None:
         """Make the folder and write what is known before training; in the first process only."""
@@ -119,7 +146,7 @@ class RunFolder:
     @contextmanager
     def announced(self) -> Iterator[None]:
         """Processes that Lightning starts meanwhile learn which folder it is; those of a later run do not."""
-        os.environ[_ENVIRONMENT] = str(self.path)
+        os.environ[_ENVIRONMENT] = str(self.root)
         try:
             yield
         finally:
@@ -180,8 +207,11 @@ def _same(config: RunConfig, run: RunFolder) -> bool:
         return False
     settings = _settings(config)
     options = [f.name for group in (DataOptions, ModelOptions, TrainingOptions) for f in dataclasses.fields(group)]
-    asked = {name: settings[name] for name in (*options, "seed") if settings[name] is not None}
-    return isinstance(recorded, dict) and all(recorded.get(name) == value for name, value in asked.items())
+    asked = {name: settings[name] for name in (*options, "seed", "seeds") if settings[name] is not None}
+    if not isinstance(recorded, dict):
+        return False
+    recorded = {"seeds": 1} | recorded  # runs of earlier versions have one
+    return all(recorded.get(name) == value for name, value in asked.items())
 
 
 def _resumable(folder: RunFolder) -> RunFolder:

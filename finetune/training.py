@@ -148,7 +148,7 @@ class Session:
     def __init__(self, config: RunConfig, folder: RunFolder) -> None:
         self.config, self.folder = config, folder
         signals = StopOnSignal()
-        advice = f"go on with: python -m finetune --resume {folder.path}"
+        advice = f"go on with: python -m finetune --resume {folder.root}"
         self.limits = Limits(config.patience, durations.seconds(config.max_time) if config.max_time else None)
         self.head = HeadStart(config.head_init or "probe", config.imbalance, config.seed, required=config.solved)
         self.checkpoints = Checkpoints(folder.checkpoints, signals, config.save_every, advice, self.limits, self.head)
@@ -162,7 +162,7 @@ class Session:
         if config.freeze == "backbone" and not config.caches_features:
             chosen.append(FreezeBackbone(config.unfreeze_every))
         chosen += [HoldBatchNorm()] if config.batch_norm == "held" else []  # after FreezeBackbone
-        depthwise = functools.partial(models.has_depthwise_convolutions, config.model)
+        depthwise = functools.partial(models.is_depthwise, config.model)
         precision = hardware.precision(config.precision, config.accelerator, depthwise)
         if config.caches_features and config.precision == "auto":
             precision = "32-true"  # a classifier alone has nothing to gain from less
@@ -228,7 +228,7 @@ class Session:
 
     def _memory(self, loader: Images) -> AbstractContextManager[None]:
         config = self.config
-        advice = f"python -m finetune --resume {self.folder.path}"
+        advice = f"python -m finetune --resume {self.folder.root}"
         world = self.trainer.world_size
         return memory.advised(loader.epoch_images, config.batch_size or 0, world, config.device_batch_size, advice)
 

@@ -46,6 +46,10 @@ class Limits(L.Callback):
         """Starts the clock."""
         self.started = time.monotonic()
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops the clock."""
+        self.before, self.started = self.elapsed, None
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

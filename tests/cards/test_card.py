@@ -153,6 +153,26 @@ def test_what_is_known_is_said(run_of):
         assert text in card
 
 
+@pytest.mark.parametrize(
+    ("exported", "this"), [(4, "that of seed 4"), ("average", "the average of their weights")], ids=str
+)
+def test_the_seeds_are_one_line(run_of, exported, this):
+    accuracies = {3: 0.8111, 4: 0.8222, 5: 0.8633}
+    seeds = {
+        "exported": exported,
+        "chosen_by": "validation *accuracy*",
+        "each": [{"seed": seed, "test": {"accuracy": value}} for seed, value in accuracies.items()],
+        "mean": {"test": {"accuracy": 0.8322}},
+        "sd": {"test": {"accuracy": 0.0275}},
+    }
+    card = render(run_of(changed(evaluation__seeds=seeds)))
+    assert (
+        "nothing was chosen on the test split. 3 trainings that differ in their seed alone have a mean test accuracy "
+        "of 0.8322 with a standard deviation of 0.0275: 0.8111 (seed 3), 0.8222 (seed 4), 0.8633 (seed 5). This model "
+        f"is {this}, chosen on validation (validation \\*accuracy\\*). Intervals: percentile"
+    ) in card
+
+
 def test_figures_that_are_not_there_are_not_shown(run_of):
     run = run_of(RESULT, figures=False)
     assert "![" not in render(run)

@@ -1,0 +1,38 @@
+"""A training that has come to its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from finetune.predictions import Predictions
+from finetune.result import RunResult
+from finetune.tasks import ImageClassificationTask
+from finetune.training import Images, Session
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is exported, and what is known of it.
+
+    Attributes:
+        model: With the weights.
+        data_config: timm's, as the model was evaluated with.
+        task: What was trained: `model`, or its classifier.
+        loader: What on.
+        session: Its training and evaluations.
+        result: Its numbers, without `evaluation`.
+        predictions: Of `validation` and `test`; in the first process alone.
+        remarks: What the user should know of how it went; in the first process alone.
+    """
+
+    model: nn.Module
+    data_config: dict[str, Any]
+    task: ImageClassificationTask
+    loader: Images
+    session: Session
+    result: RunResult
+    predictions: dict[str, Predictions]
+    remarks: list[str]
