@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from datasets import Dataset
 
-from finetune import evaluate_flow, predict_inputs
+from finetune import evaluate_flow, exports, predict_inputs
 from finetune.allocator import freed_memory_kept
 from finetune.console import log
 from finetune.errors import DatasetError, Interrupted, RunFolderError
@@ -57,7 +57,7 @@ def _prepare(options: PredictOptions) -> tuple[Predictor, Inputs]:
         raise DatasetError(f"split {options.split!r} holds no images")
     log.info(f"{count} images, {classes} classes, temperature {predictor.temperature:.4g}")
     if not predictor.calibrated:
-        log.info("config.json has no calibration: probabilities are the model's own (temperature 1)")
+        log.info("the model has no calibration: probabilities are the model's own (temperature 1)")
     return predictor, inputs
 
 
@@ -73,6 +73,10 @@ def _inputs(options: PredictOptions) -> Inputs:
     if options.dataset:
         return predict_inputs.from_dataset(
             options.dataset, options.split, options.dataset_config, options.revision, options.image_column
+        )
+    if exports.of_file(options.model):
+        raise RunFolderError(
+            f"--split without --dataset is for a run, got the file {options.model}: give the run's folder"
         )
     folder = RunFolder(Path(options.model).expanduser().absolute())
     if options.split not in ROLES:
