@@ -55,7 +55,7 @@ def sections(result: dict[str, Any], model: Path) -> dict[str, Any]:
 
     Args:
         result: Content of result.json.
-        model: Its folder: figures and an ONNX file are spoken of where they are there.
+        model: Its folder: figures and exported files are spoken of where they are there.
     """
     evaluation = result.get("evaluation") or {}
     calibration = evaluation.get("calibration")
@@ -68,6 +68,7 @@ def sections(result: dict[str, Any], model: Path) -> dict[str, Any]:
         "calibration": calibration and _calibration(calibration),
         "figures": _figures(evaluation.get("figures", {}), model),
         "onnx": (model / "model.onnx").is_file(),
+        "openvino": (model / "model.xml").is_file(),
         "limitations": limitations(result),
         "averaged": result["model"].get("weights") == "averaged",
         "training": settings.rows(result["training"], result["seed"]),
