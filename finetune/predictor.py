@@ -100,7 +100,7 @@ class Predictor:
         self.model = _inference_form(built.to(self.device), precision, self.data_config["input_size"])
 
     def _read(self, form: exports.Format, path: Path, accelerator: str, precision: Precision) -> None:
-        found = exported_model.read(form, path, accelerator, precision)
+        found = exported_model.read(form, path, accelerator, precision, self.batch_size)
         self.name, self.device = str(path), torch.device("cpu")
         self.classes, self.data_config = found.classes, found.data_config
         self.temperature, self.calibrated = found.temperature, found.temperature != 1  # export writes 1 where none is

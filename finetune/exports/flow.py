@@ -135,7 +135,7 @@ def _save(form: Format, model: nn.Module, path: Path, metadata: Mapping[str, str
 def _check(form: Format, path: Path, live: np.ndarray, pixels: np.ndarray) -> float:
     """Run the file on one image, and on all in batches."""
     try:
-        network = form.load(path, "32", None)
+        network = form.load(path, "32", None, 8)
         batches = [pixels[:1], *(pixels[i : i + 8] for i in range(0, len(pixels), 8))]
         first, *found = [network.run(batch).copy() for batch in batches]
     except Exception as error:  # the libraries' classes have no public base

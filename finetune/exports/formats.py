@@ -26,7 +26,7 @@ class Format:
         runs: Package that runs it.
         writes: Packages that write it.
         save: Writes it, with metadata and an example of the input.
-        load: Opens it, in a precision and with so many threads.
+        load: Opens it, in a precision, with so many threads, best for batches of a size.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Format:
     runs: str
     writes: tuple[str, ...]
     save: Callable[[nn.Module, Path, Mapping[str, str], Tensor], None]
-    load: Callable[[Path, Precision, int | None], Network]
+    load: Callable[[Path, Precision, int | None, int | None], Network]
 
     def check_installed(self, packages: tuple[str, ...]) -> None:
         """Raise where one of its packages is missing.
@@ -48,7 +48,9 @@ class Format:
         if missing:
             raise ConfigError(f"{', '.join(missing)}: not installed; pip install 'resnest-timm[{self.name}]'")
 
-    def open(self, path: Path, precision: Precision = "32", threads: int | None = None) -> Network:
+    def open(
+        self, path: Path, precision: Precision = "32", threads: int | None = None, batch_size: int | None = None
+    ) -> Network:
         """Read a file.
 
         Raises:
@@ -59,7 +61,7 @@ class Format:
             raise ModelError(f"no such file: {path}; `{self.command}` writes it")
         self.check_installed((self.runs,))
         try:
-            return self.load(path, precision, threads)
+            return self.load(path, precision, threads, batch_size)
         except FinetuneError:
             raise
         except Exception as error:  # the libraries' classes have no public base

@@ -48,7 +48,7 @@ class ExportedModel:
     data_config: dict[str, Any]
 
 
-def read(form: Format, path: Path, accelerator: str, precision: Precision) -> ExportedModel:
+def read(form: Format, path: Path, accelerator: str, precision: Precision, batch_size: int) -> ExportedModel:
     """Open an exported file with as many threads as PyTorch would take.
 
     Args:
@@ -56,6 +56,7 @@ def read(form: Format, path: Path, accelerator: str, precision: Precision) -> Ex
         path: The file.
         accelerator: As the command line takes it.
         precision: Of the arithmetic.
+        batch_size: Most batches'.
 
     Raises:
         ConfigError: The library is not installed, or cannot do what was asked for.
@@ -65,7 +66,7 @@ def read(form: Format, path: Path, accelerator: str, precision: Precision) -> Ex
         raise ConfigError(
             f"--accelerator {accelerator}: {form.library} runs {path.name} on the CPU; give the run itself"
         )
-    network = form.open(path, precision, min(torch.get_num_threads(), available_cores()))
+    network = form.open(path, precision, min(torch.get_num_threads(), available_cores()), batch_size)
     try:
         classes = tuple(str(name) for name in json.loads(network.metadata["classes"]))
         temperature = float(json.loads(network.metadata["temperature"]))

@@ -34,13 +34,14 @@ def save(model: nn.Module, path: Path, metadata: Mapping[str, str], pixels: Tens
     program.save(path, external_data=size > _LARGEST)
 
 
-def load(path: Path, precision: Precision = "32", threads: int | None = None) -> Network:
+def load(path: Path, precision: Precision = "32", threads: int | None = None, batch_size: int | None = None) -> Network:
     """Open a file.
 
     Args:
         path: `*.onnx`.
         precision: Of the arithmetic.
         threads: Cores to compute with; onnxruntime's choice when not given.
+        batch_size: Makes no difference here.
 
     Raises:
         ConfigError: The precision is not float32, in which onnxruntime computes a file of float32 weights on CPUs.

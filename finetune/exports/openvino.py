@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,6 +51,7 @@ def save(model: nn.Module, path: Path, metadata: Mapping[str, str], pixels: Tens
     example = (pixels[:1].repeat(2, 1, 1, 1),)  # two: a batch of one is taken for a constant
     program = torch.export.export(model, example, dynamic_shapes=({0: torch.export.Dim("batch")},))
     network = openvino.convert_model(program)
+    network.reshape([-1, *pixels.shape[1:]])  # else the sides would be dynamic, too, and the network slower
     network.inputs[0].get_tensor().set_names({"pixels"})
     network.outputs[0].get_tensor().set_names({"logits"})
     for name, text in metadata.items():
@@ -57,23 +59,31 @@ def save(model: nn.Module, path: Path, metadata: Mapping[str, str], pixels: Tens
     openvino.save_model(network, path, compress_to_fp16=False)
 
 
-def load(path: Path, precision: Precision = "32", threads: int | None = None) -> Network:
-    """Open a file and compile it for this CPU.
+def load(path: Path, precision: Precision = "32", threads: int | None = None, batch_size: int | None = None) -> Network:
+    """Open a file.
 
     Args:
         path: `*.xml`, with `*.bin` beside it.
         precision: Of the arithmetic. OpenVINO itself takes bfloat16 where the CPU has it, whose logits are others.
         threads: Cores to compute with; OpenVINO's choice when not given.
+        batch_size: Most batches' size: for it the network is compiled a second time, 6 % faster in float32 and 13 % in
+            bfloat16 (resnest50d, 8 images of 224 px, one thread of an AMD EPYC).
     """
     openvino = library()
     core = openvino.Core()
     network = core.read_model(path)
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
     settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
-    request = core.compile_model(network, "CPU", settings).create_infer_request()
+    _, *sides = network.inputs[0].get_partial_shape()
+
+    @functools.cache
+    def request(size: int) -> Any:
+        """Compiled for a batch size; -1 is any."""
+        network.reshape([size, *sides])
+        return core.compile_model(network, "CPU", settings).create_infer_request()
 
     def run(pixels: Array) -> Array:
-        (logits,) = request.infer([pixels]).values()
+        (logits,) = request(batch_size if batch_size == len(pixels) else -1).infer([pixels]).values()
         found: Array = logits
         return found
 
