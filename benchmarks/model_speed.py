@@ -7,6 +7,7 @@ Prints Markdown tables; benchmarks/README.md says what is measured, and how.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -14,6 +15,7 @@ import math
 import platform
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,10 @@ from speed_candidates import (
     measure_group,
     unequal,
 )
-from speed_runtimes import RUNTIMES
+from speed_runtimes import RUNTIMES, at_hand
 
+from finetune.allocator import freed_memory_kept
+from finetune.exports import named
 from resnest_timm.hardware import has_fast_bf16
 from resnest_timm.listing import measure
 from resnest_timm.resnest import ALIASES, VARIANTS
@@ -164,7 +168,7 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 def environment(options: Options) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """What the numbers depend on; versions of the libraries where ours is compared with them."""
     if options.device == "cuda":
         machine = torch.cuda.get_device_name()
     else:
@@ -180,7 +184,8 @@ def environment(options: Options) -> dict[str, Any]:
         "torch": torch.__version__,
         "timm": timm.__version__,
         "python": platform.python_version(),
-    }
+        "freed memory": "kept" if options.keep_memory else "given back",
+    } | {library: version(named(RUNTIMES[library]).runs) for library in at_hand("fp32") if options.runtimes}
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
@@ -227,13 +232,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     differ = gradients_differ(networks) if "training" in options.modes else None
     rows: list[dict[str, Any]] = []
     in_runtimes: list[dict[str, Any]] = []
-    for mode in options.modes:
-        for dtype in options.dtypes:
-            group = measure_group(networks, mode, dtype, options)
-            rows += rows_of(group, mode, dtype, options, differ if mode == "training" else None)
-            if row := runtimes_row(group, dtype, options):
-                in_runtimes.append(row)
-            torch.compiler.reset()
+    with freed_memory_kept() if options.keep_memory else contextlib.nullcontext():
+        for mode in options.modes:
+            for dtype in options.dtypes:
+                group = measure_group(networks, mode, dtype, options)
+                rows += rows_of(group, mode, dtype, options, differ if mode == "training" else None)
+                if row := runtimes_row(group, dtype, options):
+                    in_runtimes.append(row)
+                torch.compiler.reset()
     about = environment(options)
     print(f"{options.model}, {options.size} px, batch {options.batch}; img/s, median of {options.repeats} rounds")
     print("; ".join(f"{key} {value}" for key, value in about.items()), end="\n\n")

@@ -59,6 +59,8 @@ class Options:
         dtypes: In which arithmetic.
         layouts: Orders of maps in memory; each network is compared in its better one.
         optimize: Measure `resnest_timm.optimize` too, and the others with their BatchNorms folded.
+        keep_memory: Keep the memory that PyTorch frees on the CPU, as this project's commands do; the other libraries
+            keep theirs anyway.
         runtimes: Measure ours in OpenVINO and onnxruntime, too, in inference on the CPU, where they are installed.
         compile: Measure compiled networks too; compiling one takes minutes.
         compile_modes: Modes that are compiled.
@@ -77,6 +79,7 @@ class Options:
     dtypes: tuple[Dtype, ...] = ("fp32", "bf16")
     layouts: tuple[Layout, ...] = ("NCHW", "NHWC")
     optimize: bool = True
+    keep_memory: bool = True
     runtimes: bool = True
     compile: bool = True
     compile_modes: tuple[Mode, ...] = ("inference",)
