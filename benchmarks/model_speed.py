@@ -181,6 +181,7 @@ def environment(options: Options) -> dict[str, Any]:
         "device": f"{machine} ({options.device})",
         "bf16": "fast" if has_fast_bf16(options.device) else "slower than fp32",
         "threads": torch.get_num_threads(),
+        "clock": options.clock,
         "torch": torch.__version__,
         "timm": timm.__version__,
         "python": platform.python_version(),
@@ -211,6 +212,8 @@ def check(options: Options) -> Options:
     found = "cuda" if torch.cuda.is_available() else "cpu"
     if options.device == "cuda" != found:
         raise ValueError("--device cuda: PyTorch sees no CUDA GPU; use --device cpu")
+    if options.clock == "cpu" and (options.threads != 1 or options.device == "cuda"):
+        raise ValueError("--clock cpu: expected --threads 1 and no GPU, for threads that wait count as well")
     return dataclasses.replace(options, model=model, device=found if options.device == "auto" else options.device)
 
 

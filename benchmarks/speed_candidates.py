@@ -54,6 +54,7 @@ class Options:
         size: Side of the square images, in pixels.
         device: Where; `auto` takes a CUDA GPU where there is one.
         threads: Of PyTorch on the CPU; PyTorch's own choice when not given.
+        clock: `wall`, or `cpu`: what this process computed, with one thread, where others use the machine too.
         repeats: Rounds; in each, every candidate is measured once.
         modes: What to measure.
         dtypes: In which arithmetic.
@@ -74,6 +75,7 @@ class Options:
     size: int = 224
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
+    clock: Literal["wall", "cpu"] = "wall"
     repeats: int = 3
     modes: tuple[Mode, ...] = ("inference", "training")
     dtypes: tuple[Dtype, ...] = ("fp32", "bf16")
@@ -299,16 +301,17 @@ def unequal(row: list[Candidate], dtype: Dtype, gradients: float | None) -> bool
 # --- measurements ----------------------------------------------------------------------------------------------------
 
 
-def timed(call: Callable[[], Tensor], device: str, calls: int = 1) -> float:
+def timed(call: Callable[[], Tensor], device: str, calls: int = 1, clock: str = "wall") -> float:
     """Seconds of one call, averaged."""
+    now = time.process_time if clock == "cpu" else time.perf_counter
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = now()
     for _ in range(calls):
         call()
     if device == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / calls
+    return (now() - start) / calls
 
 
 def peak_memory(call: Callable[[], Tensor], device: str) -> tuple[int, float]:
@@ -354,5 +357,5 @@ def measure_group(networks: dict[str, nn.Module], mode: Mode, dtype: Dtype, opti
     for round_ in range(options.repeats):
         start = round_ * len(group) // options.repeats  # no candidate always comes after the same slow one
         for entry in group[start:] + group[:start]:
-            entry.seconds.append(timed(entry.call, options.device, entry.calls))
+            entry.seconds.append(timed(entry.call, options.device, entry.calls, options.clock))
     return group

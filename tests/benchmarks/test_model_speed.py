@@ -214,6 +214,7 @@ def test_no_ratio_of_training_steps_whose_gradients_differ():
     [
         (["--model", "resnet50"], "error: --model resnet50: expected a ResNeSt, one of resnest14d, "),
         (["--against", "resnet51"], "error: --against resnet51: expected a model that timm knows"),
+        (["--clock", "cpu", "--threads", "2"], "error: --clock cpu: expected --threads 1 and no GPU"),
         (["--batch", "1"], "error: expected --size 32 or more, --batch 2 or more for inference and training, "),
         (
             ["--batch", "0", "--modes", "inference"],
