@@ -2,11 +2,12 @@
 
     python benchmarks/model_speed.py --model resnest50d --threads 2
 
-Prints one Markdown table; benchmarks/README.md says what is measured, and how.
+Prints Markdown tables; benchmarks/README.md says what is measured, and how.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -14,14 +15,27 @@ import math
 import platform
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 import tyro
-from speed_candidates import Candidate, Dtype, Mode, Options, build_all, gradients_differ, measure_group, unequal
+from speed_candidates import (
+    Candidate,
+    Dtype,
+    Mode,
+    Options,
+    build_all,
+    gradients_differ,
+    measure_group,
+    unequal,
+)
+from speed_runtimes import RUNTIMES, at_hand
 
+from finetune.allocator import freed_memory_kept
+from finetune.exports import named
 from resnest_timm.hardware import has_fast_bf16
 from resnest_timm.listing import measure
 from resnest_timm.resnest import ALIASES, VARIANTS
@@ -49,18 +63,13 @@ def best(group: list[Candidate], who: str, form: str) -> Candidate:
 
 
 def rows_of(group: list[Candidate], mode: Mode, dtype: Dtype, options: Options, differ: float | None) -> list[Any]:
-    """One row per form; `optimize` is compared with the others' eager form, `compile` with the others compiled."""
+    """One row per form, in which all three are compared."""
     macs = {"ours": measure(options.model, options.size)[1], "reference": measure(options.against, options.size)[1]}
     rows = []
-    for form in dict.fromkeys(entry.form for entry in group):
-        others = "compile" if form == "compile" else "eager"
-        ours, theirs, reference = (
-            best(group, "ours", form),
-            best(group, "timm", others),
-            best(group, "reference", others),
-        )
-        shown = [entry for entry in group if entry.form in (form, others)]
-        equal = not unequal([e for e in shown if e.form == form or e.who == "timm"], dtype, differ)
+    for form in dict.fromkeys(entry.form for entry in group if entry.form not in RUNTIMES):
+        ours, theirs, reference = (best(group, who, form) for who in ("ours", "timm", "reference"))
+        shown = [entry for entry in group if entry.form == form]
+        equal = not unequal(shown, dtype, differ)
         faster = theirs.median / ours.median, reference.median / ours.median
         row: dict[str, Any] = {"mode": mode, "dtype": dtype, "form": form, "equal": equal}
         row |= {"ours": name(ours), "timm": name(theirs), "reference": name(reference), "gradients_differ": differ}
@@ -70,6 +79,46 @@ def rows_of(group: list[Candidate], mode: Mode, dtype: Dtype, options: Options, 
         row["candidates"] = {name(entry): as_dict(entry, options.batch) for entry in shown}
         rows.append(row)
     return rows
+
+
+def runtimes_row(group: list[Candidate], dtype: Dtype, options: Options) -> dict[str, Any] | None:
+    """Ours in PyTorch, its fastest form that is not compiled, beside the libraries that run exported files."""
+    there = {entry.form: entry for entry in group if entry.form in RUNTIMES}
+    if not there:
+        return None
+    ours = min((e for e in group if e.who == "ours" and e.form in ("eager", "optimize")), key=lambda e: e.median)
+    rivals = [ours, *there.values()]
+    eager = [entry for entry in group if (entry.who, entry.form) == ("timm", "eager")]
+    equal = not unequal([*rivals, *eager], dtype, None)
+    row: dict[str, Any] = {
+        "dtype": dtype,
+        "ours": name(ours),
+        "timm": name(best(group, "timm", "eager")),
+        "equal": equal,
+    }
+    row["ratios"] = {library: entry.median / ours.median if equal else None for library, entry in there.items()}
+    row["libraries"] = {library: name(entry) for library, entry in there.items()}
+    row["candidates"] = {name(entry): as_dict(entry, options.batch) for entry in [*rivals, *eager]}
+    return row
+
+
+def runtimes_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    header = ["dtype", "ours", "timm eager", *(c for library in RUNTIMES for c in (library, f"ours / {library}"))]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    for row in rows:
+        entries = row["candidates"]
+        line = [row["dtype"], f"{speed(entries[row['ours']])} {row['ours'].split()[1]}", speed(entries[row["timm"]])]
+        for library in RUNTIMES:
+            ratio = row["ratios"].get(library, math.nan)
+            line.append(speed(entries[row["libraries"][library]]) if library in row["libraries"] else "")
+            line.append("outputs differ" if ratio is None else "" if math.isnan(ratio) else f"{ratio:.2f}")
+        lines.append(line)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def speed(entry: dict[str, Any]) -> str:
+    return f"{entry['images_per_second']:.1f} ±{100 * entry['spread']:.0f} %"
 
 
 def name(entry: Candidate) -> str:
@@ -94,9 +143,6 @@ def cells(row: dict[str, Any]) -> list[str]:
     """Of one row; `differs` in place of the ratios where the outputs are not equal."""
     entries = row["candidates"]
 
-    def speed(key: str, label: str) -> str:
-        return f"{entries[key]['images_per_second']:.1f} ±{100 * entries[key]['spread']:.0f} %{label}"
-
     def layout(key: str) -> str:
         return " " + " ".join(part for part in key.split()[2:] if part not in ("fp32", "bf16"))
 
@@ -104,7 +150,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         form = row["timm"].split()[1]
         found = [key for key in entries if key.split()[:3] == ["timm", form, wanted]]
         fastest = max(found, key=lambda key: entries[key]["images_per_second"], default=None)
-        return "" if fastest is None else speed(fastest, layout(fastest).replace(f" {wanted}", ""))
+        return "" if fastest is None else speed(entries[fastest]) + layout(fastest).replace(f" {wanted}", "")
 
     ratios = [row["ours_over_timm"], row["ours_over_reference"], row["efficiency"]]
     memory = [entries[row[who]]["memory"] for who in ("ours", "timm")]
@@ -112,17 +158,17 @@ def cells(row: dict[str, Any]) -> list[str]:
         row["mode"],
         row["dtype"],
         row["form"],
-        speed(row["ours"], layout(row["ours"])),
+        speed(entries[row["ours"]]) + layout(row["ours"]),
         timm_in("NCHW"),
         timm_in("NHWC"),
-        speed(row["reference"], layout(row["reference"])),
+        speed(entries[row["reference"]]) + layout(row["reference"]),
         *("outputs differ" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
         "" if None in memory else " / ".join(f"{size / 2**20:.0f}" for size in memory),
     ]
 
 
 def environment(options: Options) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """What the numbers depend on; versions of the libraries where ours is compared with them."""
     if options.device == "cuda":
         machine = torch.cuda.get_device_name()
     else:
@@ -135,10 +181,12 @@ def environment(options: Options) -> dict[str, Any]:
         "device": f"{machine} ({options.device})",
         "bf16": "fast" if has_fast_bf16(options.device) else "slower than fp32",
         "threads": torch.get_num_threads(),
+        "clock": options.clock,
         "torch": torch.__version__,
         "timm": timm.__version__,
         "python": platform.python_version(),
-    }
+        "freed memory": "kept" if options.keep_memory else "given back",
+    } | {library: version(named(RUNTIMES[library]).runs) for library in at_hand("fp32") if options.runtimes}
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
@@ -164,6 +212,8 @@ def check(options: Options) -> Options:
     found = "cuda" if torch.cuda.is_available() else "cpu"
     if options.device == "cuda" != found:
         raise ValueError("--device cuda: PyTorch sees no CUDA GPU; use --device cpu")
+    if options.clock == "cpu" and (options.threads != 1 or options.device == "cuda"):
+        raise ValueError("--clock cpu: expected --threads 1 and no GPU, for threads that wait count as well")
     return dataclasses.replace(options, model=model, device=found if options.device == "auto" else options.device)
 
 
@@ -184,21 +234,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     networks = build_all(options)
     differ = gradients_differ(networks) if "training" in options.modes else None
     rows: list[dict[str, Any]] = []
-    for mode in options.modes:
-        for dtype in options.dtypes:
-            group = measure_group(networks, mode, dtype, options)
-            rows += rows_of(group, mode, dtype, options, differ if mode == "training" else None)
-            torch.compiler.reset()
+    in_runtimes: list[dict[str, Any]] = []
+    with freed_memory_kept() if options.keep_memory else contextlib.nullcontext():
+        for mode in options.modes:
+            for dtype in options.dtypes:
+                group = measure_group(networks, mode, dtype, options)
+                rows += rows_of(group, mode, dtype, options, differ if mode == "training" else None)
+                if row := runtimes_row(group, dtype, options):
+                    in_runtimes.append(row)
+                torch.compiler.reset()
     about = environment(options)
     print(f"{options.model}, {options.size} px, batch {options.batch}; img/s, median of {options.repeats} rounds")
     print("; ".join(f"{key} {value}" for key, value in about.items()), end="\n\n")
     print(as_table(rows, options))
+    if in_runtimes:
+        print(f"\n{runtimes_table(in_runtimes)}")
+    elif options.runtimes and "inference" in options.modes and options.device == "cpu":
+        print("no OpenVINO and no onnxruntime: pip install 'resnest-timm[bench]'", file=sys.stderr)
     if options.json:
         macs = {network: measure(network, options.size)[1] for network in (options.model, options.against)}
         settings = {key: str(v) if isinstance(v, Path) else v for key, v in dataclasses.asdict(options).items()}
-        report = {"environment": about, "options": settings, "macs": macs, "rows": rows}
+        report = {"environment": about, "options": settings, "macs": macs, "rows": rows, "runtimes": in_runtimes}
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return 0 if all(row["equal"] for row in rows) else 1
+    return 0 if all(row["equal"] for row in [*rows, *in_runtimes]) else 1
 
 
 if __name__ == "__main__":

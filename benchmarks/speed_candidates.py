@@ -18,9 +18,11 @@ from typing import Any, Literal, cast
 import timm
 import torch
 import torch.nn.functional as F
+from speed_runtimes import RUNTIMES, at_hand, exported_call
 from timm.models.resnest import ResNestBottleneck
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 from torch.profiler import ProfilerActivity, profile
 
 from resnest_timm import optimize
@@ -52,11 +54,15 @@ class Options:
         size: Side of the square images, in pixels.
         device: Where; `auto` takes a CUDA GPU where there is one.
         threads: Of PyTorch on the CPU; PyTorch's own choice when not given.
+        clock: `wall`, or `cpu`: what this process computed, with one thread, where others use the machine too.
         repeats: Rounds; in each, every candidate is measured once.
         modes: What to measure.
         dtypes: In which arithmetic.
         layouts: Orders of maps in memory; each network is compared in its better one.
-        optimize: Measure `resnest_timm.optimize` too.
+        optimize: Measure `resnest_timm.optimize` too, and the others with their BatchNorms folded.
+        keep_memory: Keep the memory that PyTorch frees on the CPU, as this project's commands do; the other libraries
+            keep theirs anyway.
+        runtimes: Measure ours in OpenVINO and onnxruntime, too, in inference on the CPU, where they are installed.
         compile: Measure compiled networks too; compiling one takes minutes.
         compile_modes: Modes that are compiled.
         compile_dtypes: Dtypes that are compiled.
@@ -69,11 +75,14 @@ class Options:
     size: int = 224
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
+    clock: Literal["wall", "cpu"] = "wall"
     repeats: int = 3
     modes: tuple[Mode, ...] = ("inference", "training")
     dtypes: tuple[Dtype, ...] = ("fp32", "bf16")
     layouts: tuple[Layout, ...] = ("NCHW", "NHWC")
     optimize: bool = True
+    keep_memory: bool = True
+    runtimes: bool = True
     compile: bool = True
     compile_modes: tuple[Mode, ...] = ("inference",)
     compile_dtypes: tuple[Dtype, ...] = ("bf16",)
@@ -86,7 +95,7 @@ class Candidate:
 
     Attributes:
         who: `ours`, `timm` or `reference`.
-        form: `eager`, `optimize` or `compile`.
+        form: `eager`, `optimize`, `compile`, or the library that runs what `export` writes.
         layout: `NCHW` or `NHWC`.
         precision: `fp32`, `bf16` (weights and images cast) or `autocast`.
         call: One batch; returns logits or the loss.
@@ -179,10 +188,26 @@ def candidates(networks: dict[str, nn.Module], mode: Mode, dtype: Dtype, options
                 yield candidate(networks, who, "eager", layout, precision, mode, options)
     layout: Layout = "NHWC" if "NHWC" in options.layouts else "NCHW"  # inductor chooses its own
     if options.optimize and mode == "inference":
-        yield candidate(networks, "ours", "optimize", layout, dtype, mode, options)
+        for who in networks:
+            for layout_ in [layout] if who == "ours" else options.layouts:
+                yield candidate(networks, who, "optimize", layout_, dtype, mode, options)
     if options.compile and mode in options.compile_modes and dtype in options.compile_dtypes:
         for who in networks:
             yield candidate(networks, who, "compile", layout, precisions[0], mode, options)
+    if options.runtimes and mode == "inference" and options.device == "cpu":
+        yield from exported(networks["ours"], dtype, options)
+
+
+def exported(network: nn.Module, dtype: Dtype, options: Options) -> Iterator[Candidate]:
+    """Ours as `export` writes it and `predict` runs it; float32 images go in."""
+    images = make_images(options.batch, options.size)
+    for library in at_hand(dtype):
+        yield Candidate("ours", library, "NCHW", dtype, exported_call(library, network, images, dtype))
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """A copy whose BatchNorms are folded into the convolutions by PyTorch's own tool, for timm's network."""
+    return cast(nn.Module, fuse(copy.deepcopy(network).eval()))
 
 
 def candidate(
@@ -198,7 +223,9 @@ def candidate(
     weights = torch.bfloat16 if precision == "bf16" else torch.float32
     place: dict[str, Any] = {"device": options.device, "memory_format": LAYOUTS[layout]}
     images = make_images(options.batch, options.size, weights).to(**place)
-    if who == "ours" and mode == "inference" and form != "eager":
+    if form == "optimize" and who == "timm":
+        network = folded(networks[who]).to(dtype=weights, **place)
+    elif form == "optimize" or (who == "ours" and mode == "inference" and form != "eager"):
         network = optimize(
             networks[who].to(options.device),
             dtype=weights,
@@ -274,16 +301,17 @@ def unequal(row: list[Candidate], dtype: Dtype, gradients: float | None) -> bool
 # --- measurements ----------------------------------------------------------------------------------------------------
 
 
-def timed(call: Callable[[], Tensor], device: str, calls: int = 1) -> float:
+def timed(call: Callable[[], Tensor], device: str, calls: int = 1, clock: str = "wall") -> float:
     """Seconds of one call, averaged."""
+    now = time.process_time if clock == "cpu" else time.perf_counter
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = now()
     for _ in range(calls):
         call()
     if device == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / calls
+    return (now() - start) / calls
 
 
 def peak_memory(call: Callable[[], Tensor], device: str) -> tuple[int, float]:
@@ -322,11 +350,12 @@ def measure_group(networks: dict[str, nn.Module], mode: Mode, dtype: Dtype, opti
         else:
             entry.difference = difference(entry.call(), expected)
         entry.memory, seconds = peak_memory(entry.call, options.device)
+        entry.memory = None if entry.form in RUNTIMES else entry.memory  # PyTorch does not see theirs
         entry.calls = math.ceil(LEAST_SECONDS / seconds) if seconds < LEAST_SECONDS else 1
         group.append(entry)
         print(f"  {mode} {dtype}: {entry.who} {entry.form} {entry.layout} {entry.precision}", file=sys.stderr)
     for round_ in range(options.repeats):
         start = round_ * len(group) // options.repeats  # no candidate always comes after the same slow one
         for entry in group[start:] + group[:start]:
-            entry.seconds.append(timed(entry.call, options.device, entry.calls))
+            entry.seconds.append(timed(entry.call, options.device, entry.calls, options.clock))
     return group

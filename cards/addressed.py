@@ -34,6 +34,13 @@ def addressed(card: str, repo_id: str, revision: str | None = None, *, onnx: boo
                 f'onnxruntime.InferenceSession(hf_hub_download("{repo_id}", "model.onnx"{at}))'
             ),
         }
+    # A card has OpenVINO's snippet only where its files are.
+    download = "from huggingface_hub import hf_hub_download\nfrom PIL"
+    files = ", ".join(f'hf_hub_download("{repo_id}", "{name}"{at})' for name in ("model.xml", "model.bin"))
+    changes |= {
+        "import openvino\nfrom PIL": f"import openvino\n{download}",
+        'core.read_model("model.xml")': f"core.read_model({files})",
+    }
     for local, remote in changes.items():
         card = card.replace(local, remote)
     return card

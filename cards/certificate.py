@@ -12,8 +12,10 @@ from cards.errors import CardError
 
 NAME = "verify.json"
 VERSION = 1
-FILES = {"weights_sha256": "model.safetensors", "config_sha256": "config.json", "onnx_sha256": "model.onnx"}
-"""Key of the certificate -> the file whose SHA-256 it holds; that of model.onnx only where there is one."""
+REQUIRED = {"weights_sha256": "model.safetensors", "config_sha256": "config.json"}
+EXPORTED = {"onnx_sha256": "model.onnx", "openvino_sha256": "model.xml", "openvino_weights_sha256": "model.bin"}
+FILES = REQUIRED | EXPORTED
+"""Key of the certificate -> the file whose SHA-256 it holds; those of exports only where there are such."""
 
 
 def check(model: Path) -> dict[str, Any]:
@@ -79,6 +81,6 @@ def digests(model: Path) -> dict[str, str]:
         if path.is_file():
             with path.open("rb") as stream:
                 found[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-        elif key != "onnx_sha256":
+        elif key in REQUIRED:
             raise CardError(f"{model} holds no model: expected {path}")
     return found

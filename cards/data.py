@@ -62,7 +62,7 @@ def sections(result: dict[str, Any], model: Path) -> dict[str, Any]:
 
     Args:
         result: Content of result.json.
-        model: Its folder: figures and an ONNX file are spoken of where they are there.
+        model: Its folder: figures and exported files are spoken of where they are there.
     """
     evaluation = result.get("evaluation") or {}
     calibration = evaluation.get("calibration")
@@ -75,6 +75,7 @@ def sections(result: dict[str, Any], model: Path) -> dict[str, Any]:
         "calibration": calibration and _calibration(calibration),
         "figures": _figures(evaluation.get("figures", {}), model),
         "onnx": (model / "model.onnx").is_file(),
+        "openvino": (model / "model.xml").is_file(),
         "limitations": limitations(result),
         "chosen": CHOSEN.get(result["training"].get("chosen_by", ""), "The epoch was chosen by validation accuracy"),
         "averaged": result["model"].get("weights") == "averaged",

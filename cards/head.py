@@ -27,7 +27,7 @@ def metadata(result: dict[str, Any], name: str, model: Path) -> ModelCardData:
     Args:
         result: Content of result.json.
         name: Of the model, for the model index.
-        model: Its folder, which says whether there is an ONNX file.
+        model: Its folder, which says what was exported.
     """
     dataset, base = result["dataset"], _hub_id(result["model"]["base_model"])
     optional: dict[str, Any] = license_of(result["model"].get("base_license"))
@@ -92,4 +92,6 @@ def _hub_id(text: str | None) -> str | None:
 def _tags(result: dict[str, Any], model: Path) -> list[str]:
     tags = [result["task"], "timm", "transformers"]
     tags += ["resnest"] if str(result["model"]["architecture"]).startswith("resnest") else []
-    return [*tags, "onnx"] if (model / "model.onnx").is_file() else tags
+    return tags + [
+        tag for tag, name in {"onnx": "model.onnx", "openvino": "model.xml"}.items() if (model / name).is_file()
+    ]

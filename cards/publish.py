@@ -24,7 +24,7 @@ from cards.remote import Plan, Target, plan
 log = logging.getLogger("cards")
 
 REQUIRED = ("config.json", "model.safetensors", "README.md")
-OURS = re.compile(r"model\.onnx|verify\.json|figures/.+")
+OURS = re.compile(r"model\.(onnx|xml|bin)|verify\.json|figures/.+")
 """What a publication may make besides `REQUIRED`, and so may delete when a later one does not have it."""
 
 _TEXT = (".json", ".md", ".csv", ".txt", ".yaml", ".yml", ".svg")
@@ -57,9 +57,10 @@ def publish(
 ) -> Published:
     """Publish a run's model: everything in model/, in one commit on top of what is there, or nothing at all.
 
-    A file of the repository that an earlier publication made and this run does not have (`model.onnx`, `verify.json`,
-    what is in `figures/`) is deleted in the same commit; an earlier publication is known by its `verify.json`. All
-    other files stay. The card goes with snippets that load the model from the repository; the run's own stays as it is.
+    A file of the repository that an earlier publication made and this run does not have (`model.onnx`, `model.xml`,
+    `model.bin`, `verify.json`, what is in `figures/`) is deleted in the same commit; an earlier publication is known
+    by its `verify.json`. All other files stay. The card goes with snippets that load the model from the repository; the
+    run's own stays as it is.
 
     Args:
         run: Run folder, or its model/, with a certificate that is valid for these very files.

@@ -24,6 +24,8 @@ TOLERANCE = 1e-4
 """Of the largest absolute logit: what float32 arithmetic in another order may differ by."""
 
 _CLIENTS = Path(__file__).with_name("clients")
+_EXPORTED = {"onnxruntime": "model.onnx", "openvino": "model.xml"}
+"""Library -> the file of model/ that it runs."""
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
@@ -36,7 +38,7 @@ class _Live:
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """Load a model in stock timm, transformers and onnxruntime, compare with the live model, and write verify.json.
+    """Load a model in stock timm, transformers and, of exports, their libraries; compare, and write verify.json.
 
     Each library runs in a process of its own that does not import this project, on a CPU, without network. Two things
     are compared on the real test images in RUN/verify: logits of the same pixels may differ by `TOLERANCE` of the
@@ -56,13 +58,11 @@ def verify(folder: Path) -> dict[str, Any]:
     model, inputs = _folders(folder)
     digests = certificate.digests(model)
     live = _live(model, inputs)
-    clients = {"timm": "stock_timm", "transformers": "stock_transformers"}
-    if "onnx_sha256" in digests:
-        clients["onnxruntime"] = "stock_onnxruntime"
-    checks = _run(clients, model, inputs, live)
-    onnx = checks.get("onnxruntime", {})
-    if onnx.pop("weights_sha256", digests["weights_sha256"]) != digests["weights_sha256"]:
-        onnx |= {"passed": False, "reason": "model.onnx was made from other weights; export it again"}
+    exported = {library: name for library, name in _EXPORTED.items() if (model / name).is_file()}
+    checks = _run(exported, model, inputs, live)
+    for library, name in exported.items():
+        if checks[library].pop("weights_sha256", digests["weights_sha256"]) != digests["weights_sha256"]:
+            checks[library] |= {"passed": False, "reason": f"{name} was made from other weights; export it again"}
     made = {
         "version": certificate.VERSION,
         **digests,
@@ -116,9 +116,10 @@ def _live(model: Path, inputs: Path) -> _Live:
         raise CardError(f"{inputs / 'inputs.safetensors'} or {model / 'config.json'} is broken: {error}") from error
 
 
-def _run(clients: Mapping[str, str], model: Path, inputs: Path, live: _Live) -> dict[str, dict[str, Any]]:
+def _run(exported: Mapping[str, str], model: Path, inputs: Path, live: _Live) -> dict[str, dict[str, Any]]:
     """Start all clients at once, for most of their time is imports, and judge each."""
     checks: dict[str, dict[str, Any]] = {}
+    clients = {"timm": "stock_timm", "transformers": "stock_transformers"} | dict.fromkeys(exported, "stock_runtimes")
     missing = [library for library in clients if importlib.util.find_spec(library) is None]
     with tempfile.TemporaryDirectory() as scratch:
         outputs = {library: Path(scratch, f"{library}.npz") for library in clients if library not in missing}
@@ -135,6 +136,7 @@ def _run(clients: Mapping[str, str], model: Path, inputs: Path, live: _Live) -> 
                     checks[library] = {"passed": None, "reason": f"{library} is not installed"}
                     continue
                 request = {"model": str(model), "verify": str(inputs), "output": str(outputs[library])}
+                request |= {"file": exported[library]} if library in exported else {}
                 out, err = started[library].communicate(json.dumps(request))
                 checks[library] = _judge(started[library].returncode, out, err, outputs[library], live)
         finally:

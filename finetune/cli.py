@@ -115,7 +115,7 @@ def evaluate(argv: Sequence[str]) -> None:
 
 
 def predict(argv: Sequence[str]) -> None:
-    """`python -m finetune predict RUN|MODEL PATHS ...`."""
+    """`python -m finetune predict RUN|MODEL|FILE PATHS ...`."""
     options = parse(PredictOptions, argv, prog=f"{PROG} predict")
     options.check()
     console.set_up(sys.stderr)
@@ -135,9 +135,9 @@ def export(argv: Sequence[str]) -> None:
     from finetune import model_names
 
     model_names.locate(options.model)
-    from finetune import onnx_export
+    from finetune.exports import flow
 
-    onnx_export.export(options)
+    flow.export(options)
 
 
 def demo(argv: Sequence[str]) -> None:

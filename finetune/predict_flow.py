@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from finetune import predict_inputs
+from finetune import exports, predict_inputs
 from finetune.allocator import freed_memory_kept
 from finetune.console import log
-from finetune.errors import DatasetError, Interrupted
+from finetune.errors import DatasetError, Interrupted, RunFolderError
 from finetune.predict_inputs import Batch, Inputs
 from finetune.predictor import Prediction, Predictor
 from finetune.verbs import PredictOptions
@@ -54,7 +54,7 @@ def _prepare(options: PredictOptions) -> tuple[Predictor, Inputs]:
         raise DatasetError(f"split {options.split!r} holds no images")
     log.info(f"{count} images, {classes} classes, temperature {predictor.temperature:.4g}")
     if not predictor.calibrated:
-        log.info("config.json has no calibration: probabilities are the model's own (temperature 1)")
+        log.info("the model has no calibration: probabilities are the model's own (temperature 1)")
     return predictor, inputs
 
 
@@ -70,6 +70,10 @@ def _of_dataset(options: PredictOptions) -> Inputs:
     if options.dataset:
         return predict_rows.from_dataset(
             options.dataset, options.split, options.dataset_config, options.revision, options.image_column
+        )
+    if exports.of_file(options.model):
+        raise RunFolderError(
+            f"--split without --dataset is for a run, got the file {options.model}: give the run's folder"
         )
     return predict_rows.from_run(Path(options.model), options.split)
 

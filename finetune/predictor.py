@@ -14,9 +14,10 @@ from huggingface_hub import hf_hub_download
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from finetune import hardware, images, labels, model_names, models, transforms
+from finetune import exports, hardware, images, labels, model_names, models, transforms
 from finetune.console import log
 from finetune.errors import ConfigError, DatasetError, ModelError
+from finetune.exports import model as exported_model
 from resnest_timm import OptimizeError, optimize
 
 Precision = Literal["32", "bf16"]
@@ -56,26 +57,29 @@ class Predictor:
     `resnest_timm.optimize`.
 
     Args:
-        model: A run's or a model's folder, `local-dir:PATH`, `hf-hub:OWNER/NAME`, or a timm name.
+        model: A run's or a model's folder, `local-dir:PATH`, `hf-hub:OWNER/NAME`, or a timm name; or a file that
+            `export` wrote, `*.onnx` or `*.xml`, which alone is read: no PyTorch model is built.
         accelerator: Where it runs, in Lightning's terms: auto, cpu, gpu, cuda, mps.
         precision: `32`, or `bf16`: sooner, and probabilities that differ in the second or third digit.
         batch_size: Images per pass through the model, in calls.
         images: How many images there will be, if that is known: for a few the model stays as it is, in float32.
 
     Attributes:
-        name: The model, as `finetune.models.build` took it.
+        name: The model, as `finetune.models.build` took it, or the file.
         classes: Names, in the order of the outputs.
         temperature: What logits are divided by; fitted on the run's validation split.
         calibrated: Whether the model has such a temperature; else it is 1.
         data_config: timm's: size, interpolation, crop, mean and std.
         transform: PIL RGB -> float32 `[3, H, W]`, the evaluation's.
-        model: The inference form, or the model as it is where that is better.
+        model: The inference form, the model as it is for a few images, or of a file the module that calls its library.
         device: Where it is.
 
     Raises:
-        ModelError: The model cannot be built, or its calibration is not a positive number.
-        ConfigError: There is no such device.
+        ModelError: The model cannot be built or the file not be run, or its calibration is not a positive number.
+        ConfigError: There is no such device, or the file's library is not installed.
     """
+
+    model: nn.Module
 
     def __init__(
         self,
@@ -86,19 +90,33 @@ class Predictor:
         batch_size: int = 64,
         images: int | None = None,
     ) -> None:
+        self.batch_size = batch_size
+        form = exports.of_file(model)
+        if form is None:
+            self._build(model, accelerator, precision, images)
+        else:
+            self._read(form, Path(model).expanduser().absolute(), accelerator, precision)
+        self.transform = transforms.normalised(self.data_config)
+
+    def _build(self, model: str | Path, accelerator: str, precision: Precision, images: int | None) -> None:
         self.name = model_names.locate(model)
         self.device = hardware.device(accelerator)
         built = models.build(self.name, None, pretrained=True).eval()
         self.classes = labels.names(built)
         self.data_config = models.data_config(built)
-        self.transform = transforms.normalised(self.data_config)
         temperature = fitted_temperature(self.name)
         self.calibrated = temperature is not None
         self.temperature = 1.0 if temperature is None else temperature
-        self.batch_size = batch_size
         self.model = built.to(self.device)
         if precision == "bf16" or images is None or images >= _FEW:
             self.model = _inference_form(self.model, precision, self.data_config["input_size"])
+
+    def _read(self, form: exports.Format, path: Path, accelerator: str, precision: Precision) -> None:
+        found = exported_model.read(form, path, accelerator, precision, self.batch_size)
+        self.name, self.device = str(path), torch.device("cpu")
+        self.classes, self.data_config = found.classes, found.data_config
+        self.temperature, self.calibrated = found.temperature, found.temperature != 1  # export writes 1 where none is
+        self.model = found.module
 
     def __call__(
         self, pictures: Iterable[Image.Image | str | Path], top_k: int = 5, min_confidence: float = 0.0

@@ -1,5 +1,6 @@
 """What all tests share: no network, a cache of their own, the command line as a user calls it."""
 
+import importlib.util
 import logging
 import os
 import shutil
@@ -51,6 +52,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_sessionfinish() -> None:
     shutil.rmtree(CACHE, ignore_errors=True)
+
+
+def need(package: str, extra: str) -> None:
+    """Skip where a package is missing, without importing it as `pytest.importorskip` does: openvino would report it."""
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed: needs the extra `{extra}`")
 
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

@@ -63,11 +63,15 @@ def test_a_test_split_that_was_held_out_is_a_part_of_its_source(run_of):
     assert ModelCard(render(run_of(result))).data.eval_results[0].dataset_split == "test"
 
 
-def test_an_onnx_file_is_a_tag(run_of):
+def test_an_exported_file_is_a_tag_and_has_its_snippet(run_of):
     run = run_of(RESULT)
+    assert "finetune export RUN --format onnx" in render(run)
+    assert "With OpenVINO" not in render(run)
     (run / "model/model.onnx").touch()
-    assert "onnx" in ModelCard(render(run)).data.tags
+    (run / "model/model.xml").touch()
+    assert {"onnx", "openvino"} <= set(ModelCard(render(run)).data.tags)
     assert "finetune export" not in render(run)
+    assert "With OpenVINO:" in render(run)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from sklearn.datasets import load_digits
 import cards
 from cards import CardError, certificate
 from cards.__main__ import main
-from cards.clients.stock_onnxruntime import prepare
+from cards.clients.stock_runtimes import prepare
 from finetune.cli import main as finetune_main
+from tests.conftest import need
 
 CLASSES = ["cat", "dog", "\u732b"]
 CLIENT = """
@@ -167,9 +168,11 @@ def test_other_files_than_the_verified_are_refused(run, clients):
         ):
             certificate.check(run / "model")
         (run / "model" / name).write_bytes(content)
-    (run / "model/model.onnx").write_bytes(b"exported since")
-    with pytest.raises(CardError, match=r"model\.onnx is not the file that was verified"):
-        certificate.check(run / "model")
+    for name in ("model.onnx", "model.xml", "model.bin"):
+        (run / "model" / name).write_bytes(b"exported since")
+        with pytest.raises(CardError, match=rf"{re.escape(name)} is not the file that was verified"):
+            certificate.check(run / "model")
+        (run / "model" / name).unlink()
 
 
 @pytest.mark.parametrize(
@@ -225,18 +228,21 @@ def test_inputs_are_real_test_images_of_all_classes(digits_run):
 def test_export_and_certificate_by_the_real_libraries(digits_run, tmp_path, monkeypatch, capsys):
     """All at once, for the imports cost most: export, verify, refuse after a change, fail with other weights."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
+    need("openvino", "openvino")
     pytest.importorskip("transformers", reason="needs the extra `verify`")
     run = tmp_path / "run"
     shutil.copytree(digits_run, run)
     config = json.loads((run / "model/config.json").read_text()) | {"calibration": {"temperature": 1.5}}
     (run / "model/config.json").write_text(json.dumps(config))
+    assert finetune_main(["export", str(run), "--format", "openvino"]) == 0
+    assert "OpenVINO gives the model's logits on 32 test images" in capsys.readouterr().out
     monkeypatch.delenv("FINETUNE_VERIFY")
     assert finetune_main(["export", str(run), "--format", "onnx"]) == 0
     said = capsys.readouterr().out
     assert "onnxruntime gives the model's logits on 32 test images" in said
     made = certificate.check(run / "model")
     assert made["images"] == 32
-    assert list(made["checks"]) == ["timm", "transformers", "onnxruntime"]
+    assert list(made["checks"]) == ["timm", "transformers", "onnxruntime", "openvino"]
     for name, entry in made["checks"].items():
         assert entry["passed"] is True
         assert entry["labels_equal"] == 32
@@ -270,6 +276,7 @@ def test_export_and_certificate_by_the_real_libraries(digits_run, tmp_path, monk
     assert re.search(r"did not pass: timm \(largest difference \S+, \d+ labels equal\)", said)
     assert json.loads((run / "model/verify.json").read_text())["checks"]["timm"]["largest_difference"] > 1e-3
     assert "onnxruntime (model.onnx was made from other weights; export it again)" in said
+    assert "openvino (model.xml was made from other weights; export it again)" in said
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (37, 52), (640, 480), (101, 399)])
@@ -277,7 +284,7 @@ def test_export_and_certificate_by_the_real_libraries(digits_run, tmp_path, monk
 @pytest.mark.parametrize(
     ("size", "crop_pct", "interpolation"), [(32, 0.875, "bilinear"), (64, 0.9, "bicubic"), (48, 1, "bicubic")]
 )
-def test_what_onnx_metadata_say_is_timms_preprocessing(shape, crop_mode, size, crop_pct, interpolation):
+def test_what_the_metadata_say_is_timms_preprocessing(shape, crop_mode, size, crop_pct, interpolation):
     how = {"input_size": (3, size, size), "crop_pct": crop_pct, "crop_mode": crop_mode}
     how |= {"interpolation": interpolation, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (shape[1], shape[0], 3), dtype=np.uint8))

@@ -118,7 +118,15 @@ def test_what_an_earlier_publication_made_goes_and_the_rest_stays(hub, model, ca
     publish(model)
     assert re.search(r"kept +model.onnx \(not of this run\)", capsys.readouterr().out)
     assert hub.files("owner/tiny") == theirs | local(model)
-    (model / "figures/confusion.png").unlink()
+    exported = ("model.xml", "model.bin")
+    for name in exported:
+        (model / name).write_bytes(os.urandom(30))
+    certify(model)
+    publish(model)
+    assert hub.files("owner/tiny").keys() >= set(exported)
+    for path in ("figures/confusion.png", *exported):
+        (model / path).unlink()
+    certify(model)
     (model / "figures/curves.png").write_bytes(b"\x89PNG\0 2")
     publish(model)
     assert re.search(r"deleted +figures/confusion.png \(of an earlier publication\)", capsys.readouterr().out)

@@ -17,6 +17,7 @@ from finetune.predictor import Predictor
 from tests.cards.results import RESULT, changed, code_of, named
 from tests.cards.test_card_text import EVIL
 from tests.cards.test_publish import certify
+from tests.conftest import need
 from tests.hub_standin import TOKEN, HubStandIn
 
 STRANGER = """
@@ -31,15 +32,17 @@ print(sorted({"resnest_timm", "finetune", "cards"} & set(sys.modules)))
 
 @pytest.fixture(scope="module")
 def exported(digits_run, tmp_path_factory):
-    """A run whose model is there for all three libraries."""
+    """A run whose model is there for all four libraries."""
     pytest.importorskip("transformers", reason="needs the extra `verify`")
     pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
-    from finetune.onnx_export import export
+    need("openvino", "openvino")
+    from finetune.exports.flow import export
     from finetune.verbs import ExportOptions
 
     run = tmp_path_factory.mktemp("exported") / "run"
     shutil.copytree(digits_run, run)
     export(ExportOptions(model=str(run)))
+    export(ExportOptions(model=str(run), format="openvino"))
     return run
 
 
@@ -54,21 +57,22 @@ def photo(exported, tmp_path_factory):
 
 
 def check_answers(run, card, photo, folder, cwd, environment=os.environ):
-    """Each of a card's three code blocks says of a photograph in `cwd` what `predict` says."""
+    """Each of a card's four code blocks says of a photograph in `cwd` what `predict` says."""
     blocks = [code for _, code in code_of(card)]
-    assert [re.search("import (timm|transformers|onnxruntime)|from transformers", code) is not None for code in blocks]
-    assert len(blocks) == 3
+    libraries = [re.search(r"(?:import|from) (timm|transformers|onnxruntime|openvino)\b", code) for code in blocks]
+    assert [found and found[1] for found in libraries] == ["timm", "transformers", "onnxruntime", "openvino"]
     for number, block in enumerate(blocks):
         (folder / f"{number}.py").write_text(block)
     shutil.copy(photo, cwd / "photo.jpg")
     before = sorted(path.name for path in cwd.iterdir())
     done = subprocess.run(
-        [sys.executable, "-c", STRANGER, *(folder / f"{number}.py" for number in range(3))],
+        [sys.executable, "-c", STRANGER, *(folder / f"{number}.py" for number in range(4))],
         cwd=cwd,
         env={
             **environment,
             "PYTHONPATH": str(Path(os.environ["PYTHONPATH"].split(os.pathsep)[0])),  # the guard against the network
             "TRANSFORMERS_VERBOSITY": "error",
+            "CI": "true",  # where OpenVINO does not tell its makers that it was imported
         },
         capture_output=True,
         text=True,
@@ -91,7 +95,7 @@ def check_answers(run, card, photo, folder, cwd, environment=os.environ):
 def test_the_code_runs_as_it_stands(exported, photo, tmp_path):
     """In a copy of the folder, beside the photograph."""
     card = (exported / "model/README.md").read_text(encoding="utf-8")
-    assert card == render(exported)  # renewed: model.onnx is there
+    assert card == render(exported)  # renewed: the exports are there
     shutil.copytree(exported / "model", tmp_path / "model")
     check_answers(exported, card, photo, tmp_path, tmp_path / "model")
 

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 import cards
-from finetune import RunConfig, certify, onnx_export, run
+from finetune import RunConfig, certify, exports, run
 from finetune.cli import main
 from finetune.errors import ExportError
+from finetune.exports import flow
+from tests.conftest import need
 
 
 @pytest.mark.parametrize(
@@ -58,50 +60,56 @@ def test_a_runs_last_steps_are_certificate_and_card(tmp_path, monkeypatch, caplo
     assert len(seen) == 1
 
 
-def test_a_file_that_differs_is_not_written(tmp_path):
-    """A network whose export forgets what it does to odd batches."""
-    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
-    pytest.importorskip("onnxscript", reason="needs the extra `onnx`")
+LIBRARIES = {"onnx": "onnxruntime", "openvino": "OpenVINO"}
 
-    class Forgetful(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(12, 3)
 
-        def forward(self, x):
-            out = self.fc(x.flatten(1))
-            return out if torch.onnx.is_in_onnx_export() == self.honest else out * 1.001
+class Forgetful(nn.Module):
+    """In its exported form the outputs are another `scale` of the inputs than in the live one."""
 
-    model = Forgetful().eval()
-    pixels = torch.randn(9, 3, 2, 2)
-    model.honest = True  # the exported form is then the plain one, and eager is 0.1 % larger
-    with pytest.raises(ExportError, match=r"onnxruntime's logits differ by 1\.0e-03 of the largest logit, expected"):
-        onnx_export.write(model, tmp_path / "model.onnx", {}, pixels)
+    def __init__(self, scale):
+        super().__init__()
+        self.fc = nn.Linear(12, 3)
+        self.scale = scale
+
+    def forward(self, x):
+        out = self.fc(x.flatten(1))
+        return out if torch.compiler.is_exporting() else out * self.scale
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_a_file_that_differs_is_not_written(name, tmp_path):
+    form = exports.named(name)
+    for package in (*form.writes, form.runs):
+        need(package, name)
+    path, pixels = tmp_path / form.file, torch.randn(9, 3, 2, 2)
+    model = Forgetful(1.001).eval()
+    said = rf"{LIBRARIES[name]}'s logits differ by 1\.0e-03 of the largest logit, expected at most 0.0001: nothing was"
+    with pytest.raises(ExportError, match=said):
+        flow.write(form, model, path, {}, pixels)
     assert list(tmp_path.iterdir()) == []
     model.fc.weight.data[0, 0] = float("nan")
-    with pytest.raises(ExportError, match="onnxruntime's logits differ by nan"):
-        onnx_export.write(model, tmp_path / "model.onnx", {}, pixels)
+    with pytest.raises(ExportError, match=f"{LIBRARIES[name]}'s logits differ by nan"):
+        flow.write(form, model, path, {}, pixels)
     assert list(tmp_path.iterdir()) == []
 
-    class Plain(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(12, 3)
-
-        def forward(self, x):
-            return self.fc(x.flatten(1))
-
-    assert onnx_export.write(Plain().eval(), tmp_path / "model.onnx", {"temperature": "2.0"}, pixels) < 1e-6
-    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    assert session.get_modelmeta().custom_metadata_map == {"temperature": "2.0"}
+    told = {"temperature": "2.0", "classes": '["<a> & \\"b\\"", "\\u732b", "c\'"]'}
+    plain = Forgetful(1).eval()
+    assert flow.write(form, plain, path, told, pixels) < 1e-6
+    assert sorted(tmp_path.iterdir()) == sorted(form.parts(path))
+    network = form.open(path)
+    assert network.metadata == told
+    for count in (1, 2, 9):
+        with torch.inference_mode():
+            expected = plain(pixels[:count])
+        torch.testing.assert_close(torch.from_numpy(network.run(pixels[:count].numpy())), expected, rtol=0, atol=1e-5)
 
 
 def test_mistakes_are_explained(digits_run, tmp_path, capsys, monkeypatch):
     cases = [
         (["resnest14d"], "expected a run or a model's folder, got 'resnest14d'"),
         (["/nowhere"], "no such folder: /nowhere"),
-        ([str(digits_run), "--format", "tflite"], "--format must be one of onnx, got 'tflite'"),
+        ([str(digits_run), "--format", "tflite"], "--format must be one of onnx, openvino, got 'tflite'"),
+        ([str(digits_run), "--format", "openvino", "--output", "x.onnx"], "expected a name that ends in .xml"),
         ([str(digits_run), "--output", str(tmp_path)], "is a folder: give a file's name"),
         ([str(digits_run), "--output", "/nowhere/model.onnx"], "there is no folder /nowhere"),
     ]
@@ -111,12 +119,14 @@ def test_mistakes_are_explained(digits_run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
     assert main(["export", str(digits_run)]) == 2
     assert "onnx, onnxscript, onnxruntime: not installed; pip install 'resnest-timm[onnx]'" in capsys.readouterr().err
+    assert main(["export", str(digits_run), "--format", "openvino"]) == 2
+    assert "openvino: not installed; pip install 'resnest-timm[openvino]'" in capsys.readouterr().err
 
 
 def test_without_the_runs_images_they_are_read_again_or_are_noise(digits_run, tmp_path, monkeypatch, caplog):
     seen = []
     monkeypatch.setattr(
-        onnx_export, "write", lambda model, path, metadata, pixels: seen.append(pixels) or path.touch() or 0.0
+        flow, "write", lambda form, model, path, metadata, pixels: seen.append(pixels) or path.touch() or 0.0
     )
     older = tmp_path / "older"
     shutil.copytree(digits_run, older)

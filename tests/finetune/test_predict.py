@@ -100,7 +100,7 @@ def test_a_model_without_a_temperature_says_so(digits_run, tmp_path, capsys):
     digit(0).save(tmp_path / "0.png")
     records, said = told(capsys, model, tmp_path / "0.png")
     assert len(records) == 1
-    assert "config.json has no calibration: probabilities are the model's own (temperature 1)" in said
+    assert "the model has no calibration: probabilities are the model's own (temperature 1)" in said
 
 
 def test_a_dataset_needs_no_labels_and_keeps_its_order(digits_run, capsys, tmp_path):

@@ -1,16 +1,14 @@
-"""`python -m finetune export RUN --format onnx`: one file that onnxruntime runs, checked on real images."""
+"""`python -m finetune export RUN --format FORMAT`: a file that its library runs, checked on real images."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,39 +16,34 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import cards
-from finetune import certify, evaluate_flow, labels, model_names, models, transforms
+from finetune import certify, evaluate_flow, exports, labels, model_names, models, transforms
 from finetune.console import log
 from finetune.errors import ConfigError, DatasetError, ExportError
+from finetune.exports import Format
 from finetune.predictor import fitted_temperature
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder
 from finetune.verbs import ExportOptions
 
-NAME = "model.onnx"
 TOLERANCE = 1e-4
 """Of the largest absolute logit."""
 
-_EXTRA = ("onnx", "onnxscript", "onnxruntime")
-_LARGEST = 1_900_000_000
-"""Bytes of weights that go into one file; a protobuf message holds less than 2 GiB."""
-
 
 def export(options: ExportOptions) -> Path:
-    """Export what the flags name, compare it with the live model in onnxruntime, and renew the run's certificate.
+    """Export what the flags name, compare it with the live model in its library, and renew the run's certificate.
 
     Returns:
         The file. It has a dynamic batch: float32 `pixels` `[batch, 3, H, W]`, normalised -> float32 `logits`
         `[batch, C]`. Its metadata say how to prepare an image, the classes, and the temperature.
 
     Raises:
-        ConfigError: The extra `onnx` is not installed, or the model is no folder.
+        ConfigError: The format's extra is not installed, or the model is no folder.
         ModelError: There is no model.
-        ExportError: The exporter or onnxruntime cannot do it, or onnxruntime's logits differ; then nothing is written.
+        ExportError: The exporter or the library cannot do it, or the library's logits differ; then nothing is written.
     """
     options.check()
-    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"{', '.join(missing)}: not installed; pip install 'resnest-timm[onnx]'")
+    form = exports.named(options.format)
+    form.check_installed((*form.writes, form.runs))
     name = model_names.locate(options.model)
     if not name.startswith("local-dir:"):
         raise ConfigError(
@@ -60,11 +53,14 @@ def export(options: ExportOptions) -> Path:
     model = models.build(name, None, pretrained=True).eval()
     pixels, what = _pixels(folder, model)
     renew = cards.is_current(folder.parent)
-    path = (options.output or folder / NAME).expanduser().absolute()
-    largest = write(model, path, metadata(model, folder), pixels)
-    log.info(f"onnxruntime gives the model's logits on {what}: largest difference {largest:.1e} of the largest logit")
-    log.info(f"{path} ({path.stat().st_size / 2**20:.1f} MiB)")
-    if path == folder / NAME and (folder.parent / "verify").is_dir():
+    path = (options.output or folder / form.file).expanduser().absolute()
+    largest = write(form, model, path, metadata(model, folder), pixels)
+    log.info(
+        f"{form.library} gives the model's logits on {what}: largest difference {largest:.1e} of the largest logit"
+    )
+    size = sum(part.stat().st_size for part in form.parts(path))
+    log.info(f"{' and '.join(str(part) for part in form.parts(path))} ({size / 2**20:.1f} MiB)")
+    if path == folder / form.file and (folder.parent / "verify").is_dir():
         certify.certify(folder.parent)
     if renew:  # it tells of the file, and of the certificate
         cards.build(folder.parent)
@@ -72,7 +68,7 @@ def export(options: ExportOptions) -> Path:
 
 
 def metadata(model: nn.Module, folder: Path) -> dict[str, str]:
-    """What a user of the file alone must know, as ONNX keeps it: text by name, lists and numbers as JSON."""
+    """What a user of the file alone must know, as the formats keep it: text by name, lists and numbers as JSON."""
     data_config = models.data_config(model)
     with (folder / "model.safetensors").open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -92,12 +88,13 @@ def metadata(model: nn.Module, folder: Path) -> dict[str, str]:
     }
 
 
-def write(model: nn.Module, path: Path, metadata: Mapping[str, str], pixels: Tensor) -> float:
-    """Export a model and check it; the file appears only when it gives the model's logits.
+def write(form: Format, model: nn.Module, path: Path, metadata: Mapping[str, str], pixels: Tensor) -> float:
+    """Export a model and check it; the files appear only when they give the model's logits, and all of them.
 
     Args:
+        form: To write.
         model: In eval mode, float32, on the CPU.
-        path: To write. More than 2 GB of weights go to a second file, `path` with `.data` appended.
+        path: To write; weights may go to a second file beside it.
         metadata: See `metadata`.
         pixels: float32 `[n, 3, H, W]`, to compare on.
 
@@ -105,54 +102,52 @@ def write(model: nn.Module, path: Path, metadata: Mapping[str, str], pixels: Ten
         The largest difference of a logit, over the largest logit.
 
     Raises:
-        ExportError: It cannot be exported, or onnxruntime's logits differ by more than `TOLERANCE` of the largest.
+        ExportError: It cannot be exported, or the logits differ by more than `TOLERANCE` of the largest.
     """
     scratch = path.with_name(f".{path.name}.part")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     try:
-        program = _program(model, pixels)
-        program.model.metadata_props.update(metadata)
-        size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-        program.save(scratch / path.name, external_data=size > _LARGEST)
-        largest = _check(scratch / path.name, certify.eager_logits(model, pixels).numpy(), pixels.numpy())
-        for part in sorted(scratch.iterdir(), reverse=True):  # the weights' file first, where there is one
+        _save(form, model, scratch / path.name, metadata, pixels)
+        largest = _check(form, scratch / path.name, certify.eager_logits(model, pixels).numpy(), pixels.numpy())
+        weights = [part for part in scratch.iterdir() if part.name != path.name]
+        if weights:  # an older file must not be read with new weights
+            path.unlink(missing_ok=True)
+        for part in (*weights, scratch / path.name):
             os.replace(part, path.with_name(part.name))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return largest
 
 
-def _program(model: nn.Module, pixels: Tensor) -> Any:
-    example = (pixels[:1].repeat(2, 1, 1, 1),)  # two: the exporter takes a batch of one for a constant
-    batch = ({0: torch.export.Dim("batch")},)
-    names: dict[str, Any] = {"input_names": ["pixels"], "output_names": ["logits"]}
+def _save(form: Format, model: nn.Module, path: Path, metadata: Mapping[str, str], pixels: Tensor) -> None:
     try:
         with warnings.catch_warnings(), torch.inference_mode(False):
-            warnings.simplefilter("ignore")  # the exporter's own, of its dependencies
-            return torch.onnx.export(model, example, dynamo=True, dynamic_shapes=batch, verbose=False, **names)
-    except Exception as error:  # the exporter's classes vary by version and by cause
+            warnings.simplefilter("ignore")  # the exporters' own, of their dependencies
+            form.save(model, path, metadata, pixels)
+    except Exception as error:  # the exporters' classes vary by version and by cause
+        first = (str(error).strip().splitlines() or [""])[0]
         raise ExportError(
-            f"torch cannot export this model to ONNX: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            f"this model cannot be exported for {form.library}: {type(error).__name__}: {first}"
         ) from error
 
 
-def _check(path: Path, live: np.ndarray, pixels: np.ndarray) -> float:
+def _check(form: Format, path: Path, live: np.ndarray, pixels: np.ndarray) -> float:
     """Run the file on one image, and on all in batches."""
-    import onnxruntime
-
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        network = form.load(path, "32", None, 8)
         batches = [pixels[:1], *(pixels[i : i + 8] for i in range(0, len(pixels), 8))]
-        first, *found = [session.run(None, {"pixels": batch})[0] for batch in batches]
-    except Exception as error:  # onnxruntime's classes have no public base
-        raise ExportError(f"onnxruntime cannot run the exported model: {str(error).splitlines()[0]}") from error
+        first, *found = [network.run(batch).copy() for batch in batches]
+    except Exception as error:  # the libraries' classes have no public base
+        raise ExportError(
+            f"{form.library} cannot run the exported model: {(str(error).splitlines() or [''])[0]}"
+        ) from error
     scale = float(np.abs(live).max()) or 1.0
     difference = max(float(np.abs(np.concatenate(found) - live).max()), float(np.abs(first - live[:1]).max())) / scale
     if not difference <= TOLERANCE:
         raise ExportError(
-            f"onnxruntime's logits differ by {difference:.1e} of the largest logit, expected at most {TOLERANCE:g}: "
-            "nothing was written"
+            f"{form.library}'s logits differ by {difference:.1e} of the largest logit, expected at most "
+            f"{TOLERANCE:g}: nothing was written"
         )
     return difference
 

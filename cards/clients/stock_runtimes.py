@@ -1,17 +1,23 @@
-"""model.onnx in onnxruntime, images prepared by its metadata; see `cards.clients` for what goes in and out."""
+"""An exported file in the library that it is for, images prepared by its metadata; see `cards.clients` for the rest.
+
+The request also has `file`: model.onnx, which onnxruntime runs, or model.xml, which OpenVINO runs in float32.
+"""
 
 import json
 import math
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from PIL import Image
 from safetensors.numpy import load_file
 
 Array = np.ndarray[Any, Any]
+
+WANTED = ("preprocessing", "classes", "weights_sha256")
+"""Of the metadata."""
 
 
 def prepare(image: Image.Image, how: dict[str, Any]) -> Array:
@@ -35,15 +41,35 @@ def prepare(image: Image.Image, how: dict[str, Any]) -> Array:
     return normalised.transpose(2, 0, 1).astype(np.float32)
 
 
-def main(model: str, verify: str, output: str) -> None:
-    """Compute the logits of the same pixels, and of the images as the metadata say."""
-    session = onnxruntime.InferenceSession(Path(model, "model.onnx"), providers=["CPUExecutionProvider"])
-    metadata = session.get_modelmeta().custom_metadata_map
+def open_onnx(path: Path) -> tuple[str, Mapping[str, str], Callable[[Array], Array]]:
+    """The library's version, the metadata, and float32 `[B, 3, H, W]` -> float32 logits `[B, C]`."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
+    metadata = session.get_modelmeta().custom_metadata_map
+    return onnxruntime.__version__, metadata, lambda pixels: session.run(None, {name: pixels})[0]
+
+
+def open_openvino(path: Path) -> tuple[str, Mapping[str, str], Callable[[Array], Array]]:
+    """The same of OpenVINO, without the package by which it tells its makers of each import."""
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # Python's way to say: not to be imported
+    import openvino
+
+    core = openvino.Core()
+    network = core.read_model(path)
+    metadata = {name: network.get_rt_info(["finetune", name]).astype(str) for name in WANTED}
+    # Where the CPU has bfloat16, OpenVINO would take it.
+    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return openvino.__version__.split("-")[0], metadata, lambda pixels: compiled([pixels])[0].copy()
+
+
+def main(model: str, verify: str, output: str, file: str) -> None:
+    """Compute the logits of the same pixels, and of the images as the metadata say."""
+    version, metadata, run = (open_openvino if file.endswith(".xml") else open_onnx)(Path(model, file))
 
     def logits(pixels: Array) -> Array:
-        parts = [session.run(None, {name: pixels[i : i + 8]})[0] for i in range(0, len(pixels), 8)]
-        return np.concatenate(parts)
+        return np.concatenate([run(pixels[i : i + 8]) for i in range(0, len(pixels), 8)])
 
     how = json.loads(metadata["preprocessing"])
     same = own = logits(load_file(Path(verify, "inputs.safetensors"))["pixels"])
@@ -53,7 +79,7 @@ def main(model: str, verify: str, output: str) -> None:
     np.savez(output, logits=same, own=own)
     known = sorted({"cards", "finetune", "resnest_timm", "timm", "torch", "transformers"} & set(sys.modules))
     said = {"classes": json.loads(metadata["classes"]), "weights_sha256": metadata["weights_sha256"]}
-    print(json.dumps({"version": onnxruntime.__version__, "known": known} | said))
+    print(json.dumps({"version": version, "known": known} | said))
 
 
 if __name__ == "__main__":

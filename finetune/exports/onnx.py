@@ -1,0 +1,65 @@
+"""ONNX: written by torch's exporter, run by onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.errors import ConfigError
+from finetune.exports.network import Array, Network, Precision
+
+_LARGEST = 1_900_000_000
+"""Bytes of weights that go into one file; a protobuf message holds less than 2 GiB."""
+
+
+def save(model: nn.Module, path: Path, metadata: Mapping[str, str], pixels: Tensor) -> None:
+    """Write a file with a dynamic batch: `pixels` -> `logits`.
+
+    Args:
+        model: In eval mode, float32, on the CPU.
+        path: To write. More than 2 GB of weights go to a second file, `path` with `.data` appended.
+        metadata: Text by name.
+        pixels: float32 `[n, 3, H, W]`, an example.
+    """
+    example = (pixels[:1].repeat(2, 1, 1, 1),)  # two: the exporter takes a batch of one for a constant
+    batch = ({0: torch.export.Dim("batch")},)
+    names: dict[str, Any] = {"input_names": ["pixels"], "output_names": ["logits"]}
+    program: Any = torch.onnx.export(model, example, dynamo=True, dynamic_shapes=batch, verbose=False, **names)
+    program.model.metadata_props.update(metadata)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    program.save(path, external_data=size > _LARGEST)
+
+
+def load(path: Path, precision: Precision = "32", threads: int | None = None, batch_size: int | None = None) -> Network:
+    """Open a file.
+
+    Args:
+        path: `*.onnx`.
+        precision: Of the arithmetic.
+        threads: Cores to compute with; onnxruntime's choice when not given.
+        batch_size: Makes no difference here.
+
+    Raises:
+        ConfigError: The precision is not float32, in which onnxruntime computes a file of float32 weights on CPUs.
+    """
+    import onnxruntime
+
+    if precision != "32":
+        raise ConfigError(
+            f"--precision {precision}: onnxruntime computes {path.name} in float32; use --precision 32, or the file "
+            "that `export --format openvino` writes"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(pixels: Array) -> Array:
+        logits: Array = session.run(None, {name: pixels})[0]
+        return logits
+
+    return Network(session.get_modelmeta().custom_metadata_map, run)
