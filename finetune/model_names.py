@@ -11,6 +11,9 @@ from finetune.errors import ModelError, suggest
 HUB = ("hf-hub:", "hf_hub:")
 """How the names of models on the Hugging Face Hub begin."""
 
+EXPORTED = (".onnx", ".xml")
+"""Ends of the names of files that `export` writes, which `predict` takes for a model (`finetune.exports`)."""
+
 
 def locate(model: str | Path) -> str:
     """The name by which `build` finds what a user pointed at.

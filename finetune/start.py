@@ -86,7 +86,8 @@ def check_prediction(options: PredictOptions) -> None:
     Raises:
         FinetuneError: The model or the dataset does not exist.
     """
-    check_model(options.model)
+    if Path(options.model).suffix not in model_names.EXPORTED:
+        check_model(options.model)
     if options.dataset:
         places.check(options.dataset)
 
