@@ -77,7 +77,7 @@ def sections(result: dict[str, Any], model: Path) -> dict[str, Any]:
         "onnx": (model / "model.onnx").is_file(),
         "openvino": (model / "model.xml").is_file(),
         "limitations": limitations(result),
-        "chosen": CHOSEN.get(result["training"].get("chosen_by", ""), "The epoch was chosen by validation accuracy"),
+        "chosen": _chosen(result),
         "averaged": result["model"].get("weights") == "averaged",
         "seeds": _seeds(evaluation["seeds"]) if "seeds" in evaluation else None,
         "training": settings.rows(result["training"], result["seed"]),
@@ -151,6 +151,12 @@ def _scores(result: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any
         "floor_class": escape(floor["class"]) if floor else None,
         "test_images": f"{result['dataset']['splits']['test']:,}",
     }
+
+
+def _chosen(result: dict[str, Any]) -> str:
+    if result["model"].get("weights") == "averaged over seeds":
+        return "The weights are an average over seeds"
+    return CHOSEN.get(result["training"].get("chosen_by", ""), "The epoch was chosen by validation accuracy")
 
 
 def _seeds(found: dict[str, Any]) -> str:

@@ -169,7 +169,9 @@ def test_the_seeds_are_one_line(run_of, exported, this):
         "mean": {"test": {"accuracy": 0.8322}},
         "sd": {"test": {"accuracy": 0.0275}},
     }
-    card = render(run_of(changed(evaluation__seeds=seeds)))
+    average = {"model__weights": "averaged over seeds"} if exported == "average" else {}
+    card = render(run_of(changed(evaluation__seeds=seeds, **average)))
+    assert ("The weights are an average over seeds; nothing was chosen" in card) == (exported == "average")
     assert (
         "nothing was chosen on the test split. 3 trainings that differ in their seed alone have a mean test accuracy "
         "of 0.8322 with a standard deviation of 0.0275: 0.8111 (seed 3), 0.8222 (seed 4), 0.8633 (seed 5). This model "
