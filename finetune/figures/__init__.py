@@ -118,7 +118,8 @@ def _confusion(subject: Subject) -> Figure:
 
 def _curves(subject: Subject) -> Figure | None:
     columns = curves.read(subject.metrics)
-    return curves.draw(columns, subject.best_epoch) if columns else None
+    trained = bool(columns) and columns["epoch"].max() > 0  # the linear probe alone is no curve
+    return curves.draw(columns, subject.best_epoch) if trained else None
 
 
 def _reliability(subject: Subject) -> Figure:

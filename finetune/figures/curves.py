@@ -34,13 +34,18 @@ def draw(columns: dict[str, np.ndarray], best_epoch: int | None) -> Figure:
     """Loss, validation scores and learning rate by epoch, the epoch that was kept marked.
 
     Args:
-        columns: As `read` gives them; `epoch` counts from 1.
-        best_epoch: Of the exported weights, from 1.
+        columns: As `read` gives them; `epoch` counts from 1, and 0 is the linear probe: a level, not a part of a curve.
+        best_epoch: Of the exported weights, from 1; 0 for the probe.
     """
+    probe = {name: values[columns["epoch"] == 0] for name, values in columns.items()}
+    columns = {name: values[columns["epoch"] > 0] for name, values in columns.items()}
     made = style.figure(5.6)
     losses, scores, rate = made.subplots(3, 1, sharex=True, height_ratios=[2, 2, 1])
+    level = "linear probe, kept" if best_epoch == 0 else "linear probe"
+    _level(losses, probe, "val_loss", level)
     _lines(losses, columns, _LOSSES)
     losses.set_title("Loss")
+    _level(scores, probe, "val_accuracy", level)
     _lines(scores, columns, _SCORES)
     scores.set_title("Validation scores")
     _lines(rate, columns, _RATE)
@@ -53,11 +58,17 @@ def draw(columns: dict[str, np.ndarray], best_epoch: int | None) -> Figure:
     for axes in (losses, scores, rate):
         axes.grid(axis="y")
         axes.margins(x=0.02)
-        if best_epoch is not None:
+        if best_epoch:
             axes.axvline(best_epoch, color=style.GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-    if best_epoch is not None:
+    if best_epoch:
         _mark(scores, columns, best_epoch)
     return made
+
+
+def _level(axes: Axes, probe: dict[str, np.ndarray], column: str, label: str) -> None:
+    """What the linear probe reached on validation."""
+    if len(probe.get(column, ())):
+        axes.axhline(probe[column][0], color=style.BLUE, linewidth=1.2, linestyle=(0, (1, 2)), label=label)
 
 
 def _lines(axes: Axes, columns: dict[str, np.ndarray], lines: Iterable[Line]) -> None:

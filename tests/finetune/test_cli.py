@@ -26,8 +26,11 @@ CONTRACT = """
 
 def changed(config):
     """What differs from a config without any flag but the two that must be given."""
-    plain = RunConfig(model="resnest50", dataset="food101").resolved()
-    return {f.name: v for f in dataclasses.fields(config) if (v := getattr(config, f.name)) != getattr(plain, f.name)}
+    plain = RunConfig(
+        model="resnest50", dataset="food101", epochs=config.epochs
+    ).resolved()  # warm-up follows from these
+    others = {f.name: v for f in dataclasses.fields(config) if (v := getattr(config, f.name)) != getattr(plain, f.name)}
+    return others if config.epochs is None else {"epochs": config.epochs} | others
 
 
 def write(tmp_path, text):
@@ -74,7 +77,9 @@ def test_help_shows_the_presets(capsys):
     text = " ".join(help_of(capsys).replace("│", " ").split())
     for name, value in PRETRAINED_PRESET.items():
         frozen = "none" if FROZEN_PRESET[name] is None else FROZEN_PRESET[name]
-        assert f"(default: {value}; from scratch {SCRATCH_PRESET[name]}; frozen {frozen})" in text
+        value = "for 150 steps, 10 to 40" if name == "epochs" else value
+        shown = f"(default: {value}; from scratch {SCRATCH_PRESET[name]}"
+        assert f"{shown})" in text if name in ("head_init", "batch_norm") else f"{shown}; frozen {frozen})" in text
 
 
 def test_help_of_evaluate(capsys):
@@ -130,6 +135,10 @@ VALUES = {
     "layer_decay": 0.75,
     "clip_grad": 1.0,
     "ema": 0.99,
+    "head_init": "probe",
+    "batch_norm": "trained",
+    "probe_images": 1000,
+    "seeds": 3,
 }
 
 
@@ -206,7 +215,7 @@ def test_the_command_line_wins_over_the_file_wherever_it_stands(tmp_path):
         ("devices: 2", "devices", "2"),
         ("devices: -1", "devices", "-1"),
         ("devices: 0,3", "devices", "0,3"),
-        ("epochs: null", "epochs", 30),
+        ("epochs: null", "epochs", None),
         ("image_column: None", "image_column", "None"),
         ("image_column: 'null'", "image_column", "null"),
         ("image_column: --lr", "image_column", "--lr"),

@@ -60,7 +60,9 @@ def test_what_the_command_takes_by_itself_is_not_said():
     short = RunConfig(model="resnest14d", dataset="food101", epochs=3).resolved()
     assert command.words(short)[4:] == ["--epochs", "3"]
     frozen = RunConfig(model="resnest14d", dataset="food101", freeze="backbone").resolved()
-    assert sorted(command.words(frozen)[4:]) == ["--epochs", "--freeze", "50", "backbone"]
+    assert command.words(frozen)[4:] == ["--freeze", "backbone"]
+    trained = RunConfig(model="resnest14d", dataset="food101", freeze="backbone", lr=0.01).resolved()
+    assert sorted(command.words(trained)[4:]) == ["--epochs", "--freeze", "--lr", "0.01", "50", "backbone"]
 
 
 def test_where_something_lies_here_is_not_told(tmp_path, monkeypatch):
@@ -73,8 +75,6 @@ def test_where_something_lies_here_is_not_told(tmp_path, monkeypatch):
             f"local-dir:PATH/TO/{tmp_path.name}",
             "--dataset",
             "PATH/TO/pets",
-            "--epochs",
-            "30",
         ]
 
 

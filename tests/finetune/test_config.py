@@ -26,7 +26,28 @@ def test_every_setting_has_a_group_and_a_sentence():
 @pytest.mark.parametrize(("pretrained", "preset"), [(True, PRETRAINED_PRESET), (False, SCRATCH_PRESET)])
 def test_what_is_not_given_comes_from_the_preset(pretrained, preset):
     config = RunConfig(**GIVEN, pretrained=pretrained).resolved()
-    assert {name: getattr(config, name) for name in preset} == preset
+    waits = {"warmup_epochs": None} if pretrained else {}  # for the epochs, and these for the number of images
+    assert {name: getattr(config, name) for name in preset} == preset | waits
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "epochs"),
+    [(20, 32, 40), (50, 32, 40), (180, 32, 25), (450, 32, 10), (50_000, 32, 10), (180, 8, 10)],
+)
+def test_few_images_take_more_epochs(images, batch_size, epochs):
+    config = RunConfig(**GIVEN, batch_size=batch_size).resolved().for_images(images)
+    assert config.epochs == epochs
+    assert config.warmup_epochs == pytest.approx(epochs / 10)
+    assert config.for_images(images) == config.resolved() == config
+    assert RunConfig(**GIVEN, epochs=3).resolved().for_images(images).epochs == 3
+    assert RunConfig(**GIVEN, pretrained=False).resolved().for_images(images).epochs == SCRATCH_PRESET["epochs"]
+
+
+def test_what_does_not_go_with_the_epochs_is_said_once_they_are_known():
+    thawing = RunConfig(**GIVEN, freeze="backbone", unfreeze_every=12).resolved()
+    with pytest.raises(ConfigError, match=r"^--unfreeze-every must be below --epochs 10, got 12"):
+        thawing.for_images(1000)
+    assert thawing.for_images(180).epochs == 25
 
 
 def test_the_presets_set_the_same_and_differ():
@@ -51,12 +72,15 @@ def test_the_presets_set_the_same_and_differ():
 def test_what_is_given_wins_over_the_preset_zero_included(name, value, pretrained):
     preset = PRETRAINED_PRESET if pretrained else SCRATCH_PRESET
     config = RunConfig(**GIVEN, pretrained=pretrained, **{name: value}).resolved()
-    expected = preset | ({"warmup_epochs": pytest.approx(0.3)} if name == "epochs" else {}) | {name: value}
+    warmup = 0.3 if name == "epochs" else None if pretrained else 1.0
+    expected = preset | {"warmup_epochs": pytest.approx(warmup)} | {name: value}
     assert {key: getattr(config, key) for key in preset} == expected
 
 
 def test_a_short_training_warms_up_for_a_tenth_of_it():
-    assert [RunConfig(**GIVEN, epochs=n).resolved().warmup_epochs for n in (2, 10, 50)] == [0.2, 1.0, 1.0]
+    scratch = [RunConfig(**GIVEN, pretrained=False, epochs=n).resolved().warmup_epochs for n in (2, 10, 50)]
+    assert scratch == [0.2, 1.0, 1.0]
+    assert [RunConfig(**GIVEN, epochs=n).resolved().warmup_epochs for n in (2, 10, 50)] == [0.2, 1.0, 4.0]
     assert RunConfig(**GIVEN, epochs=2, warmup_epochs=1.0).resolved().warmup_epochs == 1.0
     with pytest.raises(ConfigError, match=r"^--epochs must be [^;]*$"):
         RunConfig(**GIVEN, epochs=-3).resolved()

@@ -163,6 +163,19 @@ def test_curves_are_those_of_the_file(tmp_path, epochs, best):
     assert (tmp_path / "curves.png").stat().st_size < 300_000
 
 
+@pytest.mark.parametrize(("best", "label"), [(2, "linear probe"), (0, "linear probe, kept")])
+def test_the_probe_is_a_level_beside_the_curves(tmp_path, best, label):
+    write_metrics(tmp_path / "metrics.csv", 3)
+    header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    (tmp_path / "metrics.csv").write_text("\n".join([header, "0,,0.7,0.61,0.1,0.5,,", *rows, ""]))
+    made = curves.draw(curves.read(tmp_path / "metrics.csv"), best)
+    lines = [line for axes in made.axes for line in axes.get_lines()]
+    levels = [list(line.get_ydata()) for line in lines if line.get_label() == label]
+    assert levels == [[0.7, 0.7], [0.61, 0.61]]
+    assert [list(line.get_xdata()) for line in lines if line.get_label() == "accuracy"] == [[1, 2, 3]]
+    assert any(text.startswith("kept") for text in texts(made)) is (best > 0)
+
+
 def test_curves_pass_over_what_is_missing(tmp_path):
     (tmp_path / "metrics.csv").write_text("epoch,train_loss,lr,val_loss\n1,2.0,0.1,\n2,1.5,0.1,nan\n")
     shown = texts(curves.draw(curves.read(tmp_path / "metrics.csv"), 2))

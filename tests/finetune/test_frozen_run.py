@@ -143,7 +143,9 @@ def test_the_classifier_is_that_of_a_plain_loop(frozen):
                 share = (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
             for group in optimizer.param_groups:
                 group["lr"] = FROZEN_PRESET["lr"] * share
-            loss = torch.nn.functional.cross_entropy(head(inputs[rows]), targets[rows], label_smoothing=0.1)
+            loss = torch.nn.functional.cross_entropy(
+                head(inputs[rows]), targets[rows], label_smoothing=FROZEN_PRESET["label_smoothing"]
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -208,12 +210,16 @@ GIVEN = {"model": "resnest50", "dataset": "food101"}
 
 
 def test_the_presets():
-    frozen = RunConfig(**GIVEN, freeze="backbone").resolved()
+    frozen = RunConfig(**GIVEN, freeze="backbone", lr=FROZEN_PRESET["lr"]).resolved()
     assert {name: getattr(frozen, name) for name in FROZEN_PRESET} == FROZEN_PRESET
     assert frozen.resolved() == frozen
     assert frozen.caches_features
-    thawing = RunConfig(**GIVEN, freeze="backbone", unfreeze_every=2).resolved()
-    assert {name: getattr(thawing, name) for name in PRETRAINED_PRESET} == PRETRAINED_PRESET
+    assert not frozen.solved
+    thawing = RunConfig(**GIVEN, freeze="backbone", unfreeze_every=2).resolved().for_images(180)
+    assert {name: getattr(thawing, name) for name in PRETRAINED_PRESET} == PRETRAINED_PRESET | {
+        "epochs": 25,
+        "warmup_epochs": 2.5,
+    }
     assert not thawing.caches_features
     assert FROZEN_PRESET.keys() == PRETRAINED_PRESET.keys() == SCRATCH_PRESET.keys()
 
