@@ -51,8 +51,8 @@ class RunConfig(Options):
         missing = {key: value for key, value in preset.items() if getattr(self, key) is None}
         if not self.pretrained:  # a frozen backbone of random weights
             missing |= {name: SCRATCH_PRESET[name] for name in ("head_init", "batch_norm") if name in missing}
-        if self.streaming and missing.get("head_init") == "probe":
-            missing["head_init"] = "zero"  # a stream is not read before the training
+        elif "head_init" in missing and self.unfreeze_every is not None and self.probed:
+            missing["head_init"] = "probe"  # while the classifier trains alone, there is nothing better to start with
         if self.streaming and "epochs" in missing and missing["epochs"] is None:
             batch = self.batch_size or preset["batch_size"]
             missing["epochs"] = epochs_for((self.steps_per_epoch or 1) * batch, batch)

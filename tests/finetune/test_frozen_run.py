@@ -217,6 +217,7 @@ def test_the_presets():
     assert not frozen.solved
     thawing = RunConfig(**GIVEN, freeze="backbone", unfreeze_every=2).resolved().for_images(180)
     assert {name: getattr(thawing, name) for name in PRETRAINED_PRESET} == PRETRAINED_PRESET | {
+        "head_init": "probe",
         "epochs": 25,
         "warmup_epochs": 2.5,
     }
