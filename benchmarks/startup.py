@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -113,7 +114,7 @@ def answer(command: Command, checkout: Path, scratch: Path) -> Time:
     said = process.stdout.readline() if command.first_line else process.stdout.read()
     at_line = time.perf_counter() - start
     if command.first_line:
-        process.kill()
+        os.kill(process.pid, signal.SIGKILL)  # Popen's own would first reap one that has ended, and with it its times
     process.stdout.close()
     _, status, used = os.wait4(process.pid, 0)
     at_end = time.perf_counter() - start
