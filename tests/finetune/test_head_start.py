@@ -117,6 +117,7 @@ def test_a_frozen_run_leaves_what_any_run_does(solved):
     assert "difference" not in solved.evaluation["probe"]
 
 
+@pytest.mark.slow(seconds=20)
 def test_its_settings_repeat_a_frozen_run(solved, settings, tmp_path):
     config = RunConfig(**settings, freeze="backbone").resolved()
     assert config.solved
@@ -171,6 +172,7 @@ def test_it_says_so(settings, tmp_path, caplog):
     assert result["training"]["best_epoch"] == 0  # also where averaged weights would have been exported
 
 
+@pytest.mark.slow(seconds=20)
 def test_a_training_that_brings_something_is_compared_with_the_probe(settings, tmp_path):
     result = run(RunConfig(**settings, epochs=8, lr=5e-3, hflip=0.0, crop_scale=0.8, output=tmp_path / "run"))
     found = result.evaluation["probe"]
@@ -193,6 +195,7 @@ def test_few_validation_images_choose_nothing(settings, digits, tmp_path):
     assert result.evaluation["probe"]["test"]["accuracy"] > result.metrics["test"]["accuracy"]
 
 
+@pytest.mark.slow(seconds=20)
 def test_a_sample_is_enough_for_the_probe(settings, tmp_path, caplog):
     with caplog.at_level("INFO", logger="finetune"):
         result = run(RunConfig(**settings, epochs=1, probe_images=100, output=tmp_path / "run"))
@@ -206,6 +209,7 @@ def test_a_sample_is_enough_for_the_probe(settings, tmp_path, caplog):
 # --- the start --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(seconds=20)
 @pytest.mark.parametrize("init", ["zero", "probe", "timm"])
 def test_the_first_epoch_starts_there(settings, solved, init, tmp_path):
     """At a rate that changes nothing, the last checkpoint has what the training started with."""
