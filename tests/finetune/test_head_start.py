@@ -113,7 +113,8 @@ def test_a_frozen_run_leaves_what_any_run_does(solved):
     )
     assert best.keys() == last.keys() == {"model.weight", "model.bias"}
     assert all(torch.equal(best[name], last[name]) for name in best)
-    assert (solved.folder / "model/figures/curves.png").is_file()
+    assert (solved.folder / "model/figures/confusion.png").is_file()
+    assert not (solved.folder / "model/figures/curves.png").exists()  # of nothing that was trained
     assert "difference" not in solved.evaluation["probe"]
 
 
