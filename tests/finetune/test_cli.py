@@ -162,7 +162,7 @@ def test_every_setting_is_covered_above():
 
 def test_freezing():
     config = parse_train([*GIVEN, "--freeze", "backbone", "--unfreeze_every=2"])
-    assert changed(config) == {"freeze": "backbone", "unfreeze_every": 2}
+    assert changed(config) == {"freeze": "backbone", "unfreeze_every": 2, "head_init": "probe"}
     frozen = parse_train([*GIVEN, "--freeze=backbone", "--unfreeze-every", "2", "--lr", "0.3"])
     assert (frozen.unfreeze_every, frozen.lr) == (2, 0.3)
     with pytest.raises(ConfigError, match=r"^--freeze must be one of none, backbone, got 'stem'$"):
