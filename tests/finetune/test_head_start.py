@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from timm.data import resolve_data_config
 from finetune import ImageDataModule, RunConfig, export, head_start, models, run, source
 from finetune.errors import ConfigError, ModelError
 from finetune.presets import FROZEN_PRESET, PRETRAINED_PRESET
+from finetune.report import chooses
+from finetune.splits import SplitRows, Splits
 
 LABELS = tuple("0123456789")
 
@@ -239,6 +242,16 @@ def test_a_classifier_of_the_same_classes_is_kept(solved, settings, tmp_path, ca
     torch.testing.assert_close(state["model.classifier.weight"], expected, rtol=0, atol=1e-6)
     assert head_start.is_new(models.build(model, 10), [*LABELS[1:], "0"])
     assert not head_start.is_new(models.build(model, 10), LABELS)
+
+
+def test_a_stream_chooses_by_validation_images_that_nobody_has_counted_yet():
+    nothing = np.array([], dtype=np.int64)
+    data = SimpleNamespace(splits=Splits({"validation": SplitRows("validation", nothing, nothing, whole=True)}))
+    names = {f"{role}_split": role for role in ("train", "val", "test")}
+    given = {"model": "resnest50", "dataset": "food101"}
+    assert chooses(RunConfig(**given, **names, streaming=True, steps_per_epoch=5).resolved(), data)
+    assert not chooses(RunConfig(**given).resolved(), data)
+    assert chooses(RunConfig(**given, pretrained=False).resolved(), data)
 
 
 def test_a_rare_class_has_a_finite_bias():
