@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from finetune.config import RunConfig
     from finetune.datamodule import ImageDataModule
     from finetune.errors import FinetuneError
     from finetune.evaluate_flow import evaluate
@@ -20,17 +19,18 @@ if TYPE_CHECKING:
     from finetune.predict_flow import predict
     from finetune.predictor import Prediction, Predictor
     from finetune.result import RunResult
+    from finetune.settings.config import RunConfig
+    from finetune.settings.verbs import EvaluateOptions, PredictOptions
     from finetune.tasks import TASKS, ImageClassificationTask
-    from finetune.verbs import EvaluateOptions, PredictOptions
 
 _HOMES = {
-    "RunConfig": "finetune.config",
+    "RunConfig": "finetune.settings.config",
     "FinetuneError": "finetune.errors",
     "ImageDataModule": "finetune.datamodule",
-    "EvaluateOptions": "finetune.verbs",
+    "EvaluateOptions": "finetune.settings.verbs",
     "Evaluation": "finetune.evaluation",
     "evaluate": "finetune.evaluate_flow",
-    "PredictOptions": "finetune.verbs",
+    "PredictOptions": "finetune.settings.verbs",
     "predict": "finetune.predict_flow",
     "Prediction": "finetune.predictor",
     "Predictor": "finetune.predictor",

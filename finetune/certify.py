@@ -16,7 +16,7 @@ from cards.verify import lines
 from finetune import images
 from finetune.console import log
 from finetune.dataset import LabelledImages
-from finetune.limits import VERIFY
+from finetune.settings.limits import VERIFY
 from finetune.transforms import Transform
 
 IMAGES = 32

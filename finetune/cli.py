@@ -16,12 +16,13 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro import _errors as tyro_errors
 
-from finetune import console, recipes, runfolder
-from finetune.config import RunConfig
+from finetune import console, runfolder
 from finetune.errors import ConfigError, FinetuneError, suggest
 from finetune.imagenet.options import PrepareOptions
-from finetune.options import GROUPS, NONE, RESUME_AUTO, RunOptions, flag
-from finetune.verbs import DemoOptions, EvaluateOptions, ExportOptions, PredictOptions
+from finetune.settings import recipes
+from finetune.settings.config import RunConfig
+from finetune.settings.options import GROUPS, NONE, RESUME_AUTO, RunOptions, flag
+from finetune.settings.verbs import DemoOptions, EvaluateOptions, ExportOptions, PredictOptions
 
 T = TypeVar("T")
 

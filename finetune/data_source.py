@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune import dataset, streaming
-from finetune.config import RunConfig
 from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages
-from finetune.limits import MAX_IMAGE_PIXELS
 from finetune.places import Place
+from finetune.settings.config import RunConfig
+from finetune.settings.limits import MAX_IMAGE_PIXELS
 from finetune.streamdata import StreamDataModule
 from finetune.streaming import StreamedImages
 

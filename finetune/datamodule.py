@@ -18,9 +18,9 @@ from torch.utils.data import Dataset as TorchDataset
 from finetune import allocator, images, jpeg, transforms
 from finetune.dataset import LabelledImages, prepare
 from finetune.errors import ConfigError, LostImageError, listing
-from finetune.limits import MAX_IMAGE_PIXELS
 from finetune.randomness import seed_augmentation
 from finetune.sampler import EvalBatches, Item, TrainBatches, micro_batches, process
+from finetune.settings.limits import MAX_IMAGE_PIXELS
 from finetune.transforms import Transform
 from finetune.workers import default_workers
 

@@ -15,10 +15,10 @@ from datasets import Dataset, DatasetDict, Image
 from finetune import class_names, schema, source, splits
 from finetune.console import log
 from finetune.errors import DatasetError, SchemaError, SplitError, listing
-from finetune.limits import MAX_IMAGE_PIXELS
 from finetune.places import Place
 from finetune.scan import BadImage, scan
 from finetune.schema import DatasetSchema
+from finetune.settings.limits import MAX_IMAGE_PIXELS
 from finetune.source import Source
 from finetune.splits import SplitRows, Splits
 
@@ -98,7 +98,7 @@ def prepare(
 ) -> LabelledImages:
     """Open a dataset, infer what it holds, leave out what cannot be used, and split the rest.
 
-    The arguments are the command line's flags, see `finetune.options.DataOptions`.
+    The arguments are the command line's flags, see `finetune.settings.options.DataOptions`.
 
     Raises:
         DatasetError: It cannot be opened, or too much of it cannot be read.

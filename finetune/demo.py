@@ -17,7 +17,7 @@ from typing import Any
 from finetune import start
 from finetune.console import log
 from finetune.errors import ConfigError
-from finetune.verbs import DemoOptions
+from finetune.settings.verbs import DemoOptions
 
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "

@@ -21,14 +21,14 @@ from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages, excluded, inspect, whole_split
 from finetune.errors import DatasetError, RunFolderError, listing
 from finetune.evaluation import Evaluation
-from finetune.limits import MAX_IMAGE_PIXELS
 from finetune.predictions import Predictions
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder
+from finetune.settings.limits import MAX_IMAGE_PIXELS
+from finetune.settings.verbs import EvaluateOptions
 from finetune.splits import ROLES, SplitRows, Splits
 from finetune.tasks import TASKS
 from finetune.training import make_trainer, quiet
-from finetune.verbs import EvaluateOptions
 
 
 def evaluate(options: EvaluateOptions) -> Evaluation:

@@ -28,7 +28,6 @@ from finetune import (
     transforms,
 )
 from finetune.callbacks import HeadStart
-from finetune.config import RunConfig
 from finetune.console import is_main_process, log
 from finetune.datamodule import ImageDataModule
 from finetune.dataset import LabelledImages
@@ -38,6 +37,7 @@ from finetune.peers import Peers
 from finetune.report import chooses, describe, remarks, table
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder
+from finetune.settings.config import RunConfig
 from finetune.start import Start, begin
 from finetune.tasks import TASKS, FeatureClassificationTask, ImageClassificationTask
 from finetune.trained import Trained

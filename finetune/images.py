@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
 from finetune import file_kinds
-from finetune.limits import MAX_IMAGE_PIXELS
+from finetune.settings.limits import MAX_IMAGE_PIXELS
 
 with contextlib.suppress(ImportError):
     importlib.import_module("pillow_heif.HeifImagePlugin")  # HEIC photos of phones, where the plugin is installed

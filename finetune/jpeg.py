@@ -15,7 +15,7 @@ from torch import Tensor
 
 from finetune import images
 from finetune.images import Encoded
-from finetune.limits import MAX_IMAGE_PIXELS
+from finetune.settings.limits import MAX_IMAGE_PIXELS
 
 _MAGIC = b"\xff\xd8\xff"  # what a file begins with
 

@@ -18,7 +18,7 @@ from finetune.console import log
 from finetune.errors import DatasetError, Interrupted, RunFolderError
 from finetune.predict_inputs import Batch, Inputs
 from finetune.predictor import Prediction, Predictor
-from finetune.verbs import PredictOptions
+from finetune.settings.verbs import PredictOptions
 
 Record = dict[str, Any]
 

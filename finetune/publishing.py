@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 
 import cards
-from finetune.config import RunConfig
 from finetune.console import is_main_process, log
 from finetune.errors import ConfigError
-from finetune.limits import VERIFY
+from finetune.settings.config import RunConfig
+from finetune.settings.limits import VERIFY
 
 
 def check(config: RunConfig) -> None:

@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import nn
 
-from finetune import command, data_wait, imbalance, spread
+from finetune import data_wait, imbalance, spread
 from finetune.callbacks import limits
-from finetune.config import RunConfig
 from finetune.cores import available_cores
 from finetune.dataset import LabelledImages, excluded
 from finetune.export import stock_architecture
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder
+from finetune.settings import command
+from finetune.settings.config import RunConfig
 from finetune.training import Session
 from finetune.workers import default_workers
 

@@ -13,12 +13,12 @@ from torch import nn
 
 from finetune import checkpoint_io
 from finetune.callbacks import Checkpoints
-from finetune.config import RunConfig
 from finetune.console import log
 from finetune.dataset import LabelledImages
 from finetune.errors import CheckpointError, ResumeError, listing
-from finetune.options import ModelOptions, TrainingOptions, flag
 from finetune.runfolder import RunFolder
+from finetune.settings.config import RunConfig
+from finetune.settings.options import ModelOptions, TrainingOptions, flag
 
 
 def identity(config: RunConfig, data: LabelledImages, model: nn.Module) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from finetune.config import RunConfig
 from finetune.console import is_main_process
 from finetune.errors import RunFolderError
-from finetune.options import GROUPS, RESUME_AUTO, DataOptions, ModelOptions, TrainingOptions
+from finetune.settings.config import RunConfig
+from finetune.settings.options import GROUPS, RESUME_AUTO, DataOptions, ModelOptions, TrainingOptions
 
 if TYPE_CHECKING:
     from finetune.splits import Splits  # with `datasets`; paths and names need none of it

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from finetune import images
 from finetune.console import interactive, is_main_process
-from finetune.limits import MAX_IMAGE_PIXELS
+from finetune.settings.limits import MAX_IMAGE_PIXELS
 
 _PIXELS_AT_ONCE = 2**27  # over all threads; with a converted copy of them about 1 GB
 _CHUNK = 64  # images that a thread looks at in one go

@@ -21,15 +21,16 @@ from typing import Any
 
 from torch import Tensor
 
-from finetune import checkpoint_io, durations, export, spread
+from finetune import checkpoint_io, export, spread
 from finetune.callbacks.checkpoints import BEST, LAST
-from finetune.config import RunConfig
 from finetune.console import is_main_process, log
 from finetune.errors import CheckpointError, ResumeError
 from finetune.predictions import Predictions
 from finetune.report import FEWEST_TO_CHOOSE_BY
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder, write_text
+from finetune.settings import durations
+from finetune.settings.config import RunConfig
 from finetune.trained import Trained
 from finetune.training import Session
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune import loggers, model_names, peers, places, publishing, runfolder, timm_names
-from finetune.config import RunConfig
 from finetune.errors import ConfigError, suggest
 from finetune.peers import Peers
 from finetune.places import Place
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder
-from finetune.verbs import EvaluateOptions, PredictOptions
+from finetune.settings.config import RunConfig
+from finetune.settings.verbs import EvaluateOptions, PredictOptions
 
 
 @dataclass(frozen=True)

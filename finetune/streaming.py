@@ -17,9 +17,9 @@ from finetune import schema, source
 from finetune.console import log
 from finetune.dataset import LabelledImages
 from finetune.errors import DatasetError, SchemaError, SplitError, listing, suggest
-from finetune.limits import MAX_IMAGE_PIXELS
 from finetune.scan import BadImage
 from finetune.schema import DatasetSchema
+from finetune.settings.limits import MAX_IMAGE_PIXELS
 from finetune.splits import ROLES, SplitRows, Splits
 
 OPTIONS = (
@@ -145,7 +145,7 @@ def prepare(
 ) -> StreamedImages:
     """Open a dataset for streaming; nothing but its facts is read.
 
-    The arguments are the command line's flags, see `finetune.options.DataOptions`.
+    The arguments are the command line's flags, see `finetune.settings.options.DataOptions`.
 
     Raises:
         DatasetError: It cannot be opened, or is not of a kind that can be streamed.

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 
-from finetune import checkpoint_io, durations, hardware, launch, loggers, memory, models
+from finetune import checkpoint_io, hardware, launch, loggers, memory, models
 from finetune.allocator import freed_memory_kept
 from finetune.callbacks import (
     EMA,
@@ -34,7 +34,6 @@ from finetune.callbacks import (
     StopOnNonFinite,
     StopOnSignal,
 )
-from finetune.config import RunConfig
 from finetune.console import interactive, is_main_process
 from finetune.data_wait import DataWait
 from finetune.datamodule import ImageDataModule
@@ -42,6 +41,8 @@ from finetune.errors import ConfigError
 from finetune.feature_data import FeatureDataModule
 from finetune.predictions import Predictions
 from finetune.runfolder import RunFolder
+from finetune.settings import durations
+from finetune.settings.config import RunConfig
 from finetune.sharding import FSDP
 from finetune.tasks import ImageClassificationTask
 

@@ -111,7 +111,7 @@ def test_every_module_says_what_it_is_for(package):
 def test_light_modules_stay_light():
     """Flags, errors and cards must not wait for torch."""
     code = "import sys, {}; print('torch' in sys.modules or 'timm' in sys.modules)"
-    for names in ("finetune.config, finetune.cli, finetune.errors, finetune.console", "cards, cards.__main__"):
+    for names in ("finetune.settings.config, finetune.cli, finetune.errors, finetune.console", "cards, cards.__main__"):
         done = subprocess.run([sys.executable, "-c", code.format(names)], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "False", names
 

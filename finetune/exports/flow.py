@@ -23,7 +23,7 @@ from finetune.exports import Format
 from finetune.predictor import fitted_temperature
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder
-from finetune.verbs import ExportOptions
+from finetune.settings.verbs import ExportOptions
 
 TOLERANCE = 1e-4
 """Of the largest absolute logit."""

@@ -37,7 +37,7 @@ def exported(digits_run, tmp_path_factory):
     pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
     need("openvino", "openvino")
     from finetune.exports.flow import export
-    from finetune.verbs import ExportOptions
+    from finetune.settings.verbs import ExportOptions
 
     run = tmp_path_factory.mktemp("exported") / "run"
     shutil.copytree(digits_run, run)

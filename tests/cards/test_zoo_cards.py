@@ -16,7 +16,7 @@ import resnest_timm  # noqa: F401
 from cards import CardError, zoo
 from cards.__main__ import main
 from finetune.cli import parse
-from finetune.verbs import EvaluateOptions
+from finetune.settings.verbs import EvaluateOptions
 from resnest_timm import convert, listing
 from resnest_timm.__main__ import _parser
 from resnest_timm.zoo import CHECKPOINTS, Checkpoint, default_checkpoint

@@ -13,7 +13,7 @@ from finetune import RunConfig, console
 from finetune import cli as cli_module
 from finetune.cli import main, parse_train
 from finetune.errors import ConfigError
-from finetune.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
+from finetune.settings.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 
 GIVEN = ["--model", "resnest50", "--dataset", "food101"]
 CONTRACT = """

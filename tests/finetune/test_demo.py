@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 
 from finetune import Predictor, demo_html
 from finetune.cli import main
-from finetune.verbs import DemoOptions
+from finetune.settings.verbs import DemoOptions
 from resnest_timm import split_preferences
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -16,9 +16,9 @@ from finetune.dataset import prepare
 from finetune.errors import ConfigError, ModelError
 from finetune.evaluate_flow import evaluate
 from finetune.feature_data import classifier_inputs
-from finetune.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 from finetune.sampler import TrainBatches
-from finetune.verbs import EvaluateOptions
+from finetune.settings.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
+from finetune.settings.verbs import EvaluateOptions
 
 SETTINGS = {"model": "resnest14d", "dataset": "digits", "pretrained": False, "image_size": 32, "max_samples": 100}
 SETTINGS |= {"accelerator": "cpu", "devices": "1", "workers": 0, "freeze": "backbone", "epochs": 3, "batch_size": 16}

@@ -16,8 +16,8 @@ from timm.data import resolve_data_config
 
 from finetune import ImageDataModule, RunConfig, export, head_start, models, run, source
 from finetune.errors import ConfigError, ModelError
-from finetune.presets import FROZEN_PRESET, PRETRAINED_PRESET
 from finetune.report import chooses
+from finetune.settings.presets import FROZEN_PRESET, PRETRAINED_PRESET
 from finetune.splits import SplitRows, Splits
 
 LABELS = tuple("0123456789")

@@ -9,8 +9,8 @@ from huggingface_hub.utils import close_session
 
 from finetune import console, publishing, runfolder
 from finetune.cli import main as cli_main
-from finetune.config import RunConfig
 from finetune.errors import ConfigError
+from finetune.settings.config import RunConfig
 from tests.hub_standin import STRANGER_TOKEN, TOKEN, HubStandIn
 
 ARGUMENTS = ["--model", "resnest14d", "--dataset", "nowhere/nothing"]

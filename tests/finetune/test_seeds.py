@@ -17,7 +17,7 @@ from datasets import DatasetDict
 from safetensors.torch import load_file
 from torch import nn
 
-from finetune import RunConfig, command, linear_probe, run, seeds, spread
+from finetune import RunConfig, linear_probe, run, seeds, spread
 from finetune.callbacks import Limits
 from finetune.cli import parse_train
 from finetune.errors import ConfigError, ResumeError
@@ -25,6 +25,7 @@ from finetune.report import table
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder, find
 from finetune.sample import digits
+from finetune.settings import command
 from finetune.splits import Splits
 from finetune.tasks import ImageClassificationTask
 

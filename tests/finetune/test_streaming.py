@@ -16,8 +16,8 @@ from finetune.evaluate_flow import evaluate
 from finetune.predict_flow import predict
 from finetune.resume import identity
 from finetune.runfolder import RunFolder
+from finetune.settings.verbs import EvaluateOptions, PredictOptions
 from finetune.splits import Splits
-from finetune.verbs import EvaluateOptions, PredictOptions
 from tests.finetune.fits import network
 from tests.finetune.ranks import ranks
 from tests.finetune.streams import CLASSES, parquet, picture, tar, write

@@ -223,7 +223,7 @@ def test_stock_timm_loads_the_folder_strictly_with_equal_logits(name: str, cli: 
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{architecture_of(name)}: {len(state)} tensors, 1000 classes" in done.stdout
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     command = [sys.executable, "-W", "error", "-c", STRANGER, str(tmp_path / "out"), str(tmp_path / "logits.pt")]
     stranger = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert stranger.returncode == 0, stranger.stderr

@@ -14,7 +14,7 @@ from resnest_timm.zoo import CHECKPOINTS, default_checkpoint
 from tests.conftest import Cli
 from tests.resnest_timm.helpers import FACTS
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (Path(__file__).parents[3] / "README.md").read_text()
 
 # name: SHA-256 prefix of the .pth, its top-1, first digits of the Gluon SHA-1, its top-1
 AUTHORS = {

@@ -16,10 +16,11 @@ from timm.layers import DropBlock2d
 from torch import nn
 
 import resnest_timm
-from finetune import RunConfig, hardware, recipes, run, training
+from finetune import RunConfig, hardware, run, training
 from finetune.cli import main, parse_train
 from finetune.errors import ConfigError
 from finetune.randomness import seeded
+from finetune.settings import recipes
 from finetune.tasks import ImageClassificationTask
 from resnest_timm.resnest import ALIASES, VARIANTS
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from finetune.config import RunConfig
-from finetune.options import DataOptions, ModelOptions, TrainingOptions, flag
+from finetune.settings.config import RunConfig
+from finetune.settings.options import DataOptions, ModelOptions, TrainingOptions, flag
 
 _GROUPS = (DataOptions, ModelOptions, TrainingOptions)
 _OTHERS = ("precision", "device_batch_size", "grad_checkpointing", "compile", "sync_bn", "seed", "seeds", "max_time")

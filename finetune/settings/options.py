@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from finetune.limits import MAX_IMAGE_PIXELS
-from finetune.presets import (
+from finetune.settings.limits import MAX_IMAGE_PIXELS
+from finetune.settings.presets import (
     FEWEST_EPOCHS,
     FROZEN_PRESET,
     MOST_EPOCHS,

@@ -9,10 +9,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from finetune import option_checks, recipes
 from finetune.errors import ConfigError
-from finetune.options import Options
-from finetune.presets import (
+from finetune.settings import checks, recipes
+from finetune.settings.options import Options
+from finetune.settings.presets import (
     EPOCHS_PER_WARMUP,
     FROZEN_PRESET,
     PRETRAINED_PRESET,
@@ -61,7 +61,7 @@ class RunConfig(Options):
             share = None if epochs is None else max(0, epochs) / EPOCHS_PER_WARMUP
             missing["warmup_epochs"] = None if share is None else min(missing["warmup_epochs"], share)
         config = dataclasses.replace(self, **missing)
-        problems = option_checks.problems(config)
+        problems = checks.problems(config)
         if problems:
             raise ConfigError("; ".join(problems))
         return config

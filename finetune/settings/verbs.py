@@ -1,4 +1,4 @@
-"""Flags of the verbs besides train, one dataclass each; imports no torch, like `finetune.options`."""
+"""Flags of the verbs besides train, one dataclass each; imports no torch, like `finetune.settings.options`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 import tyro
 
 from finetune.errors import ConfigError
-from finetune.limits import MAX_IMAGE_PIXELS
-from finetune.option_checks import valid_devices
-from finetune.options import AUTO, INFERRED, NONE, OWN
+from finetune.settings.checks import valid_devices
+from finetune.settings.limits import MAX_IMAGE_PIXELS
+from finetune.settings.options import AUTO, INFERRED, NONE, OWN
 
 Protocol = Literal["timm", "paper"]
 

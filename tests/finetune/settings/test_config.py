@@ -10,8 +10,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
 from finetune import RunConfig
 from finetune.errors import ConfigError
-from finetune.options import GROUPS, flag
-from finetune.presets import PRETRAINED_PRESET, SCRATCH_PRESET
+from finetune.settings.options import GROUPS, flag
+from finetune.settings.presets import PRETRAINED_PRESET, SCRATCH_PRESET
 
 GIVEN = {"model": "resnest50", "dataset": "food101"}
 
@@ -227,6 +227,6 @@ def test_all_problems_are_reported_at_once():
 
 
 def test_the_settings_need_neither_torch_nor_datasets():
-    code = "import finetune.config, sys; print({'torch', 'timm', 'datasets', 'numpy', 'lightning'} & set(sys.modules))"
+    code = "import finetune.settings.config, sys; print({'torch', 'timm', 'datasets', 'numpy', 'lightning'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

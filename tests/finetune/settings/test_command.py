@@ -6,9 +6,9 @@ import json
 import pytest
 from datasets import Dataset
 
-from finetune import command
 from finetune.cli import parse_train
-from finetune.config import RunConfig
+from finetune.settings import command
+from finetune.settings.config import RunConfig
 
 HARDWARE = ("accelerator", "devices", "num_nodes", "strategy", "workers", "save_every", "logger", "output", "resume")
 

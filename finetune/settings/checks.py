@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from finetune import durations
-from finetune.options import Options, flag
+from finetune.settings import durations
+from finetune.settings.options import Options, flag
 
 # field: (smallest, largest, whether the smallest itself is allowed)
 _RANGES: dict[str, tuple[float, float, bool]] = {

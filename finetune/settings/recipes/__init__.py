@@ -1,4 +1,4 @@
-"""Published training recipes, one YAML file each; imports no torch, like `finetune.config`."""
+"""Published training recipes, one YAML file each; imports no torch, like `finetune.settings.config`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def settings(recipe: str, model: str, batch_size: int | None = None) -> dict[str
         batch_size: Images per optimizer step, where they differ from the recipe's; the learning rate follows.
 
     Returns:
-        Values by field of `finetune.config.RunConfig`.
+        Values by field of `finetune.settings.config.RunConfig`.
 
     Raises:
         ConfigError: No such recipe, or not for this model.

@@ -1,0 +1,1 @@
+"""Every flag of every command, its checks, its presets: light to import, no torch."""
