@@ -27,7 +27,7 @@ import tyro
 
 from finetune import ImageClassificationTask, ImageDataModule, RunConfig, models
 from finetune.allocator import freed_memory_kept
-from finetune.dataset import LabelledImages, prepare
+from finetune.data.dataset import LabelledImages, prepare
 from finetune.feature_data import IMAGES_AT_ONCE, FeatureDataModule
 from finetune.freezing import classifier_of
 from finetune.runfolder import RunFolder

@@ -9,8 +9,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from finetune import splits
-from finetune.dataset import LabelledImages, prepare
+from finetune.data import splits
+from finetune.data.dataset import LabelledImages, prepare
 
 VALIDATION_SHARE = 0.1
 """Of a subset, as `python -m finetune` holds it out where a dataset has no validation split."""

@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix, 
 
 from finetune import calibration, intervals
 from finetune.callbacks.head_start import Epoch0, HeadStart
-from finetune.dataset import LabelledImages
+from finetune.data.dataset import LabelledImages
 from finetune.predictions import Predictions
 from finetune.result import RunResult
 from finetune.runfolder import write_text

@@ -13,9 +13,9 @@ from torch import nn
 
 import cards
 from cards.verify import lines
-from finetune import images
 from finetune.console import log
-from finetune.dataset import LabelledImages
+from finetune.data import images
+from finetune.data.dataset import LabelledImages
 from finetune.settings.limits import VERIFY
 from finetune.transforms import Transform
 

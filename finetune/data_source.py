@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune import dataset, streaming
+from finetune import streaming
+from finetune.data import dataset
+from finetune.data.dataset import LabelledImages
+from finetune.data.places import Place
 from finetune.datamodule import ImageDataModule
-from finetune.dataset import LabelledImages
-from finetune.places import Place
 from finetune.settings.config import RunConfig
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 from finetune.streamdata import StreamDataModule
@@ -51,7 +52,7 @@ def reopen_stream(settings: Mapping[str, Any], role: str) -> LabelledImages | No
 
     Args:
         settings: The run's config.yaml.
-        role: See `finetune.splits.ROLES`.
+        role: See `finetune.data.splits.ROLES`.
 
     Raises:
         FinetuneError: It cannot be opened, or has changed.

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from finetune import allocator, images, jpeg, transforms
-from finetune.dataset import LabelledImages, prepare
+from finetune import allocator, jpeg, transforms
+from finetune.data import images
+from finetune.data.dataset import LabelledImages, prepare
 from finetune.errors import ConfigError, LostImageError, listing
 from finetune.randomness import seed_augmentation
 from finetune.sampler import EvalBatches, Item, TrainBatches, micro_batches, process
@@ -121,7 +122,7 @@ class ImageDataModule(L.LightningDataModule):
     `normalize`. Over several devices each image is seen exactly once per epoch, in training and in evaluation.
 
     Args:
-        dataset: What `finetune.source.load` takes, or what `finetune.dataset.prepare` returned.
+        dataset: What `finetune.data.source.load` takes, or what `finetune.data.dataset.prepare` returned.
         image_size: Side of the square input in pixels, where no `data_config` is given.
         batch_size: Images per optimizer step over all devices; in evaluation, per device.
         data_config: timm's data config (`timm.data.resolve_data_config`): input size, interpolation, crop, mean, std.
@@ -145,7 +146,7 @@ class ImageDataModule(L.LightningDataModule):
         max_image_pixels: Larger images are left out before they are decoded.
 
     Raises:
-        FinetuneError: The dataset cannot be opened, understood or split; see `finetune.dataset.prepare`.
+        FinetuneError: The dataset cannot be opened, understood or split; see `finetune.data.dataset.prepare`.
 
     Attributes:
         normalize: Module that makes of a loader's pixels what the model takes, see `finetune.transforms.Normalize`.

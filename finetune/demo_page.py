@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 import torch
 
-from finetune import demo_html, images
+from finetune import demo_html
+from finetune.data import images
 from finetune.errors import FinetuneError
 from finetune.palette import percent
 from finetune.predictor import Predictor
@@ -37,7 +38,7 @@ def classify(predictor: Predictor, path: Path) -> Answer:
     """Classify an image file as the evaluation would.
 
     Raises:
-        OSError, ValueError, SyntaxError: It does not decode, see `finetune.images.decode`.
+        OSError, ValueError, SyntaxError: It does not decode, see `finetune.data.images.decode`.
         ModelError: An output is not finite.
     """
     pixels = predictor.transform(images.decode(str(path)))[None]

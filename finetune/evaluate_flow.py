@@ -13,12 +13,14 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from finetune import calibration, data_source, intervals, labels, models, published, schema, source, start, transforms
+from finetune import calibration, data_source, intervals, labels, models, published, start, transforms
 from finetune.allocator import freed_memory_kept
 from finetune.callbacks import CollectPredictions
 from finetune.console import log
+from finetune.data import schema, source
+from finetune.data.dataset import LabelledImages, excluded, inspect, whole_split
+from finetune.data.splits import ROLES, SplitRows, Splits
 from finetune.datamodule import ImageDataModule
-from finetune.dataset import LabelledImages, excluded, inspect, whole_split
 from finetune.errors import DatasetError, RunFolderError, listing
 from finetune.evaluation import Evaluation
 from finetune.predictions import Predictions
@@ -26,7 +28,6 @@ from finetune.result import RunResult
 from finetune.runfolder import RunFolder
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 from finetune.settings.verbs import EvaluateOptions
-from finetune.splits import ROLES, SplitRows, Splits
 from finetune.tasks import TASKS
 from finetune.training import make_trainer, quiet
 

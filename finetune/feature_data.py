@@ -18,8 +18,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from finetune import features
 from finetune.console import log
+from finetune.data.dataset import LabelledImages
 from finetune.datamodule import Batch, ImageDataModule, ResumableLoader
-from finetune.dataset import LabelledImages
 from finetune.errors import ModelError
 from finetune.sampler import EvalBatches, Item, process
 

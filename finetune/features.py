@@ -21,7 +21,7 @@ import torch
 from datasets import config
 from torch import nn
 
-from finetune.dataset import LabelledImages
+from finetune.data.dataset import LabelledImages
 
 # What decodes and resizes an image, and what computes with it.
 _LIBRARIES = ("resnest-timm", "torch", "torchvision", "timm", "pillow")

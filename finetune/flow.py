@@ -23,14 +23,14 @@ from finetune import (
     publishing,
     resume,
     seeds,
-    splits,
     training,
     transforms,
 )
 from finetune.callbacks import HeadStart
 from finetune.console import is_main_process, log
+from finetune.data import splits
+from finetune.data.dataset import LabelledImages
 from finetune.datamodule import ImageDataModule
-from finetune.dataset import LabelledImages
 from finetune.errors import ModelError
 from finetune.feature_data import FeatureDataModule
 from finetune.peers import Peers

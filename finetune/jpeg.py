@@ -13,8 +13,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from simplejpeg import decode_jpeg
 from torch import Tensor
 
-from finetune import images
-from finetune.images import Encoded
+from finetune.data import images
+from finetune.data.images import Encoded
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 
 _MAGIC = b"\xff\xd8\xff"  # what a file begins with

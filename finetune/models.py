@@ -13,7 +13,7 @@ from torch import nn
 
 import resnest_timm
 from cards.patience import TransportError
-from finetune import hub
+from finetune.data import hub
 from finetune.errors import ModelError
 from finetune.model_names import HUB, check_name
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from finetune import allocator, images
+from finetune import allocator
 from finetune.console import log
+from finetune.data import images
 from finetune.errors import DatasetError
 from finetune.transforms import Transform
 from finetune.workers import default_workers
@@ -44,7 +45,7 @@ class Inputs:
 
     Attributes:
         names: What to call each, as columns of the output.
-        values: For each, what `finetune.images.decode` takes, or the error that says why there is none.
+        values: For each, what `finetune.data.images.decode` takes, or the error that says why there is none.
     """
 
     names: Sequence[dict[str, Any]]

@@ -8,12 +8,13 @@ from typing import Any
 
 from datasets import Dataset, Image
 
-from finetune import evaluate_flow, schema, source
+from finetune import evaluate_flow
+from finetune.data import schema, source
+from finetune.data.splits import ROLES
 from finetune.errors import RunFolderError, SplitError, suggest
 from finetune.predict_inputs import Inputs
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder
-from finetune.splits import ROLES
 
 
 def from_dataset(

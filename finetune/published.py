@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from finetune.dataset import LabelledImages
+from finetune.data.dataset import LabelledImages
 from finetune.labels import is_imagenet
 from resnest_timm.zoo import CHECKPOINTS, Checkpoint, published_by
 

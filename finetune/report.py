@@ -10,7 +10,7 @@ from torch import nn
 from finetune import data_wait, imbalance, spread
 from finetune.callbacks import limits
 from finetune.cores import available_cores
-from finetune.dataset import LabelledImages, excluded
+from finetune.data.dataset import LabelledImages, excluded
 from finetune.export import stock_architecture
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder

@@ -14,7 +14,7 @@ from torch import nn
 from finetune import checkpoint_io
 from finetune.callbacks import Checkpoints
 from finetune.console import log
-from finetune.dataset import LabelledImages
+from finetune.data.dataset import LabelledImages
 from finetune.errors import CheckpointError, ResumeError, listing
 from finetune.runfolder import RunFolder
 from finetune.settings.config import RunConfig

@@ -21,7 +21,7 @@ from finetune.settings.config import RunConfig
 from finetune.settings.options import GROUPS, RESUME_AUTO, DataOptions, ModelOptions, TrainingOptions
 
 if TYPE_CHECKING:
-    from finetune.splits import Splits  # with `datasets`; paths and names need none of it
+    from finetune.data.splits import Splits  # with `datasets`; paths and names need none of it
 
 # Where Lightning runs the same command again for each further process, these learn the name, which holds the time,
 # from here; under torchrun and srun `finetune.launch` tells it.

@@ -9,10 +9,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune import loggers, model_names, peers, places, publishing, runfolder, timm_names
+from finetune import loggers, model_names, peers, publishing, runfolder, timm_names
+from finetune.data import places
+from finetune.data.places import Place
 from finetune.errors import ConfigError, suggest
 from finetune.peers import Peers
-from finetune.places import Place
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder
 from finetune.settings.config import RunConfig

@@ -14,12 +14,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from finetune import images, jpeg
+from finetune import jpeg
 from finetune.console import log
+from finetune.data import images
+from finetune.data.splits import SplitRows
 from finetune.datamodule import ROWS, Batch, ImageDataModule
 from finetune.errors import DatasetError, PeerError, SplitError, listing
 from finetune.sampler import cut, micro_batches, process
-from finetune.splits import SplitRows
 from finetune.streaming import LeftOut, StreamedImages
 from finetune.streamrows import Chunk, StreamRows, merged, prepare_stream_worker
 from finetune.workers import default_workers

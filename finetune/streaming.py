@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import Image, IterableDataset, IterableDatasetDict
 
-from finetune import schema, source
 from finetune.console import log
-from finetune.dataset import LabelledImages
+from finetune.data import schema, source
+from finetune.data.dataset import LabelledImages
+from finetune.data.scan import BadImage
+from finetune.data.schema import DatasetSchema
+from finetune.data.splits import ROLES, SplitRows, Splits
 from finetune.errors import DatasetError, SchemaError, SplitError, listing, suggest
-from finetune.scan import BadImage
-from finetune.schema import DatasetSchema
 from finetune.settings.limits import MAX_IMAGE_PIXELS
-from finetune.splits import ROLES, SplitRows, Splits
 
 OPTIONS = (
     "dataset_config",

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import default_collate, get_worker_info
 
-from finetune import images
+from finetune.data import images
+from finetune.data.schema import UNLABELLED
 from finetune.datamodule import prepare_worker
 from finetune.errors import DatasetError, FinetuneError, SchemaError
 from finetune.randomness import seed_augmentation
-from finetune.schema import UNLABELLED
 from finetune.streaming import LeftOut, StreamedImages, tables
 from finetune.transforms import Transform
 

@@ -15,8 +15,8 @@ from timm.data import create_transform
 from torch import Tensor, nn
 from torchvision.transforms import Compose, PILToTensor, ToPILImage, v2
 
-from finetune import images
 from finetune.augment import RandomErase, RandomResizedCrop
+from finetune.data import images
 from finetune.errors import ConfigError
 
 Transform = Callable[[Image.Image], Tensor]

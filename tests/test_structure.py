@@ -93,7 +93,7 @@ def test_only_the_flow_knows_the_data_module_and_the_model():
     assert not {"finetune.models", "timm.create_model"} & by_name["finetune.datamodule"]
     for name, found in by_name.items():
         if name.startswith("finetune.tasks"):
-            assert not {"finetune.datamodule", "finetune.dataset", "finetune.source"} & found, name
+            assert not {"finetune.datamodule", "finetune.data.dataset", "finetune.data.source"} & found, name
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from finetune import images
 from finetune.assessment import worst, write_table
 from finetune.console import log
-from finetune.dataset import LabelledImages
+from finetune.data import images
+from finetune.data.dataset import LabelledImages
 from finetune.figures import confusion, curves, mistakes, reliability, style
 from finetune.predictions import Predictions
 from finetune.result import RunResult

@@ -9,7 +9,7 @@ from torch import nn
 
 from finetune import ImageClassificationTask, ImageDataModule, training
 from finetune.callbacks import Accumulation
-from finetune.dataset import prepare
+from finetune.data.dataset import prepare
 
 
 def images(count=50, size=8):

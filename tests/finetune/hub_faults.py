@@ -45,8 +45,9 @@ def play(hub, home, name, sleeps):
     import safetensors.torch
     import timm
 
-    from finetune import models, source
-    from tests.finetune.test_hub import CARD, shard
+    from finetune import models
+    from finetune.data import source
+    from tests.finetune.data.test_hub import CARD, shard
 
     number = list(FAULTS).index(name)
     table = shard(60, number), shard(21, 100 + number)

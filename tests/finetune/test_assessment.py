@@ -14,7 +14,7 @@ from sklearn import metrics
 from finetune import assessment
 from finetune.callbacks import CollectPredictions
 from finetune.callbacks import predictions as collecting
-from finetune.dataset import prepare
+from finetune.data.dataset import prepare
 from finetune.predictions import Predictions
 from finetune.sampler import EvalBatches
 

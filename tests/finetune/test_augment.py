@@ -12,9 +12,9 @@ from simplejpeg import decode_jpeg
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
-from finetune import images
 from finetune.augment import RandomErase, RandomResizedCrop
-from finetune.images import decode
+from finetune.data import images
+from finetune.data.images import decode
 from finetune.jpeg import crop, draft, open_jpeg
 from finetune.transforms import Normalize, training
 

@@ -11,7 +11,7 @@ from timm.data import create_transform
 from torch import nn
 
 from finetune import ImageClassificationTask, ImageDataModule
-from finetune.dataset import prepare
+from finetune.data.dataset import prepare
 from finetune.training import quiet
 
 

@@ -9,9 +9,9 @@ import torch
 
 import resnest_timm  # noqa: F401
 from finetune import features
-from finetune.dataset import prepare
+from finetune.data.dataset import prepare
+from finetune.data.splits import SplitRows, Splits
 from finetune.freezing import classifier_of
-from finetune.splits import SplitRows, Splits
 
 VALUES = np.random.default_rng(0).standard_normal((20, 5)).astype(np.float32)
 

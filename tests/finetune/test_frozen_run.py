@@ -12,7 +12,7 @@ from timm.optim import create_optimizer_v2
 
 from finetune import ImageDataModule, RunConfig, features, models, run
 from finetune.cli import parse_train
-from finetune.dataset import prepare
+from finetune.data.dataset import prepare
 from finetune.errors import ConfigError, ModelError
 from finetune.evaluate_flow import evaluate
 from finetune.feature_data import classifier_inputs

@@ -18,7 +18,7 @@ from torch import nn
 from finetune import ImageDataModule, RunConfig, checkpoint_io, resume, runfolder
 from finetune.callbacks import Checkpoints, DropBlockSchedule, EpochLog, StopOnSignal
 from finetune.checkpoint_io import AtomicCheckpointIO, damage, same_content
-from finetune.dataset import prepare
+from finetune.data.dataset import prepare
 from finetune.errors import CheckpointError, ResumeError
 from finetune.randomness import seeded
 from finetune.runfolder import RunFolder, choose

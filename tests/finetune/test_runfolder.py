@@ -13,10 +13,10 @@ from datasets import Dataset, DatasetDict
 
 from finetune import RunConfig, runfolder
 from finetune.cli import parse_train
+from finetune.data.splits import SplitRows, Splits
 from finetune.errors import RunFolderError
 from finetune.runfolder import RunFolder, choose, write_text
 from finetune.settings.presets import PRETRAINED_PRESET
-from finetune.splits import SplitRows, Splits
 
 SPLITS = Splits(
     {

@@ -20,13 +20,13 @@ from torch import nn
 from finetune import RunConfig, linear_probe, run, seeds, spread
 from finetune.callbacks import Limits
 from finetune.cli import parse_train
+from finetune.data.sample import digits
+from finetune.data.splits import Splits
 from finetune.errors import ConfigError, ResumeError
 from finetune.report import table
 from finetune.result import RunResult
 from finetune.runfolder import RunFolder, find
-from finetune.sample import digits
 from finetune.settings import command
-from finetune.splits import Splits
 from finetune.tasks import ImageClassificationTask
 
 FIRST, COUNT = 3, 2

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from finetune import images, launch, streaming
+from finetune import launch, streaming
+from finetune.data import images
 from finetune.errors import DatasetError, PeerError, SchemaError, SplitError
 from finetune.streamdata import StreamDataModule
 from finetune.streamrows import Chunk, merged, parts, shuffled

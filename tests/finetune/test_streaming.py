@@ -11,13 +11,13 @@ from datasets import Dataset, DatasetDict
 
 from finetune import RunConfig, streaming
 from finetune.cli import main, parse_train
+from finetune.data.splits import Splits
 from finetune.errors import ConfigError, DatasetError, RunFolderError, SchemaError, SplitError
 from finetune.evaluate_flow import evaluate
 from finetune.predict_flow import predict
 from finetune.resume import identity
 from finetune.runfolder import RunFolder
 from finetune.settings.verbs import EvaluateOptions, PredictOptions
-from finetune.splits import Splits
 from tests.finetune.fits import network
 from tests.finetune.ranks import ranks
 from tests.finetune.streams import CLASSES, parquet, picture, tar, write

@@ -18,8 +18,8 @@ import pytest
 import torchvision.datasets.imagenet
 from datasets import ClassLabel, Features, Image
 
-from finetune import source
-from finetune.dataset import prepare as prepare_dataset
+from finetune.data import source
+from finetune.data.dataset import prepare as prepare_dataset
 from finetune.errors import DatasetError
 from finetune.imagenet import checksums
 from tests.finetune.imagenet.originals import CLASSES, ORDER, TRAIN, Originals, md5sums, tree

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedShuffleSplit
 
+from finetune.data.schema import UNLABELLED
+from finetune.data.splits import ROLES, SplitRows, Splits, assign, carve, make, subset
 from finetune.errors import SplitError
-from finetune.schema import UNLABELLED
-from finetune.splits import ROLES, SplitRows, Splits, assign, carve, make, subset
 
 
 def generator(seed=0):

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from datasets import Dataset, Image, config
 from tqdm.auto import tqdm
 
-from finetune import images
 from finetune.console import interactive, is_main_process
+from finetune.data import images
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 
 _PIXELS_AT_ONCE = 2**27  # over all threads; with a converted copy of them about 1 GB

@@ -7,7 +7,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from finetune.images import ImageError, decode, to_rgb
+from finetune.data.images import ImageError, decode, to_rgb
 
 EIGHT_BIT = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"]
 

@@ -21,8 +21,8 @@ from datasets.table import InMemoryTable
 from PIL import Image as PILImage
 
 from finetune.console import log
+from finetune.data.schema import UNLABELLED
 from finetune.errors import DatasetError, listing
-from finetune.schema import UNLABELLED
 
 TABLES = {".parquet", ".arrow", ".tar", ".lance", ".h5", ".hdf5", ".zip"}
 """Files that hold images themselves; where they are not fewer than the images, `datasets` reads the folder."""

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict, Image
 
-from finetune import class_names, schema, source, splits
 from finetune.console import log
+from finetune.data import class_names, schema, source, splits
+from finetune.data.places import Place
+from finetune.data.scan import BadImage, scan
+from finetune.data.schema import DatasetSchema
+from finetune.data.source import Source
+from finetune.data.splits import SplitRows, Splits
 from finetune.errors import DatasetError, SchemaError, SplitError, listing
-from finetune.places import Place
-from finetune.scan import BadImage, scan
-from finetune.schema import DatasetSchema
 from finetune.settings.limits import MAX_IMAGE_PIXELS
-from finetune.source import Source
-from finetune.splits import SplitRows, Splits
 
 _REASONS = 5  # that are printed
 _IMAGES = 16  # of each split, whose bytes are compared

@@ -1,4 +1,4 @@
-"""Dataset name, place or object -> `datasets.DatasetDict`; only this and `finetune.places` reach out for data."""
+"""Dataset name, place or object -> `datasets.DatasetDict`; only this and `finetune.data.places` reach out for data."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, constants
 
 from cards.patience import TransportError
-from finetune import hub, image_folder, places
+from finetune.data import hub, image_folder, places
+from finetune.data.places import FILE_READERS, Place
+from finetune.data.sample import digits
 from finetune.errors import DatasetError
-from finetune.places import FILE_READERS, Place
-from finetune.sample import digits
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def load(
     """Open a dataset.
 
     Args:
-        dataset: A name or path as `finetune.places.find` takes it, what that returned, or a dataset in memory.
+        dataset: A name or path as `finetune.data.places.find` takes it, what that returned, or a dataset in memory.
         config: Configuration of a Hub dataset; of a name.
         revision: Branch, tag or commit of a Hub dataset; of a name.
         streaming: Read nothing but facts; the splits are an `IterableDatasetDict` where the dataset can be streamed.

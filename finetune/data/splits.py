@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from finetune.data.schema import UNLABELLED
 from finetune.errors import SplitError, listing, suggest
-from finetune.schema import UNLABELLED
 
 ROLES = ("train", "validation", "test")
 _NAMES = {

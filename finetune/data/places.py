@@ -10,8 +10,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-from finetune import hub
 from finetune.console import log
+from finetune.data import hub
 from finetune.errors import DatasetError, suggest
 
 SHORT_NAMES = {

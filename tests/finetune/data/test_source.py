@@ -14,12 +14,12 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 
-from finetune import dataset as dataset_module
-from finetune import images, source
-from finetune.dataset import excluded, prepare
+from finetune.data import dataset as dataset_module
+from finetune.data import images, source
+from finetune.data.dataset import excluded, prepare
+from finetune.data.sample import digits
+from finetune.data.scan import Scan
 from finetune.errors import DatasetError, SchemaError, SplitError
-from finetune.sample import digits
-from finetune.scan import Scan
 
 NAMES = ["ant", "bee", "cow"]
 

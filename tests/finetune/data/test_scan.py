@@ -11,9 +11,9 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from finetune import images
-from finetune.images import decode
-from finetune.scan import BadImage, scan
+from finetune.data import images
+from finetune.data.images import decode
+from finetune.data.scan import BadImage, scan
 
 
 def noise(height=7, width=9, seed=0):

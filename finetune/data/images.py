@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
-from finetune import file_kinds
+from finetune.data import file_kinds
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 
 with contextlib.suppress(ImportError):
