@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from finetune.flow import run
     from finetune.predict_flow import predict
     from finetune.predictor import Prediction, Predictor
-    from finetune.result import RunResult
+    from finetune.runs.result import RunResult
     from finetune.settings.config import RunConfig
     from finetune.settings.verbs import EvaluateOptions, PredictOptions
     from finetune.tasks import TASKS, ImageClassificationTask
@@ -34,7 +34,7 @@ _HOMES = {
     "predict": "finetune.predict_flow",
     "Prediction": "finetune.predictor",
     "Predictor": "finetune.predictor",
-    "RunResult": "finetune.result",
+    "RunResult": "finetune.runs.result",
     "run": "finetune.flow",
     "TASKS": "finetune.tasks",
     "ImageClassificationTask": "finetune.tasks",

@@ -17,8 +17,8 @@ from finetune import calibration, intervals
 from finetune.callbacks.head_start import Epoch0, HeadStart
 from finetune.data.dataset import LabelledImages
 from finetune.predictions import Predictions
-from finetune.result import RunResult
-from finetune.runfolder import write_text
+from finetune.runs.result import RunResult
+from finetune.runs.runfolder import write_text
 
 LARGEST_MATRIX = 100
 """Classes up to which result.json has the whole confusion matrix."""

@@ -16,9 +16,10 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro import _errors as tyro_errors
 
-from finetune import console, runfolder
+from finetune import console
 from finetune.errors import ConfigError, FinetuneError, suggest
 from finetune.imagenet.options import PrepareOptions
+from finetune.runs import runfolder
 from finetune.settings import recipes
 from finetune.settings.config import RunConfig
 from finetune.settings.options import GROUPS, NONE, RESUME_AUTO, RunOptions, flag

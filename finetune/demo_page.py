@@ -14,7 +14,7 @@ from finetune.data import images
 from finetune.errors import FinetuneError
 from finetune.palette import percent
 from finetune.predictor import Predictor
-from finetune.result import RunResult
+from finetune.runs.result import RunResult
 from resnest_timm.preferences import has_splits, record_splits
 
 TOP = 5

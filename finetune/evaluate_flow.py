@@ -24,8 +24,8 @@ from finetune.datamodule import ImageDataModule
 from finetune.errors import DatasetError, RunFolderError, listing
 from finetune.evaluation import Evaluation
 from finetune.predictions import Predictions
-from finetune.result import RunResult
-from finetune.runfolder import RunFolder
+from finetune.runs.result import RunResult
+from finetune.runs.runfolder import RunFolder
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 from finetune.settings.verbs import EvaluateOptions
 from finetune.tasks import TASKS

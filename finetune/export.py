@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from finetune.errors import ExportError
-from finetune.runfolder import write_text
+from finetune.runs.runfolder import write_text
 from resnest_timm.resnest import VARIANTS
 from resnest_timm.stock import PROVENANCE, stock_config, stock_form
 

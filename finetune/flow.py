@@ -35,8 +35,8 @@ from finetune.errors import ModelError
 from finetune.feature_data import FeatureDataModule
 from finetune.peers import Peers
 from finetune.report import chooses, describe, remarks, table
-from finetune.result import RunResult
-from finetune.runfolder import RunFolder
+from finetune.runs.result import RunResult
+from finetune.runs.runfolder import RunFolder
 from finetune.settings.config import RunConfig
 from finetune.start import Start, begin
 from finetune.tasks import TASKS, FeatureClassificationTask, ImageClassificationTask

@@ -14,7 +14,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ConfigError
-from finetune.runfolder import RunFolder, write_text
+from finetune.runs.runfolder import RunFolder, write_text
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune.errors import ConfigError, PeerError, RunFolderError
-from finetune.runfolder import RunFolder
+from finetune.runs.runfolder import RunFolder
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]  # documented all the same

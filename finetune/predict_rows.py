@@ -13,8 +13,8 @@ from finetune.data import schema, source
 from finetune.data.splits import ROLES
 from finetune.errors import RunFolderError, SplitError, suggest
 from finetune.predict_inputs import Inputs
-from finetune.result import RunResult
-from finetune.runfolder import RunFolder
+from finetune.runs.result import RunResult
+from finetune.runs.runfolder import RunFolder
 
 
 def from_dataset(

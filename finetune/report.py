@@ -12,8 +12,8 @@ from finetune.callbacks import limits
 from finetune.cores import available_cores
 from finetune.data.dataset import LabelledImages, excluded
 from finetune.export import stock_architecture
-from finetune.result import RunResult
-from finetune.runfolder import RunFolder
+from finetune.runs.result import RunResult
+from finetune.runs.runfolder import RunFolder
 from finetune.settings import command
 from finetune.settings.config import RunConfig
 from finetune.training import Session

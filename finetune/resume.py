@@ -16,7 +16,7 @@ from finetune.callbacks import Checkpoints
 from finetune.console import log
 from finetune.data.dataset import LabelledImages
 from finetune.errors import CheckpointError, ResumeError, listing
-from finetune.runfolder import RunFolder
+from finetune.runs.runfolder import RunFolder
 from finetune.settings.config import RunConfig
 from finetune.settings.options import ModelOptions, TrainingOptions, flag
 

@@ -27,8 +27,8 @@ from finetune.console import is_main_process, log
 from finetune.errors import CheckpointError, ResumeError
 from finetune.predictions import Predictions
 from finetune.report import FEWEST_TO_CHOOSE_BY
-from finetune.result import RunResult
-from finetune.runfolder import RunFolder, write_text
+from finetune.runs.result import RunResult
+from finetune.runs.runfolder import RunFolder, write_text
 from finetune.settings import durations
 from finetune.settings.config import RunConfig
 from finetune.trained import Trained

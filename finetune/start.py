@@ -9,13 +9,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune import loggers, model_names, peers, publishing, runfolder, timm_names
+from finetune import loggers, model_names, peers, publishing, timm_names
 from finetune.data import places
 from finetune.data.places import Place
 from finetune.errors import ConfigError, suggest
 from finetune.peers import Peers
-from finetune.result import RunResult
-from finetune.runfolder import RunFolder
+from finetune.runs import runfolder
+from finetune.runs.result import RunResult
+from finetune.runs.runfolder import RunFolder
 from finetune.settings.config import RunConfig
 from finetune.settings.verbs import EvaluateOptions, PredictOptions
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from finetune.predictions import Predictions
-from finetune.result import RunResult
+from finetune.runs.result import RunResult
 from finetune.tasks import ImageClassificationTask
 from finetune.training import Images, Session
 

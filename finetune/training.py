@@ -40,7 +40,7 @@ from finetune.datamodule import ImageDataModule
 from finetune.errors import ConfigError
 from finetune.feature_data import FeatureDataModule
 from finetune.predictions import Predictions
-from finetune.runfolder import RunFolder
+from finetune.runs.runfolder import RunFolder
 from finetune.settings import durations
 from finetune.settings.config import RunConfig
 from finetune.sharding import FSDP

@@ -18,7 +18,7 @@ from finetune.callbacks.head_start import HeadStart
 from finetune.console import interactive, log
 from finetune.data_wait import DataWait
 from finetune.optim import head_lr
-from finetune.runfolder import write_text
+from finetune.runs.runfolder import write_text
 
 COLUMNS = (
     "epoch",

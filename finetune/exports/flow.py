@@ -21,8 +21,8 @@ from finetune.console import log
 from finetune.errors import ConfigError, DatasetError, ExportError
 from finetune.exports import Format
 from finetune.predictor import fitted_temperature
-from finetune.result import RunResult
-from finetune.runfolder import RunFolder
+from finetune.runs.result import RunResult
+from finetune.runs.runfolder import RunFolder
 from finetune.settings.verbs import ExportOptions
 
 TOLERANCE = 1e-4

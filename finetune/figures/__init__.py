@@ -18,8 +18,8 @@ from finetune.data import images
 from finetune.data.dataset import LabelledImages
 from finetune.figures import confusion, curves, mistakes, reliability, style
 from finetune.predictions import Predictions
-from finetune.result import RunResult
-from finetune.runfolder import RunFolder
+from finetune.runs.result import RunResult
+from finetune.runs.runfolder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from finetune import peers as peers_module
 from finetune.cli import main
 from finetune.errors import ConfigError, PeerError, RunFolderError
 from finetune.peers import Placement
-from finetune.runfolder import RunFolder
+from finetune.runs.runfolder import RunFolder
 from tests.examples import example
 from tests.finetune.ranks import free_port, ranks, torchrun
 

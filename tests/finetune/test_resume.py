@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from finetune.report import table
-from finetune.result import RunResult
+from finetune.runs.result import RunResult
 
 pytestmark = pytest.mark.slow(seconds=90)
 

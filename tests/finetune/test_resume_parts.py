@@ -15,13 +15,14 @@ from PIL import Image as PILImage
 from timm.layers import DropBlock2d
 from torch import nn
 
-from finetune import ImageDataModule, RunConfig, checkpoint_io, resume, runfolder
+from finetune import ImageDataModule, RunConfig, checkpoint_io, resume
 from finetune.callbacks import Checkpoints, DropBlockSchedule, EpochLog, StopOnSignal
 from finetune.checkpoint_io import AtomicCheckpointIO, damage, same_content
 from finetune.data.dataset import prepare
 from finetune.errors import CheckpointError, ResumeError
 from finetune.randomness import seeded
-from finetune.runfolder import RunFolder, choose
+from finetune.runs import runfolder
+from finetune.runs.runfolder import RunFolder, choose
 from finetune.sampler import TrainBatches
 
 # --- checkpoint files ------------------------------------------------------------------------------------------------

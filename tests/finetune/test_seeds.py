@@ -24,8 +24,8 @@ from finetune.data.sample import digits
 from finetune.data.splits import Splits
 from finetune.errors import ConfigError, ResumeError
 from finetune.report import table
-from finetune.result import RunResult
-from finetune.runfolder import RunFolder, find
+from finetune.runs.result import RunResult
+from finetune.runs.runfolder import RunFolder, find
 from finetune.settings import command
 from finetune.tasks import ImageClassificationTask
 

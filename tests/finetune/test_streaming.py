@@ -16,7 +16,7 @@ from finetune.errors import ConfigError, DatasetError, RunFolderError, SchemaErr
 from finetune.evaluate_flow import evaluate
 from finetune.predict_flow import predict
 from finetune.resume import identity
-from finetune.runfolder import RunFolder
+from finetune.runs.runfolder import RunFolder
 from finetune.settings.verbs import EvaluateOptions, PredictOptions
 from tests.finetune.fits import network
 from tests.finetune.ranks import ranks

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import RunFolderError
-from finetune.runfolder import write_text
+from finetune.runs.runfolder import write_text
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("resnest-timm", "torch", "torchvision", "timm", "lightning", "torchmetrics", "datasets", "huggingface_hub")

@@ -11,11 +11,12 @@ import pytest
 import yaml
 from datasets import Dataset, DatasetDict
 
-from finetune import RunConfig, runfolder
+from finetune import RunConfig
 from finetune.cli import parse_train
 from finetune.data.splits import SplitRows, Splits
 from finetune.errors import RunFolderError
-from finetune.runfolder import RunFolder, choose, write_text
+from finetune.runs import runfolder
+from finetune.runs.runfolder import RunFolder, choose, write_text
 from finetune.settings.presets import PRETRAINED_PRESET
 
 SPLITS = Splits(
