@@ -1,4 +1,4 @@
-"""What it brings that training and inference keep freed memory (`finetune.allocator`), on the CPU.
+"""What it brings that training and inference keep freed memory (`finetune.loading.allocator`), on the CPU.
 
     python benchmarks/allocator_speed.py
 
@@ -51,7 +51,7 @@ def measure(job: dict[str, Any]) -> dict[str, float]:
     """In a process of its own: seconds of a call, MiB that the system cleared for it, and the process's largest MiB."""
     import resource
 
-    from finetune.allocator import freed_memory_kept
+    from finetune.loading.allocator import freed_memory_kept
 
     with freed_memory_kept() if job["kept"] else contextlib.nullcontext(True) as possible:
         if not possible:

@@ -26,10 +26,10 @@ import torch
 import tyro
 
 from finetune import ImageClassificationTask, ImageDataModule, RunConfig, models
-from finetune.allocator import freed_memory_kept
 from finetune.data.dataset import LabelledImages, prepare
 from finetune.feature_data import IMAGES_AT_ONCE, FeatureDataModule
 from finetune.freezing import classifier_of
+from finetune.loading.allocator import freed_memory_kept
 from finetune.runs.runfolder import RunFolder
 from finetune.tasks import FeatureClassificationTask
 from finetune.training import Session, make_trainer, quiet

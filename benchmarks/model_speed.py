@@ -34,8 +34,8 @@ from speed_candidates import (
 )
 from speed_runtimes import RUNTIMES, at_hand
 
-from finetune.allocator import freed_memory_kept
 from finetune.exports import named
+from finetune.loading.allocator import freed_memory_kept
 from resnest_timm.hardware import has_fast_bf16
 from resnest_timm.listing import measure
 from resnest_timm.resnest import ALIASES, VARIANTS

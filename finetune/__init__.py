@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from finetune.datamodule import ImageDataModule
     from finetune.errors import FinetuneError
     from finetune.evaluate_flow import evaluate
     from finetune.evaluation import Evaluation
     from finetune.flow import run
+    from finetune.loading.datamodule import ImageDataModule
     from finetune.predict_flow import predict
     from finetune.predictor import Prediction, Predictor
     from finetune.runs.result import RunResult
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "RunConfig": "finetune.settings.config",
     "FinetuneError": "finetune.errors",
-    "ImageDataModule": "finetune.datamodule",
+    "ImageDataModule": "finetune.loading.datamodule",
     "EvaluateOptions": "finetune.settings.verbs",
     "Evaluation": "finetune.evaluation",
     "evaluate": "finetune.evaluate_flow",

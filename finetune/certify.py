@@ -16,8 +16,8 @@ from cards.verify import lines
 from finetune.console import log
 from finetune.data import images
 from finetune.data.dataset import LabelledImages
+from finetune.loading.transforms import Transform
 from finetune.settings.limits import VERIFY
-from finetune.transforms import Transform
 
 IMAGES = 32
 

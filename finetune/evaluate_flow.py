@@ -13,16 +13,17 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from finetune import calibration, data_source, intervals, labels, models, published, start, transforms
-from finetune.allocator import freed_memory_kept
+from finetune import calibration, intervals, labels, models, published, start
 from finetune.callbacks import CollectPredictions
 from finetune.console import log
 from finetune.data import schema, source
 from finetune.data.dataset import LabelledImages, excluded, inspect, whole_split
 from finetune.data.splits import ROLES, SplitRows, Splits
-from finetune.datamodule import ImageDataModule
 from finetune.errors import DatasetError, RunFolderError, listing
 from finetune.evaluation import Evaluation
+from finetune.loading import choose, transforms
+from finetune.loading.allocator import freed_memory_kept
+from finetune.loading.datamodule import ImageDataModule
 from finetune.predictions import Predictions
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
@@ -151,7 +152,7 @@ def _protocol(name: str, data_config: dict[str, Any]) -> dict[str, Any]:
 
 def _loader(data: LabelledImages, data_config: dict[str, Any], options: EvaluateOptions) -> ImageDataModule:
     shared: dict[str, Any] = {"batch_size": options.batch_size, "data_config": data_config, "workers": options.workers}
-    loader = data_source.module(data, **shared)
+    loader = choose.module(data, **shared)
     if options.protocol == "paper":
         loader.eval_transform = transforms.paper(data_config)
     return loader
@@ -176,7 +177,7 @@ def reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
     config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     if config["dataset"] is None:
         raise DatasetError(f"the run in {folder.path} was made from a dataset in memory: it cannot be opened again")
-    if stream := data_source.reopen_stream(config, role):
+    if stream := choose.reopen_stream(config, role):
         return stream
     opened = source.load(config["dataset"], config["dataset_config"], config["revision"])
     found, targets = inspect(opened.splits, config["image_column"], config["target_column"])

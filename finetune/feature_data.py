@@ -19,9 +19,9 @@ from torch.utils.data import Dataset as TorchDataset
 from finetune import features
 from finetune.console import log
 from finetune.data.dataset import LabelledImages
-from finetune.datamodule import Batch, ImageDataModule, ResumableLoader
 from finetune.errors import ModelError
-from finetune.sampler import EvalBatches, Item, process
+from finetune.loading.datamodule import Batch, ImageDataModule, ResumableLoader
+from finetune.loading.sampler import EvalBatches, Item, process
 
 IMAGES_AT_ONCE = 64
 """Per device; `--batch-size` is that of the classifier, and may be more than a whole network has memory for."""
@@ -30,7 +30,7 @@ ROWS_AT_ONCE = 1024
 
 
 class FeatureRows(TorchDataset[Batch]):
-    """Batches of features, indexed by a list of `Item` as `finetune.datamodule.ImageRows` is.
+    """Batches of features, indexed by a list of `Item` as `finetune.loading.datamodule.ImageRows` is.
 
     Args:
         values: float32 `[N, ...]`.

@@ -12,7 +12,6 @@ import cards
 from finetune import (
     assessment,
     certify,
-    data_source,
     export,
     features,
     figures,
@@ -24,15 +23,15 @@ from finetune import (
     resume,
     seeds,
     training,
-    transforms,
 )
 from finetune.callbacks import HeadStart
 from finetune.console import is_main_process, log
 from finetune.data import splits
 from finetune.data.dataset import LabelledImages
-from finetune.datamodule import ImageDataModule
 from finetune.errors import ModelError
 from finetune.feature_data import FeatureDataModule
+from finetune.loading import choose, transforms
+from finetune.loading.datamodule import ImageDataModule
 from finetune.peers import Peers
 from finetune.report import chooses, describe, remarks, table
 from finetune.runs.result import RunResult
@@ -64,7 +63,7 @@ def run(config: RunConfig, begun: Start | None = None) -> RunResult:
         return RunResult.load(folder.result)
     peers.from_first(lambda: seeds.check(config, folder))
     session = training.Session(config, seeds.first_folder(config, folder))
-    data = peers.in_turn(lambda: data_source.load(config, begun.place))
+    data = peers.in_turn(lambda: choose.load(config, begun.place))
     config = config if config.streaming else config.for_images(data.splits.counts()["train"])
     if config.seeds == 1:
         trained = _train(config, config.seed, data, session, peers)
@@ -83,7 +82,7 @@ def _train(config: RunConfig, seed: int, data: LabelledImages, session: training
     config = _with_inferred(config, data, data_config)
     own = dataclasses.replace(config, seed=seed)
     balance = config.imbalance == "balanced-sampler"
-    images = data_source.module(data, data_config=data_config, balance=balance, **_fields(own, _LOADER))
+    images = choose.module(data, data_config=data_config, balance=balance, **_fields(own, _LOADER))
     images.check(session.trainer.world_size)
     task, loader = _task(own, images, model)
     _start_head(config, images, session.head, task, loader, model)
@@ -218,7 +217,7 @@ def _probed(config: RunConfig, images: ImageDataModule) -> ImageDataModule:
         return images
     log.info(f"the linear probe is fitted to {config.probe_images} training images, drawn by class (--probe-images)")
     data = dataclasses.replace(images.data, splits=few)
-    return data_source.module(data, data_config=images.data_config, **_fields(config, _LOADER))
+    return choose.module(data, data_config=images.data_config, **_fields(config, _LOADER))
 
 
 def _backbone_identity(config: RunConfig, model: nn.Module) -> dict[str, Any]:

@@ -13,7 +13,7 @@ Three remedies, of which one is taken at a time. Validation and test never know 
   Label smoothing e spreads by pi here. Spread uniformly, the best logits of an image of class y would be
   `log(e / (K pi_c))` for each other class c and about `log(1 / pi_y)` for y: a class rarer than e / K of y's images
   would win on every image of y. Spread by pi, all other classes get the same.
-- A balanced sampler: see `finetune.sampler.TrainBatches`.
+- A balanced sampler: see `finetune.loading.sampler.TrainBatches`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from finetune.errors import DeviceMemoryError, SplitError
-from finetune.sampler import micro_batches
+from finetune.loading.sampler import micro_batches
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from finetune import exports, predict_inputs
-from finetune.allocator import freed_memory_kept
 from finetune.console import log
 from finetune.errors import DatasetError, Interrupted, RunFolderError
+from finetune.loading.allocator import freed_memory_kept
 from finetune.predict_inputs import Batch, Inputs
 from finetune.predictor import Prediction, Predictor
 from finetune.settings.verbs import PredictOptions

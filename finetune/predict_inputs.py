@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from finetune import allocator
 from finetune.console import log
 from finetune.data import images
 from finetune.errors import DatasetError
-from finetune.transforms import Transform
-from finetune.workers import default_workers
+from finetune.loading import allocator
+from finetune.loading.transforms import Transform
+from finetune.loading.workers import default_workers
 
 
 class Batch(NamedTuple):

@@ -14,11 +14,12 @@ from huggingface_hub import hf_hub_download
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from finetune import exports, hardware, labels, model_names, models, transforms
+from finetune import exports, hardware, labels, model_names, models
 from finetune.console import log
 from finetune.data import images
 from finetune.errors import ConfigError, DatasetError, ModelError
 from finetune.exports import model as exported_model
+from finetune.loading import transforms
 from resnest_timm import OptimizeError, optimize
 
 Precision = Literal["32", "bf16"]

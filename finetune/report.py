@@ -9,15 +9,15 @@ from torch import nn
 
 from finetune import data_wait, imbalance, spread
 from finetune.callbacks import limits
-from finetune.cores import available_cores
 from finetune.data.dataset import LabelledImages, excluded
 from finetune.export import stock_architecture
+from finetune.loading.cores import available_cores
+from finetune.loading.workers import default_workers
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
 from finetune.settings import command
 from finetune.settings.config import RunConfig
 from finetune.training import Session
-from finetune.workers import default_workers
 
 METRIC_NAMES = {
     "accuracy": "accuracy",

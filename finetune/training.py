@@ -18,7 +18,6 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 
 from finetune import checkpoint_io, hardware, launch, loggers, memory, models
-from finetune.allocator import freed_memory_kept
 from finetune.callbacks import (
     EMA,
     Accumulation,
@@ -36,9 +35,10 @@ from finetune.callbacks import (
 )
 from finetune.console import interactive, is_main_process
 from finetune.data_wait import DataWait
-from finetune.datamodule import ImageDataModule
 from finetune.errors import ConfigError
 from finetune.feature_data import FeatureDataModule
+from finetune.loading.allocator import freed_memory_kept
+from finetune.loading.datamodule import ImageDataModule
 from finetune.predictions import Predictions
 from finetune.runs.runfolder import RunFolder
 from finetune.settings import durations

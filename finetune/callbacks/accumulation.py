@@ -37,7 +37,7 @@ class Accumulation(L.Callback):
 def batches_of_epoch(trainer: L.Trainer) -> float:
     """Batches (of a process, micro-batches) that an epoch is planned with; infinite where nothing says how many.
 
-    A stream has no length: its Trainer has `max_steps`, see `finetune.streamdata`.
+    A stream has no length: its Trainer has `max_steps`, see `finetune.loading.stream_module`.
     """
     batches: float = trainer.num_training_batches
     if batches == float("inf") and trainer.max_steps > 0 and (trainer.max_epochs or 0) > 0:

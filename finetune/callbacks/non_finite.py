@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from finetune.callbacks.accumulation import batches_of_epoch
-from finetune.datamodule import ImageDataModule
 from finetune.errors import NonFiniteError
+from finetune.loading.datamodule import ImageDataModule
 from finetune.sharding import here
 
 REMEDY = "lower --lr, give --clip-grad 1, or train with --precision 32"

@@ -17,7 +17,7 @@ class CollectPredictions(L.Callback):
     """Keeps the logits and targets of `Trainer.validate` and `Trainer.test`, in row order, in the first process.
 
     Needs steps that return logits `[B, C]`, batches whose second entry are targets `[B]`, and as many batches in every
-    process, each process with consecutive rows: as `finetune.sampler.EvalBatches` deals them. Batches are gathered one
+    process, each process with consecutive rows: as `finetune.loading.sampler.EvalBatches` deals them. Batches are gathered one
     by one at the end, so that a device never holds more than one batch of each process.
 
     Attributes:

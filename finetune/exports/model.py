@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.cores import available_cores
 from finetune.errors import ConfigError, ModelError
 from finetune.exports.formats import Format
 from finetune.exports.network import Network, Precision
+from finetune.loading.cores import available_cores
 
 _PREPROCESSING = {"input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"}
 

@@ -18,9 +18,9 @@ from finetune.accumulation import StepWeights
 from finetune.errors import ConfigError
 from finetune.grad_checkpointing import RunningStatistics, enable
 from finetune.imbalance import ImbalanceLoss
+from finetune.loading.randomness import seeded
 from finetune.metrics import ClassificationScores
 from finetune.optim import make_optimizer, make_schedule, scale_gradients
-from finetune.randomness import seeded
 
 Batch = tuple[Tensor, Tensor]
 

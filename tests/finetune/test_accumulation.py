@@ -11,7 +11,7 @@ from finetune import ImageClassificationTask, ImageDataModule
 from finetune.accumulation import StepWeights
 from finetune.callbacks.accumulation import Accumulation, rescaled
 from finetune.errors import ConfigError, SplitError
-from finetune.sampler import TrainBatches, micro_batches
+from finetune.loading.sampler import TrainBatches, micro_batches
 from tests.finetune.fits import fit, images, network
 
 # --- cutting ---------------------------------------------------------------------------------------------------------

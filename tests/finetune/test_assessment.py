@@ -15,8 +15,8 @@ from finetune import assessment
 from finetune.callbacks import CollectPredictions
 from finetune.callbacks import predictions as collecting
 from finetune.data.dataset import prepare
+from finetune.loading.sampler import EvalBatches
 from finetune.predictions import Predictions
-from finetune.sampler import EvalBatches
 
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 
@@ -123,7 +123,7 @@ def test_a_real_runs_evaluation_is_that_of_its_model(digits_run):
     entry = result["evaluation"]
     data = prepare("digits", max_samples=400)
     model = timm.create_model(f"local-dir:{digits_run / 'model'}", pretrained=True).eval()
-    from finetune.datamodule import ImageDataModule
+    from finetune.loading.datamodule import ImageDataModule
 
     loader = ImageDataModule(data, data_config=timm.data.resolve_model_data_config(model), workers=0)
     found = {}

@@ -15,8 +15,8 @@ from torchvision.transforms import Compose
 from torchvision.transforms import functional as TF
 
 import resnest_timm  # noqa: F401
-from finetune import transforms
 from finetune.cli import main
+from finetune.loading import transforms
 from tests.hub_standin import HubStandIn
 
 WORDNET_IDS = ImageNetInfo("imagenet-1k").label_names()

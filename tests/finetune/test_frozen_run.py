@@ -16,7 +16,7 @@ from finetune.data.dataset import prepare
 from finetune.errors import ConfigError, ModelError
 from finetune.evaluate_flow import evaluate
 from finetune.feature_data import classifier_inputs
-from finetune.sampler import TrainBatches
+from finetune.loading.sampler import TrainBatches
 from finetune.settings.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 from finetune.settings.verbs import EvaluateOptions
 

@@ -10,7 +10,7 @@ from torch import nn
 from finetune import ImageClassificationTask
 from finetune.errors import ConfigError
 from finetune.imbalance import ImbalanceLoss, class_shares, class_weights, ratio, summary
-from finetune.sampler import TrainBatches, balanced
+from finetune.loading.sampler import TrainBatches, balanced
 
 COUNTS = [70, 6, 24]
 LABELS = np.repeat([0, 1, 2], COUNTS)

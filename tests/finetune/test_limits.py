@@ -15,9 +15,10 @@ from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 from torch.utils.data import DataLoader
 
-from finetune import RunConfig, run, sampler
+from finetune import RunConfig, run
 from finetune.callbacks import Checkpoints, Limits, StopOnSignal
 from finetune.data_wait import DataWait, short_side, suggestion
+from finetune.loading import sampler
 from finetune.settings import durations
 
 # --- durations -------------------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ import torch
 
 from finetune import ImageClassificationTask, RunConfig, run
 from finetune.errors import DeviceMemoryError
+from finetune.loading.sampler import micro_batches
 from finetune.memory import advised
-from finetune.sampler import micro_batches
 
 
 def said(count, batch_size, world, device_batch_size):

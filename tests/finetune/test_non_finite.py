@@ -9,9 +9,9 @@ from torch import nn
 
 from finetune import ImageDataModule
 from finetune.callbacks import Checkpoints, StopOnNonFinite, StopOnSignal, non_finite
-from finetune.datamodule import ImageRows
 from finetune.errors import NonFiniteError
-from finetune.sampler import TrainBatches
+from finetune.loading.datamodule import ImageRows
+from finetune.loading.sampler import TrainBatches
 from tests.finetune.fits import fit, images, network
 
 BAD = 23  # index among the training images, bad in the second epoch

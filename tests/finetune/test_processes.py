@@ -13,8 +13,8 @@ from PIL import Image as PILImage
 from torch import nn
 
 from finetune import models
-from finetune.datamodule import ImageDataModule
-from finetune.sampler import cut
+from finetune.loading.datamodule import ImageDataModule
+from finetune.loading.sampler import cut
 from finetune.tasks import ImageClassificationTask
 from finetune.training import quiet
 from tests.finetune.ranks import ranks

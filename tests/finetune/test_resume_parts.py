@@ -20,10 +20,10 @@ from finetune.callbacks import Checkpoints, DropBlockSchedule, EpochLog, StopOnS
 from finetune.checkpoint_io import AtomicCheckpointIO, damage, same_content
 from finetune.data.dataset import prepare
 from finetune.errors import CheckpointError, ResumeError
-from finetune.randomness import seeded
+from finetune.loading.randomness import seeded
+from finetune.loading.sampler import TrainBatches
 from finetune.runs import runfolder
 from finetune.runs.runfolder import RunFolder, choose
-from finetune.sampler import TrainBatches
 
 # --- checkpoint files ------------------------------------------------------------------------------------------------
 

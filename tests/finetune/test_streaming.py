@@ -9,11 +9,12 @@ import signal
 import pytest
 from datasets import Dataset, DatasetDict
 
-from finetune import RunConfig, streaming
+from finetune import RunConfig
 from finetune.cli import main, parse_train
 from finetune.data.splits import Splits
 from finetune.errors import ConfigError, DatasetError, RunFolderError, SchemaError, SplitError
 from finetune.evaluate_flow import evaluate
+from finetune.loading import stream_source
 from finetune.predict_flow import predict
 from finetune.resume import identity
 from finetune.runs.runfolder import RunFolder
@@ -186,38 +187,38 @@ def test_what_a_stream_needs_is_in_the_config_and_repeats_the_run(tmp_path, monk
 
 def test_a_stream_of_other_images_is_another_run(folder, tmp_path):
     config = RunConfig(model="resnest14d", dataset=str(folder))
-    first, same = (identity(config, streaming.prepare(str(folder), **NAMES), network()) for _ in range(2))
+    first, same = (identity(config, stream_source.prepare(str(folder), **NAMES), network()) for _ in range(2))
     assert first == same
     write(tmp_path, lambda numbers: parquet([n + 1 for n in numbers]))
-    other = identity(config, streaming.prepare(str(tmp_path), **NAMES), network())
-    assert {name for name in first if first[name] != other[name]} == {f"{role} split" for role in streaming.ROLES}
+    other = identity(config, stream_source.prepare(str(tmp_path), **NAMES), network())
+    assert {name for name in first if first[name] != other[name]} == {f"{role} split" for role in stream_source.ROLES}
     assert first["train split"].startswith("5 shards, ")
 
 
 def test_classes_that_are_not_declared_are_asked_for(tmp_path, folder):
     write(tmp_path, lambda numbers: parquet(numbers, declared=False))
     with pytest.raises(SchemaError, match=r"column 'label' \(integer\) does not declare its classes.*give --classes"):
-        streaming.prepare(str(tmp_path), **NAMES)
+        stream_source.prepare(str(tmp_path), **NAMES)
     (tmp_path / "names, all.txt").write_text("a\nb\n\nc\n")
     for given, names in (
         ("3", ("0", "1", "2")),
         ("x, y,z", ("x", "y", "z")),
         (tmp_path / "names, all.txt", ("a", "b", "c")),
     ):
-        found = streaming.prepare(str(tmp_path), classes=str(given), **NAMES)
+        found = stream_source.prepare(str(tmp_path), classes=str(given), **NAMES)
         assert found.schema.classes == names
         assert found.schema.encode([2, 0]).tolist() == [2, 0]
     for wrong, message in (("1", "at least 2 different classes"), ("a,a", "at least 2"), ("/no", "expected a number")):
         with pytest.raises(SchemaError, match=message):
-            streaming.prepare(str(tmp_path), classes=wrong, **NAMES)
+            stream_source.prepare(str(tmp_path), classes=wrong, **NAMES)
     with pytest.raises(SchemaError, match="--classes: column 'label' names its 3 classes itself"):
-        streaming.prepare(str(folder), classes="3", **NAMES)
+        stream_source.prepare(str(folder), classes="3", **NAMES)
 
 
 def test_what_cannot_be_streamed_is_refused(folder):
     memory = DatasetDict(train=Dataset.from_dict({"image": [picture(0)], "label": [0]}))
     for dataset in ("digits", memory):
         with pytest.raises(DatasetError, match=r"--streaming reads parquet and WebDataset files.* is none of these"):
-            streaming.prepare(dataset, **NAMES)
+            stream_source.prepare(dataset, **NAMES)
     with pytest.raises(SplitError, match="--val-split: no split 'val'"):
-        streaming.prepare(str(folder), **NAMES | {"val_split": "val"})
+        stream_source.prepare(str(folder), **NAMES | {"val_split": "val"})

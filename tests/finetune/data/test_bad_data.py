@@ -21,16 +21,16 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch.utils.data import DataLoader
 
-from finetune import transforms
 from finetune.cli import main
 from finetune.data import images
 from finetune.data import scan as scan_module
 from finetune.data.dataset import prepare, whole_split
 from finetune.data.images import ImageError, decode
 from finetune.data.scan import scan
-from finetune.datamodule import ImageRows
 from finetune.errors import DatasetError, LostImageError, SchemaError, SplitError
-from finetune.sampler import EvalBatches
+from finetune.loading import transforms
+from finetune.loading.datamodule import ImageRows
+from finetune.loading.sampler import EvalBatches
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ import resnest_timm
 from finetune import RunConfig, hardware, run, training
 from finetune.cli import main, parse_train
 from finetune.errors import ConfigError
-from finetune.randomness import seeded
+from finetune.loading.randomness import seeded
 from finetune.settings import recipes
 from finetune.tasks import ImageClassificationTask
 from resnest_timm.resnest import ALIASES, VARIANTS

@@ -16,11 +16,11 @@ from torch.utils.data import default_collate, get_worker_info
 
 from finetune.data import images
 from finetune.data.schema import UNLABELLED
-from finetune.datamodule import prepare_worker
 from finetune.errors import DatasetError, FinetuneError, SchemaError
-from finetune.randomness import seed_augmentation
-from finetune.streaming import LeftOut, StreamedImages, tables
-from finetune.transforms import Transform
+from finetune.loading.datamodule import prepare_worker
+from finetune.loading.randomness import seed_augmentation
+from finetune.loading.stream_source import LeftOut, StreamedImages, tables
+from finetune.loading.transforms import Transform
 
 BUFFER = 1000
 """Encoded images that each worker keeps to draw the next one from."""
@@ -104,7 +104,7 @@ class StreamRows(TorchIterableDataset[Chunk]):
     """This worker's part of this process's part of a split, as chunks of `size` images; the last is smaller, or empty.
 
     What a random transform draws for an image depends on (seed, epoch, shard, row) alone, as in
-    `finetune.datamodule.ImageRows`; which images are in a chunk depends on processes and workers too.
+    `finetune.loading.datamodule.ImageRows`; which images are in a chunk depends on processes and workers too.
 
     Args:
         data: The dataset.

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from finetune import launch, streaming
+from finetune import launch
 from finetune.data import images
 from finetune.errors import DatasetError, PeerError, SchemaError, SplitError
-from finetune.streamdata import StreamDataModule
-from finetune.streamrows import Chunk, merged, parts, shuffled
+from finetune.loading import stream_source
+from finetune.loading.stream_module import StreamDataModule
+from finetune.loading.stream_rows import Chunk, merged, parts, shuffled
 from tests.finetune.ranks import ranks
 from tests.finetune.streams import number, parquet, shards, write
 
@@ -27,7 +28,7 @@ def folder(tmp_path_factory):
 
 
 def module(folder, workers=0, steps=100, batch=6, hflip=0.0, **options):
-    data = streaming.prepare(str(folder), **NAMES)
+    data = stream_source.prepare(str(folder), **NAMES)
     options = {"image_size": 32, "batch_size": batch, "workers": workers, "hflip": hflip} | options
     return StreamDataModule(data, steps_per_epoch=steps, **options)
 
@@ -131,7 +132,7 @@ def test_shards_and_rows_within_them_come_in_another_order_in_each_epoch(folder,
 
     first = [row for shard, row in places(0) if shard == 2]
     assert first != sorted(first) == list(range(11))
-    monkeypatch.setattr("finetune.streamrows.shuffled", lambda rows, rng: rows)
+    monkeypatch.setattr("finetune.loading.stream_rows.shuffled", lambda rows, rng: rows)
     orders = {tuple(dict.fromkeys(shard for shard, _ in places(epoch))) for epoch in range(4)}
     assert {tuple(sorted(order)) for order in orders} == {(0, 1, 2, 3, 4)}
     assert len(orders) > 1
@@ -284,7 +285,7 @@ def test_a_shard_that_cannot_be_read_is_named_and_nobody_waits(tmp_path):
 
 def test_a_value_that_is_none_of_the_classes_is_named(tmp_path):
     write(tmp_path, lambda numbers: parquet(numbers, declared=False))
-    data = streaming.prepare(str(tmp_path), classes="2", **NAMES)
+    data = stream_source.prepare(str(tmp_path), classes="2", **NAMES)
     for workers in (0, 1):
         loader = StreamDataModule(data, steps_per_epoch=9, image_size=32, workers=workers).train_dataloader()
         with pytest.raises(SchemaError, match="'label' of split 'train' holds 2, which is none of the 2 classes: give"):

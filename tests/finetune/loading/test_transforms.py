@@ -14,9 +14,9 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch.utils.data import DataLoader
 
-from finetune import transforms
-from finetune.datamodule import ImageRows
-from finetune.sampler import EvalBatches, TrainBatches
+from finetune.loading import transforms
+from finetune.loading.datamodule import ImageRows
+from finetune.loading.sampler import EvalBatches, TrainBatches
 
 CONFIGS = {
     "resnest50d.in1k": ("bilinear", 0.875, "center"),

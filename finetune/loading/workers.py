@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from finetune.cores import available_cores
-from finetune.sampler import process
+from finetune.loading.cores import available_cores
+from finetune.loading.sampler import process
 
 
 def default_workers(count: int) -> int:

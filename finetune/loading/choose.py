@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune import streaming
 from finetune.data import dataset
 from finetune.data.dataset import LabelledImages
 from finetune.data.places import Place
-from finetune.datamodule import ImageDataModule
+from finetune.loading import stream_source
+from finetune.loading.datamodule import ImageDataModule
+from finetune.loading.stream_module import StreamDataModule
+from finetune.loading.stream_source import StreamedImages
 from finetune.settings.config import RunConfig
 from finetune.settings.limits import MAX_IMAGE_PIXELS
-from finetune.streamdata import StreamDataModule
-from finetune.streaming import StreamedImages
 
 _DATA = (
     "dataset_config",
@@ -43,7 +43,7 @@ def load(config: RunConfig, place: Place | None = None) -> LabelledImages:
     """
     found = config.dataset if place is None else place
     if config.streaming:
-        return streaming.prepare(found, **{name: getattr(config, name) for name in streaming.OPTIONS})
+        return stream_source.prepare(found, **{name: getattr(config, name) for name in stream_source.OPTIONS})
     return dataset.prepare(found, **{name: getattr(config, name) for name in _DATA})
 
 
@@ -59,9 +59,9 @@ def reopen_stream(settings: Mapping[str, Any], role: str) -> LabelledImages | No
     """
     if not settings.get("streaming"):
         return None
-    options: dict[str, Any] = {name: settings.get(name) for name in streaming.OPTIONS if name != "max_image_pixels"}
+    options: dict[str, Any] = {name: settings.get(name) for name in stream_source.OPTIONS if name != "max_image_pixels"}
     limit = settings.get("max_image_pixels", MAX_IMAGE_PIXELS)
-    data = streaming.prepare(settings["dataset"], max_image_pixels=limit, **options)
+    data = stream_source.prepare(settings["dataset"], max_image_pixels=limit, **options)
     data.splits.parts["test"], data.streams["test"] = data.splits.parts[role], data.streams[role]
     return data
 

@@ -14,16 +14,16 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from finetune import jpeg
 from finetune.console import log
 from finetune.data import images
 from finetune.data.splits import SplitRows
-from finetune.datamodule import ROWS, Batch, ImageDataModule
 from finetune.errors import DatasetError, PeerError, SplitError, listing
-from finetune.sampler import cut, micro_batches, process
-from finetune.streaming import LeftOut, StreamedImages
-from finetune.streamrows import Chunk, StreamRows, merged, prepare_stream_worker
-from finetune.workers import default_workers
+from finetune.loading import jpeg
+from finetune.loading.datamodule import ROWS, Batch, ImageDataModule
+from finetune.loading.sampler import cut, micro_batches, process
+from finetune.loading.stream_rows import Chunk, StreamRows, merged, prepare_stream_worker
+from finetune.loading.stream_source import LeftOut, StreamedImages
+from finetune.loading.workers import default_workers
 
 RECENT = 4
 """Lightning asks for a batch ahead, and a loss on its way from a GPU is looked at a batch later."""
@@ -36,7 +36,7 @@ class StreamDataModule(ImageDataModule):
     processes end an epoch with the same step; each validation and test image is counted once.
 
     Args:
-        dataset: What `finetune.streaming.prepare` returned.
+        dataset: What `finetune.loading.stream_source.prepare` returned.
         steps_per_epoch: Optimizer steps of an epoch at most; fewer where the stream ends before.
         options: As of `ImageDataModule`.
 
@@ -226,7 +226,7 @@ class TrainStream(_Stream):
         self._end(epoch, steps, left_over)
 
     def _micro(self, chunk: Chunk, epoch: int, step: int) -> Iterator[Batch]:
-        """A process's share of a batch in near-equal parts, as `finetune.sampler.TrainBatches` cuts it."""
+        """A process's share of a batch in near-equal parts, as `finetune.loading.sampler.TrainBatches` cuts it."""
         parts = self.module.micro_batches
         bounds = cut(len(chunk.targets), parts).tolist()
         for part, (start, stop) in enumerate(itertools.pairwise(bounds)):

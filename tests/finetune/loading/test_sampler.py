@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finetune.errors import SplitError
-from finetune.sampler import EvalBatches, TrainBatches, cut, process
+from finetune.loading.sampler import EvalBatches, TrainBatches, cut, process
 
 COUNTS = [12, 13, 31, 32, 33, 64, 97, 100, 257, 1437]
 BATCHES = [6, 7, 16, 32, 64]

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from finetune import cores, workers
-from finetune.cores import available_cores, cpu_quotas
+from finetune.loading import cores, workers
+from finetune.loading.cores import available_cores, cpu_quotas
 
 
 def groups(tmp_path, lines, files):

@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from finetune import allocator, jpeg, transforms
 from finetune.data import images
 from finetune.data.dataset import LabelledImages, prepare
 from finetune.errors import ConfigError, LostImageError, listing
-from finetune.randomness import seed_augmentation
-from finetune.sampler import EvalBatches, Item, TrainBatches, micro_batches, process
+from finetune.loading import allocator, jpeg, transforms
+from finetune.loading.randomness import seed_augmentation
+from finetune.loading.sampler import EvalBatches, Item, TrainBatches, micro_batches, process
+from finetune.loading.transforms import Transform
+from finetune.loading.workers import default_workers
 from finetune.settings.limits import MAX_IMAGE_PIXELS
-from finetune.transforms import Transform
-from finetune.workers import default_workers
 
 Batch = tuple[Tensor, Tensor]
 
@@ -149,7 +149,7 @@ class ImageDataModule(L.LightningDataModule):
         FinetuneError: The dataset cannot be opened, understood or split; see `finetune.data.dataset.prepare`.
 
     Attributes:
-        normalize: Module that makes of a loader's pixels what the model takes, see `finetune.transforms.Normalize`.
+        normalize: Module that makes of a loader's pixels what the model takes, see `finetune.loading.transforms.Normalize`.
     """
 
     def __init__(
@@ -327,7 +327,7 @@ class ImageDataModule(L.LightningDataModule):
         self, rows: ImageRows, batches: TrainBatches | EvalBatches, kind: type[DataLoader[Batch]] = DataLoader
     ) -> DataLoader[Batch]:
         workers = default_workers(len(rows)) if self.workers is None else self.workers
-        # batch_size=None: the sampler hands over whole batches, see finetune.sampler.
+        # batch_size=None: the sampler hands over whole batches, see finetune.loading.sampler.
         return kind(
             rows,
             batch_size=None,

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from finetune.jpeg import crop, draft
+from finetune.loading.jpeg import crop, draft
 
 # torch resizes 8-bit pixels three to five times as fast as Pillow, with the same filters; they differ by rounding.
 _TORCH_MODES = {InterpolationMode.BILINEAR: "bilinear", InterpolationMode.BICUBIC: "bicubic"}

@@ -12,11 +12,11 @@ from simplejpeg import decode_jpeg
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
-from finetune.augment import RandomErase, RandomResizedCrop
 from finetune.data import images
 from finetune.data.images import decode
-from finetune.jpeg import crop, draft, open_jpeg
-from finetune.transforms import Normalize, training
+from finetune.loading.augment import RandomErase, RandomResizedCrop
+from finetune.loading.jpeg import crop, draft, open_jpeg
+from finetune.loading.transforms import Normalize, training
 
 
 def picture(height, width, mode="RGB"):
@@ -56,7 +56,7 @@ def drafted(monkeypatch):
         seen.append(draft(image, *factors))
         return seen[-1]
 
-    monkeypatch.setattr("finetune.augment.draft", spy)
+    monkeypatch.setattr("finetune.loading.augment.draft", spy)
     return seen
 
 

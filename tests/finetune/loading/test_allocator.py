@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune import allocator
 from finetune.cli import main
+from finetune.loading import allocator
 from finetune.predictor import Predictor
 from finetune.tasks import ImageClassificationTask
 

@@ -15,9 +15,9 @@ from timm.data import create_transform
 from torch import Tensor, nn
 from torchvision.transforms import Compose, PILToTensor, ToPILImage, v2
 
-from finetune.augment import RandomErase, RandomResizedCrop
 from finetune.data import images
 from finetune.errors import ConfigError
+from finetune.loading.augment import RandomErase, RandomResizedCrop
 
 Transform = Callable[[Image.Image], Tensor]
 

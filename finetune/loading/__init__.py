@@ -1,0 +1,1 @@
+"""From rows to batches: decoding, transforms, samplers, data modules, streams."""
