@@ -25,11 +25,12 @@ import timm
 import torch
 import tyro
 
-from finetune import ImageClassificationTask, ImageDataModule, RunConfig, models
+from finetune import ImageClassificationTask, ImageDataModule, RunConfig
 from finetune.data.dataset import LabelledImages, prepare
-from finetune.feature_data import IMAGES_AT_ONCE, FeatureDataModule
-from finetune.freezing import classifier_of
 from finetune.loading.allocator import freed_memory_kept
+from finetune.networks import models
+from finetune.networks.feature_data import IMAGES_AT_ONCE, FeatureDataModule
+from finetune.networks.freezing import classifier_of
 from finetune.runs.runfolder import RunFolder
 from finetune.tasks import FeatureClassificationTask
 from finetune.training import Session, make_trainer, quiet

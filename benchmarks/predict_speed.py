@@ -24,10 +24,11 @@ import tyro
 from PIL import Image
 
 import resnest_timm  # noqa: F401  registers
-from finetune import Predictor, export, models, predict_inputs, predict_rows
+from finetune import Predictor, export, predict_inputs, predict_rows
 from finetune.data.dataset import LabelledImages, whole_split
 from finetune.loading.allocator import freed_memory_kept
 from finetune.loading.datamodule import ImageDataModule
+from finetune.networks import models
 from finetune.tasks import ImageClassificationTask
 from finetune.training import make_trainer, quiet
 

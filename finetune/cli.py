@@ -134,7 +134,7 @@ def export(argv: Sequence[str]) -> None:
     options = parse(ExportOptions, argv, prog=f"{PROG} export")
     options.check()
     console.set_up(sys.stdout)
-    from finetune import model_names
+    from finetune.networks import model_names
 
     model_names.locate(options.model)
     from finetune.exports import flow

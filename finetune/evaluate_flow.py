@@ -13,7 +13,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from finetune import calibration, intervals, labels, models, published, start
+from finetune import calibration, intervals, labels, published, start
 from finetune.callbacks import CollectPredictions
 from finetune.console import log
 from finetune.data import schema, source
@@ -24,6 +24,7 @@ from finetune.evaluation import Evaluation
 from finetune.loading import choose, transforms
 from finetune.loading.allocator import freed_memory_kept
 from finetune.loading.datamodule import ImageDataModule
+from finetune.networks import models
 from finetune.predictions import Predictions
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder

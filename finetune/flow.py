@@ -9,29 +9,16 @@ import lightning as L
 from torch import nn
 
 import cards
-from finetune import (
-    assessment,
-    certify,
-    export,
-    features,
-    figures,
-    freezing,
-    head_start,
-    imbalance,
-    models,
-    publishing,
-    resume,
-    seeds,
-    training,
-)
+from finetune import assessment, certify, export, figures, imbalance, publishing, resume, seeds, training
 from finetune.callbacks import HeadStart
 from finetune.console import is_main_process, log
 from finetune.data import splits
 from finetune.data.dataset import LabelledImages
 from finetune.errors import ModelError
-from finetune.feature_data import FeatureDataModule
 from finetune.loading import choose, transforms
 from finetune.loading.datamodule import ImageDataModule
+from finetune.networks import features, freezing, head_start, models
+from finetune.networks.feature_data import FeatureDataModule
 from finetune.peers import Peers
 from finetune.report import chooses, describe, remarks, table
 from finetune.runs.result import RunResult

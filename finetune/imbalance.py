@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finetune.linear_probe import LinearProbe
+from finetune.networks.linear_probe import LinearProbe
 
 NOTEWORTHY = 3.0
 """Class ratio from which on the remedies are named."""

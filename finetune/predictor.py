@@ -14,12 +14,13 @@ from huggingface_hub import hf_hub_download
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from finetune import exports, hardware, labels, model_names, models
+from finetune import exports, hardware, labels
 from finetune.console import log
 from finetune.data import images
 from finetune.errors import ConfigError, DatasetError, ModelError
 from finetune.exports import model as exported_model
 from finetune.loading import transforms
+from finetune.networks import model_names, models
 from resnest_timm import OptimizeError, optimize
 
 Precision = Literal["32", "bf16"]
@@ -67,7 +68,7 @@ class Predictor:
         images: How many images there will be, if that is known: for a few the model stays as it is, in float32.
 
     Attributes:
-        name: The model, as `finetune.models.build` took it, or the file.
+        name: The model, as `finetune.networks.models.build` took it, or the file.
         classes: Names, in the order of the outputs.
         temperature: What logits are divided by; fitted on the run's validation split.
         calibrated: Whether the model has such a temperature; else it is 1.
@@ -188,7 +189,7 @@ def fitted_temperature(name: str) -> float | None:
     """The temperature in a model's config.json, if there is one.
 
     Args:
-        name: As `finetune.models.build` takes it; timm's own models have none.
+        name: As `finetune.networks.models.build` takes it; timm's own models have none.
 
     Raises:
         ModelError: It is not a positive number.

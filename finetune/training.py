@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 
-from finetune import checkpoint_io, hardware, launch, loggers, memory, models
+from finetune import checkpoint_io, hardware, launch, loggers, memory
 from finetune.callbacks import (
     EMA,
     Accumulation,
@@ -36,9 +36,10 @@ from finetune.callbacks import (
 from finetune.console import interactive, is_main_process
 from finetune.data_wait import DataWait
 from finetune.errors import ConfigError
-from finetune.feature_data import FeatureDataModule
 from finetune.loading.allocator import freed_memory_kept
 from finetune.loading.datamodule import ImageDataModule
+from finetune.networks import models
+from finetune.networks.feature_data import FeatureDataModule
 from finetune.predictions import Predictions
 from finetune.runs.runfolder import RunFolder
 from finetune.settings import durations

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from finetune import model_names
 from finetune.cli import parse_train
+from finetune.networks import model_names
 from tests.examples import ROOT, example
 
 DOCUMENT = "docs/scaling.md"

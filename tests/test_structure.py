@@ -90,7 +90,7 @@ def test_config_stops_at_the_door():
 
 def test_only_the_flow_knows_the_data_module_and_the_model():
     by_name = {name: imports(path) for name, path in modules("finetune")}
-    assert not {"finetune.models", "timm.create_model"} & by_name["finetune.loading.datamodule"]
+    assert not {"finetune.networks.models", "timm.create_model"} & by_name["finetune.loading.datamodule"]
     for name, found in by_name.items():
         if name.startswith("finetune.tasks"):
             assert not {"finetune.loading.datamodule", "finetune.data.dataset", "finetune.data.source"} & found, name

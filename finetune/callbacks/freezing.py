@@ -10,8 +10,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from finetune import freezing
 from finetune.console import log
+from finetune.networks import freezing
 
 
 class FreezeBackbone(L.Callback):

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune import head_start, imbalance, linear_probe
+from finetune import imbalance
 from finetune.console import log
 from finetune.errors import ModelError
-from finetune.feature_data import FeatureDataModule
-from finetune.linear_probe import LinearProbe
 from finetune.metrics import ClassificationScores
+from finetune.networks import head_start, linear_probe
+from finetune.networks.feature_data import FeatureDataModule
+from finetune.networks.linear_probe import LinearProbe
 from finetune.predictions import Predictions
 
 

@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import cards
-from finetune import certify, evaluate_flow, exports, labels, model_names, models
+from finetune import certify, evaluate_flow, exports, labels
 from finetune.console import log
 from finetune.errors import ConfigError, DatasetError, ExportError
 from finetune.exports import Format
 from finetune.loading import transforms
+from finetune.networks import model_names, models
 from finetune.predictor import fitted_temperature
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder

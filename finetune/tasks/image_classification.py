@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
-from finetune import models, sharding
+from finetune import sharding
 from finetune.accumulation import StepWeights
 from finetune.errors import ConfigError
-from finetune.grad_checkpointing import RunningStatistics, enable
 from finetune.imbalance import ImbalanceLoss
 from finetune.loading.randomness import seeded
 from finetune.metrics import ClassificationScores
+from finetune.networks import models
+from finetune.networks.grad_checkpointing import RunningStatistics, enable
 from finetune.optim import make_optimizer, make_schedule, scale_gradients
 
 Batch = tuple[Tensor, Tensor]
@@ -33,7 +34,7 @@ class ImageClassificationTask(L.LightningModule):
     Validation and test run in float32 whatever the Trainer's precision.
 
     Args:
-        model: A model that gives logits `[B, num_classes]`, or the name of one, see `finetune.models.build`.
+        model: A model that gives logits `[B, num_classes]`, or the name of one, see `finetune.networks.models.build`.
         num_classes: Number of classes.
         pretrained: Load the weights of a model given by name.
         optimizer: Any that timm knows.

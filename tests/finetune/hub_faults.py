@@ -45,8 +45,8 @@ def play(hub, home, name, sleeps):
     import safetensors.torch
     import timm
 
-    from finetune import models
     from finetune.data import source
+    from finetune.networks import models
     from tests.finetune.data.test_hub import CARD, shard
 
     number = list(FAULTS).index(name)

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import resnest_timm  # noqa: F401
-from finetune import ImageClassificationTask, ImageDataModule, RunConfig, freezing, run
+from finetune import ImageClassificationTask, ImageDataModule, RunConfig, run
 from finetune.callbacks import FreezeBackbone
 from finetune.errors import ModelError, Stopped
+from finetune.networks import freezing
 from finetune.training import quiet
 
 # --- what a model consists of ----------------------------------------------------------------------------------------

@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file
 from timm.optim import create_optimizer_v2
 
-from finetune import ImageDataModule, RunConfig, features, models, run
+from finetune import ImageDataModule, RunConfig, run
 from finetune.cli import parse_train
 from finetune.data.dataset import prepare
 from finetune.errors import ConfigError, ModelError
 from finetune.evaluate_flow import evaluate
-from finetune.feature_data import classifier_inputs
 from finetune.loading.sampler import TrainBatches
+from finetune.networks import features, models
+from finetune.networks.feature_data import classifier_inputs
 from finetune.settings.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 from finetune.settings.verbs import EvaluateOptions
 

@@ -14,10 +14,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from timm.data import resolve_data_config
 
-from finetune import ImageDataModule, RunConfig, export, head_start, models, run
+from finetune import ImageDataModule, RunConfig, export, run
 from finetune.data import source
 from finetune.data.splits import SplitRows, Splits
 from finetune.errors import ConfigError, ModelError
+from finetune.networks import head_start, models
 from finetune.report import chooses
 from finetune.settings.presets import FROZEN_PRESET, PRETRAINED_PRESET
 

@@ -12,9 +12,9 @@ import timm.optim
 from huggingface_hub import constants
 
 import resnest_timm  # noqa: F401  registers
-from finetune import model_names, timm_names
 from finetune.errors import ModelError
-from finetune.timm_names import Names
+from finetune.networks import model_names, timm_names
+from finetune.networks.timm_names import Names
 from tests.examples import ROOT
 
 

@@ -15,7 +15,7 @@ import resnest_timm
 from cards.patience import TransportError
 from finetune.data import hub
 from finetune.errors import ModelError
-from finetune.model_names import HUB, check_name
+from finetune.networks.model_names import HUB, check_name
 
 
 def build(

@@ -1,4 +1,4 @@
-"""Regularised multinomial logistic regression, to its optimum: `finetune.linear_probe` says of what.
+"""Regularised multinomial logistic regression, to its optimum: `finetune.networks.linear_probe` says of what.
 
 In float64 where it counts, on any device that has it, and in coordinates in which a few dozen steps are enough.
 """

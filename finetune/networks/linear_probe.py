@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finetune.logistic_regression import Regression
+from finetune.networks.logistic_regression import Regression
 
 FOLDS = 5
 LARGEST_CROSS_VALIDATED = 2_000

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from finetune import features
 from finetune.console import log
 from finetune.data.dataset import LabelledImages
 from finetune.errors import ModelError
 from finetune.loading.datamodule import Batch, ImageDataModule, ResumableLoader
 from finetune.loading.sampler import EvalBatches, Item, process
+from finetune.networks import features
 
 IMAGES_AT_ONCE = 64
 """Per device; `--batch-size` is that of the classifier, and may be more than a whole network has memory for."""

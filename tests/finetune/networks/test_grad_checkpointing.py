@@ -7,7 +7,7 @@ from torch import nn
 
 from finetune import ImageClassificationTask, ImageDataModule
 from finetune.errors import ModelError
-from finetune.grad_checkpointing import enable
+from finetune.networks.grad_checkpointing import enable
 from tests.finetune.fits import fit, images
 
 

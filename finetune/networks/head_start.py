@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.linear_probe import LinearProbe
+from finetune.networks.linear_probe import LinearProbe
 
 
 def linear_classifier(model: nn.Module) -> nn.Linear | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from finetune import timm_names
 from finetune.errors import ModelError, suggest
+from finetune.networks import timm_names
 
 HUB = ("hf-hub:", "hf_hub:")
 """How the names of models on the Hugging Face Hub begin."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from finetune import models
+from finetune.networks import models
 
 BRANCHES = {"resnest14d": 4, "resnet18": 8, "mobilenetv3_small_050": 0}
 
