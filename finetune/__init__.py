@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from finetune.errors import FinetuneError
     from finetune.evaluate_flow import evaluate
-    from finetune.evaluation import Evaluation
+    from finetune.evaluation.evaluation import Evaluation
     from finetune.flow import run
     from finetune.loading.datamodule import ImageDataModule
     from finetune.predict_flow import predict
@@ -28,7 +28,7 @@ _HOMES = {
     "FinetuneError": "finetune.errors",
     "ImageDataModule": "finetune.loading.datamodule",
     "EvaluateOptions": "finetune.settings.verbs",
-    "Evaluation": "finetune.evaluation",
+    "Evaluation": "finetune.evaluation.evaluation",
     "evaluate": "finetune.evaluate_flow",
     "PredictOptions": "finetune.settings.verbs",
     "predict": "finetune.predict_flow",

@@ -111,7 +111,8 @@ def evaluate(argv: Sequence[str]) -> None:
 
     start.check_evaluation(options)
     console.log.info(f"evaluating {options.model}: loading torch and Lightning")
-    from finetune import evaluate_flow, evaluation
+    from finetune import evaluate_flow
+    from finetune.evaluation import evaluation
 
     evaluation.report(evaluate_flow.evaluate(options), as_json=options.json)
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape as _escape
 
-from finetune.palette import BLUE, GREEN, ORANGE, SKY, percent
+from finetune.evaluation.palette import BLUE, GREEN, ORANGE, SKY, percent
 
 _SEGMENTS = (BLUE, ORANGE, GREEN, SKY)
 

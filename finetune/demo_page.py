@@ -12,7 +12,7 @@ import torch
 from finetune import demo_html
 from finetune.data import images
 from finetune.errors import FinetuneError
-from finetune.palette import percent
+from finetune.evaluation.palette import percent
 from finetune.predictor import Predictor
 from finetune.runs.result import RunResult
 from resnest_timm.preferences import has_splits, record_splits

@@ -13,19 +13,20 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from finetune import calibration, intervals, labels, published, start
+from finetune import start
 from finetune.callbacks import CollectPredictions
 from finetune.console import log
 from finetune.data import schema, source
 from finetune.data.dataset import LabelledImages, excluded, inspect, whole_split
 from finetune.data.splits import ROLES, SplitRows, Splits
 from finetune.errors import DatasetError, RunFolderError, listing
-from finetune.evaluation import Evaluation
+from finetune.evaluation import calibration, intervals, labels, published
+from finetune.evaluation.evaluation import Evaluation
+from finetune.evaluation.predictions import Predictions
 from finetune.loading import choose, transforms
 from finetune.loading.allocator import freed_memory_kept
 from finetune.loading.datamodule import ImageDataModule
 from finetune.networks import models
-from finetune.predictions import Predictions
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
 from finetune.settings.limits import MAX_IMAGE_PIXELS

@@ -9,12 +9,13 @@ import lightning as L
 from torch import nn
 
 import cards
-from finetune import assessment, certify, export, figures, imbalance, publishing, resume, seeds, training
+from finetune import certify, export, imbalance, publishing, resume, seeds, training
 from finetune.callbacks import HeadStart
 from finetune.console import is_main_process, log
 from finetune.data import splits
 from finetune.data.dataset import LabelledImages
 from finetune.errors import ModelError
+from finetune.evaluation import assessment, figures
 from finetune.loading import choose, transforms
 from finetune.loading.datamodule import ImageDataModule
 from finetune.networks import features, freezing, head_start, models

@@ -14,10 +14,11 @@ from huggingface_hub import hf_hub_download
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from finetune import exports, hardware, labels
+from finetune import exports, hardware
 from finetune.console import log
 from finetune.data import images
 from finetune.errors import ConfigError, DatasetError, ModelError
+from finetune.evaluation import labels
 from finetune.exports import model as exported_model
 from finetune.loading import transforms
 from finetune.networks import model_names, models

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from finetune import data_wait, imbalance, spread
+from finetune import data_wait, imbalance
 from finetune.callbacks import limits
 from finetune.data.dataset import LabelledImages, excluded
+from finetune.evaluation import spread
 from finetune.export import stock_architecture
 from finetune.loading.cores import available_cores
 from finetune.loading.workers import default_workers

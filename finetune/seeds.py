@@ -21,11 +21,12 @@ from typing import Any
 
 from torch import Tensor
 
-from finetune import checkpoint_io, export, spread
+from finetune import checkpoint_io, export
 from finetune.callbacks.checkpoints import BEST, LAST
 from finetune.console import is_main_process, log
 from finetune.errors import CheckpointError, ResumeError
-from finetune.predictions import Predictions
+from finetune.evaluation import spread
+from finetune.evaluation.predictions import Predictions
 from finetune.report import FEWEST_TO_CHOOSE_BY
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder, write_text

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from finetune.predictions import Predictions
+from finetune.evaluation.predictions import Predictions
 from finetune.runs.result import RunResult
 from finetune.tasks import ImageClassificationTask
 from finetune.training import Images, Session

@@ -36,11 +36,11 @@ from finetune.callbacks import (
 from finetune.console import interactive, is_main_process
 from finetune.data_wait import DataWait
 from finetune.errors import ConfigError
+from finetune.evaluation.predictions import Predictions
 from finetune.loading.allocator import freed_memory_kept
 from finetune.loading.datamodule import ImageDataModule
 from finetune.networks import models
 from finetune.networks.feature_data import FeatureDataModule
-from finetune.predictions import Predictions
 from finetune.runs.runfolder import RunFolder
 from finetune.settings import durations
 from finetune.settings.config import RunConfig

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from finetune import imbalance
 from finetune.console import log
 from finetune.errors import ModelError
-from finetune.metrics import ClassificationScores
+from finetune.evaluation.metrics import ClassificationScores
+from finetune.evaluation.predictions import Predictions
 from finetune.networks import head_start, linear_probe
 from finetune.networks.feature_data import FeatureDataModule
 from finetune.networks.linear_probe import LinearProbe
-from finetune.predictions import Predictions
 
 
 @dataclass(frozen=True)

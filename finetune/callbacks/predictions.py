@@ -10,7 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from finetune.predictions import Predictions
+from finetune.evaluation.predictions import Predictions
 
 
 class CollectPredictions(L.Callback):

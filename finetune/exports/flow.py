@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import cards
-from finetune import certify, evaluate_flow, exports, labels
+from finetune import certify, evaluate_flow, exports
 from finetune.console import log
 from finetune.errors import ConfigError, DatasetError, ExportError
+from finetune.evaluation import labels
 from finetune.exports import Format
 from finetune.loading import transforms
 from finetune.networks import model_names, models

@@ -16,9 +16,9 @@ from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 from finetune import sharding
 from finetune.accumulation import StepWeights
 from finetune.errors import ConfigError
+from finetune.evaluation.metrics import ClassificationScores
 from finetune.imbalance import ImbalanceLoss
 from finetune.loading.randomness import seeded
-from finetune.metrics import ClassificationScores
 from finetune.networks import models
 from finetune.networks.grad_checkpointing import RunningStatistics, enable
 from finetune.optim import make_optimizer, make_schedule, scale_gradients

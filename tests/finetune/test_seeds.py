@@ -17,12 +17,13 @@ from datasets import DatasetDict
 from safetensors.torch import load_file
 from torch import nn
 
-from finetune import RunConfig, run, seeds, spread
+from finetune import RunConfig, run, seeds
 from finetune.callbacks import Limits
 from finetune.cli import parse_train
 from finetune.data.sample import digits
 from finetune.data.splits import Splits
 from finetune.errors import ConfigError, ResumeError
+from finetune.evaluation import spread
 from finetune.networks import linear_probe
 from finetune.report import table
 from finetune.runs.result import RunResult

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from finetune.assessment import worst, write_table
 from finetune.console import log
 from finetune.data import images
 from finetune.data.dataset import LabelledImages
-from finetune.figures import confusion, curves, mistakes, reliability, style
-from finetune.predictions import Predictions
+from finetune.evaluation.assessment import worst, write_table
+from finetune.evaluation.figures import confusion, curves, mistakes, reliability, style
+from finetune.evaluation.predictions import Predictions
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
 

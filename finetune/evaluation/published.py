@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from finetune.data.dataset import LabelledImages
-from finetune.labels import is_imagenet
+from finetune.evaluation.labels import is_imagenet
 from resnest_timm.zoo import CHECKPOINTS, Checkpoint, published_by
 
 Benchmark = Literal["imagenet-1k", "imagenet-v2"]

@@ -5,8 +5,8 @@ import pytest
 import timm
 from timm.data import ImageNetInfo
 
-from finetune import labels
 from finetune.errors import ModelError
+from finetune.evaluation import labels
 
 WORDNET_IDS = ImageNetInfo("imagenet-1k").label_names()
 NAMES = ImageNetInfo("imagenet-1k").label_descriptions()

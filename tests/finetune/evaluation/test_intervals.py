@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 from sklearn import metrics
 
-from finetune.intervals import bootstrap, wilson
-from finetune.predictions import Predictions
+from finetune.evaluation.intervals import bootstrap, wilson
+from finetune.evaluation.predictions import Predictions
 
 
 def predictions(targets, labels, classes):
@@ -53,7 +53,7 @@ def test_intervals_equal_scipys(count, classes, weights):
 
 
 def test_every_resample_has_the_scores_of_scikit_learn():
-    from finetune.intervals import _scores
+    from finetune.evaluation.intervals import _scores
 
     targets, labels = draw(25, 6, seed=3)  # classes go missing in resamples
     pairs = predictions(targets, labels, 6).pairs()

@@ -6,7 +6,7 @@ import torch
 from sklearn import metrics as sklearn_metrics
 from torchmetrics.utilities import dim_zero_sum
 
-from finetune.metrics import ClassificationScores
+from finetune.evaluation.metrics import ClassificationScores
 
 
 def draw(classes, count, seed=0, scale=3.0, among=None, never_predicted=()):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from PIL import Image
 
-from finetune.figures import style
+from finetune.evaluation.figures import style
 
 COLUMNS = 6
 _SIDE, _TEXT, _GAP, _HEAD = 1.22, 0.42, 0.12, 0.38  # inches

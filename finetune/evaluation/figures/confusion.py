@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from finetune.figures import style
+from finetune.evaluation.figures import style
 
 COUNTED = 20
 """Classes up to which every cell says its count, and the matrix has the width to itself."""

@@ -6,8 +6,8 @@ import torch
 from scipy import optimize, special
 from sklearn.metrics import log_loss
 
-from finetune import calibration
-from finetune.predictions import Predictions
+from finetune.evaluation import calibration
+from finetune.evaluation.predictions import Predictions
 
 
 def draw(count=300, classes=5, scale=1.0, seed=0):

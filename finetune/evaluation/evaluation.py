@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.console import is_main_process, log
-from finetune.intervals import wilson
-from finetune.published import Published
+from finetune.evaluation.intervals import wilson
+from finetune.evaluation.published import Published
 from finetune.report import METRIC_NAMES, calibration_line
 
 SHARES = ("accuracy", "top5_accuracy")

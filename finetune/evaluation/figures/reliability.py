@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from finetune.calibration import BINS
-from finetune.figures import style
-from finetune.intervals import wilson
+from finetune.evaluation.calibration import BINS
+from finetune.evaluation.figures import style
+from finetune.evaluation.intervals import wilson
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from finetune.predictions import Predictions
+from finetune.evaluation.predictions import Predictions
 
 BINS = 15
 COLDEST, HOTTEST = 0.1, 10.0

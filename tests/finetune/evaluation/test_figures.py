@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune import figures
-from finetune.calibration import calibration_error
-from finetune.figures import confusion, curves, mistakes, reliability, style
-from finetune.predictions import Predictions
+from finetune.evaluation import figures
+from finetune.evaluation.calibration import calibration_error
+from finetune.evaluation.figures import confusion, curves, mistakes, reliability, style
+from finetune.evaluation.predictions import Predictions
 
 AWKWARD = [
     "$x_1$ < $\\nothing{$",  # raises as mathematics

@@ -1,7 +1,7 @@
 """How all figures look, and how text of any dataset gets into one.
 
 Figures are 8 inches wide, of 1,600 pixels: sharp where a card shows them at half of that, and 9 points are readable.
-Colours are those of `finetune.palette`.
+Colours are those of `finetune.evaluation.palette`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 from PIL import Image
 
-from finetune import palette
-from finetune.palette import percent as percent
+from finetune.evaluation import palette
+from finetune.evaluation.palette import percent as percent
 
 WIDTH = 8.0
 """Inches."""

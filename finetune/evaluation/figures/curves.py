@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from finetune.figures import style
+from finetune.evaluation.figures import style
 
 Line = tuple[str, str, str]
 _LOSSES: tuple[Line, ...] = (("train_loss", "training", style.ORANGE), ("val_loss", "validation", style.BLUE))

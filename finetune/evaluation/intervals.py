@@ -57,7 +57,7 @@ def bootstrap(
 
     To draw N images with replacement is to draw how often each (target, predicted) pair occurs, from a multinomial
     distribution: nothing is as large as the images times the resamples. Balanced accuracy and macro F1 are those of
-    `finetune.metrics`: over the classes that occur in the resample.
+    `finetune.evaluation.metrics`: over the classes that occur in the resample.
 
     Where every image is right, or every one wrong, a bootstrap gives a single point, however few images there are. Then
     it is Wilson's interval, for C^2 / sum(1 / n_c) images in the two scores that are means over classes: the variance

@@ -1,0 +1,1 @@
+"""From predictions to how good and how sure: intervals, calibration, published numbers, figures."""
