@@ -24,8 +24,9 @@ import tyro
 from PIL import Image
 
 import resnest_timm  # noqa: F401  registers
-from finetune import Predictor, export, predict_inputs, predict_rows
+from finetune import Predictor, predict_inputs, predict_rows
 from finetune.data.dataset import LabelledImages, whole_split
+from finetune.export import model_folder
 from finetune.loading.allocator import freed_memory_kept
 from finetune.loading.datamodule import ImageDataModule
 from finetune.networks import models
@@ -101,7 +102,7 @@ def main() -> int:
         photographs(pictures, options.images)
         torch.manual_seed(0)
         model = timm.create_model(options.model, num_classes=len(CLASSES))
-        export.save(model, folder, CLASSES, models.data_config(model, options.size))
+        model_folder.save(model, folder, CLASSES, models.data_config(model, options.size))
         data = whole_split(str(pictures))
         both = loops(folder, data, options)
         answers = both["predict"]()  # the first of each warms up

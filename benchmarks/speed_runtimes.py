@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from finetune.exports import named
+from finetune.export import named
 
 RUNTIMES = {"OpenVINO": "openvino", "onnxruntime": "onnx"}
 """Library -> `--format` of the files that it runs."""

@@ -138,7 +138,7 @@ def export(argv: Sequence[str]) -> None:
     from finetune.networks import model_names
 
     model_names.locate(options.model)
-    from finetune.exports import flow
+    from finetune.export import flow
 
     flow.export(options)
 

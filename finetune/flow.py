@@ -9,13 +9,14 @@ import lightning as L
 from torch import nn
 
 import cards
-from finetune import certify, export, imbalance, publishing, resume, seeds, training
+from finetune import imbalance, resume, seeds, training
 from finetune.callbacks import HeadStart
 from finetune.console import is_main_process, log
 from finetune.data import splits
 from finetune.data.dataset import LabelledImages
 from finetune.errors import ModelError
 from finetune.evaluation import assessment, figures
+from finetune.export import certify, model_folder, publishing
 from finetune.loading import choose, transforms
 from finetune.loading.datamodule import ImageDataModule
 from finetune.networks import features, freezing, head_start, models
@@ -83,7 +84,7 @@ def _train(config: RunConfig, seed: int, data: LabelledImages, session: training
     with folder.announced():
         session.fit(task, loader, identity, start)
     task.model = whole  # FSDP has trained a copy
-    task.model.load_state_dict(export.best_weights(folder.best_checkpoint))
+    task.model.load_state_dict(model_folder.best_weights(folder.best_checkpoint))
     metrics = {role: session.evaluate(task, loader, role) for role in ("validation", "test")}
     result = describe(config, folder, data, model, data_config, session, metrics)
     session.log_results(metrics)
@@ -96,7 +97,7 @@ def _write_up(trained: Trained, config: RunConfig, data: LabelledImages, folder:
     model, data_config, predictions = trained.model, trained.data_config, trained.predictions
     result = assessment.add(trained.result, predictions, data, trained.session.head)
     temperature = result.evaluation.get("calibration", {}).get("temperature")
-    export.save(model, folder.model, data.schema.classes, data_config, temperature)
+    model_folder.save(model, folder.model, data.schema.classes, data_config, temperature)
     result.save(folder.result)
     seeds.tidy(folder, result)
     certify.write_inputs(folder.verify, model, data, transforms.normalised(data_config))
@@ -130,7 +131,7 @@ def _build_model(config: RunConfig, data: LabelledImages) -> nn.Module:
     # The first process alone fetches weights; DDP and FSDP hand them to the others.
     pretrained = config.pretrained and is_main_process()
     model = models.build(config.model, len(data.schema.classes), pretrained, **_fields(config, _MODEL))
-    export.check(model)
+    model_folder.check(model)
     if config.compile and not config.caches_features:  # nothing but the classifier trains
         model.compile()
     return model

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from finetune import exports, predict_inputs
+from finetune import export, predict_inputs
 from finetune.console import log
 from finetune.errors import DatasetError, Interrupted, RunFolderError
 from finetune.loading.allocator import freed_memory_kept
@@ -71,7 +71,7 @@ def _of_dataset(options: PredictOptions) -> Inputs:
         return predict_rows.from_dataset(
             options.dataset, options.split, options.dataset_config, options.revision, options.image_column
         )
-    if exports.of_file(options.model):
+    if export.of_file(options.model):
         raise RunFolderError(
             f"--split without --dataset is for a run, got the file {options.model}: give the run's folder"
         )

@@ -11,7 +11,7 @@ from finetune import data_wait, imbalance
 from finetune.callbacks import limits
 from finetune.data.dataset import LabelledImages, excluded
 from finetune.evaluation import spread
-from finetune.export import stock_architecture
+from finetune.export.model_folder import stock_architecture
 from finetune.loading.cores import available_cores
 from finetune.loading.workers import default_workers
 from finetune.runs.result import RunResult

@@ -21,12 +21,13 @@ from typing import Any
 
 from torch import Tensor
 
-from finetune import checkpoint_io, export
+from finetune import checkpoint_io
 from finetune.callbacks.checkpoints import BEST, LAST
 from finetune.console import is_main_process, log
 from finetune.errors import CheckpointError, ResumeError
 from finetune.evaluation import spread
 from finetune.evaluation.predictions import Predictions
+from finetune.export import model_folder
 from finetune.report import FEWEST_TO_CHOOSE_BY
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder, write_text
@@ -130,7 +131,7 @@ def _choose(folder: RunFolder, seeds: Sequence[_Seed], last: Trained) -> Trained
     else:
         chosen = seeds[place]
         result, predictions, remarks = chosen.result, chosen.predictions, chosen.remarks
-        task.model.load_state_dict(export.best_weights(paths[place]))
+        task.model.load_state_dict(model_folder.best_weights(paths[place]))
         _install(folder, chosen)
     exported = spread.AVERAGE if place is None else seeds[place].number
     entry = spread.summary([seed.entry() for seed in seeds], scores, exported, chosen_by)
@@ -146,10 +147,10 @@ def average(checkpoints: Sequence[Path]) -> dict[str, Tensor]:
     Args:
         checkpoints: Of one architecture.
     """
-    first = export.best_weights(checkpoints[0])
+    first = model_folder.best_weights(checkpoints[0])
     sums = {name: value.double() for name, value in first.items() if value.is_floating_point()}
     for path in checkpoints[1:]:
-        weights = export.best_weights(path)
+        weights = model_folder.best_weights(path)
         for name, total in sums.items():
             total += weights[name]
     means = {name: (total / len(checkpoints)).to(first[name].dtype) for name, total in sums.items()}

@@ -9,10 +9,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune import loggers, peers, publishing
+from finetune import loggers, peers
 from finetune.data import places
 from finetune.data.places import Place
 from finetune.errors import ConfigError, suggest
+from finetune.export import publishing
 from finetune.networks import model_names, timm_names
 from finetune.peers import Peers
 from finetune.runs import runfolder

@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import cards
-from finetune import certify, evaluate_flow, exports
+from finetune import evaluate_flow
+from finetune import export as exports
 from finetune.console import log
 from finetune.errors import ConfigError, DatasetError, ExportError
 from finetune.evaluation import labels
-from finetune.exports import Format
+from finetune.export import Format, certify
 from finetune.loading import transforms
 from finetune.networks import model_names, models
 from finetune.predictor import fitted_temperature

@@ -12,7 +12,7 @@ HUB = ("hf-hub:", "hf_hub:")
 """How the names of models on the Hugging Face Hub begin."""
 
 EXPORTED = (".onnx", ".xml")
-"""Ends of the names of files that `export` writes, which `predict` takes for a model (`finetune.exports`)."""
+"""Ends of the names of files that `export` writes, which `predict` takes for a model (`finetune.export`)."""
 
 
 def locate(model: str | Path) -> str:

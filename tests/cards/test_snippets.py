@@ -36,7 +36,8 @@ def exported(digits_run, tmp_path_factory):
     pytest.importorskip("transformers", reason="needs the extra `verify`")
     pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
     need("openvino", "openvino")
-    from finetune.exports.flow import export
+    from finetune.export.flow import export
+
     from finetune.settings.verbs import ExportOptions
 
     run = tmp_path_factory.mktemp("exported") / "run"

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from finetune import ImageClassificationTask, ImageDataModule, export, training
+from finetune import ImageClassificationTask, ImageDataModule, training
 from finetune.callbacks import EMA, Accumulation, Checkpoints, StopOnSignal
 from finetune.callbacks.ema import AveragedWeights, decay_of
+from finetune.export import model_folder
 from tests.finetune.fits import fit, images, network
 
 
@@ -56,7 +57,7 @@ def test_averaged_weights_are_validated_and_saved_beside_the_raw_ones(tmp_path):
     assert not torch.equal(raw, averaged)
     # What was validated and decides about the best epoch are the averaged ones.
     model = network(norm=True).eval()
-    model.load_state_dict(export.best_weights(tmp_path / "best.ckpt"))
+    model.load_state_dict(model_folder.best_weights(tmp_path / "best.ckpt"))
     pixels, targets = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
     loss = F.cross_entropy(model(pixels), targets)
     assert loss.item() == pytest.approx(-checkpoints.best[1], rel=1e-6)

@@ -14,10 +14,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from timm.data import resolve_data_config
 
-from finetune import ImageDataModule, RunConfig, export, run
+from finetune import ImageDataModule, RunConfig, run
 from finetune.data import source
 from finetune.data.splits import SplitRows, Splits
 from finetune.errors import ConfigError, ModelError
+from finetune.export import model_folder
 from finetune.networks import head_start, models
 from finetune.report import chooses
 from finetune.settings.presets import FROZEN_PRESET, PRETRAINED_PRESET
@@ -31,7 +32,7 @@ def pretrained(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("weights") / "model"
     model = timm.create_model("test_efficientnet", num_classes=5)
-    export.save(model, folder, ["a", "b", "c", "d", "e"], resolve_data_config(model=model))
+    model_folder.save(model, folder, ["a", "b", "c", "d", "e"], resolve_data_config(model=model))
     return f"local-dir:{folder}"
 
 

@@ -164,7 +164,7 @@ KILLS = {
     "in the second seed": ("finetune.callbacks.Limits.on_train_batch_end", None),
     "when all are trained": ("finetune.seeds.average", killed),
     "between two files": ("finetune.seeds.write_text", killed),
-    "while it exports": ("finetune.export.save", killed),
+    "while it exports": ("finetune.export.model_folder.save", killed),
 }
 
 

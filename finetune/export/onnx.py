@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import ConfigError
-from finetune.exports.network import Array, Network, Precision
+from finetune.export.network import Array, Network, Precision
 
 _LARGEST = 1_900_000_000
 """Bytes of weights that go into one file; a protobuf message holds less than 2 GiB."""

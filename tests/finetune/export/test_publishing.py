@@ -7,9 +7,10 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub.utils import close_session
 
-from finetune import console, publishing
+from finetune import console
 from finetune.cli import main as cli_main
 from finetune.errors import ConfigError
+from finetune.export import publishing
 from finetune.runs import runfolder
 from finetune.settings.config import RunConfig
 from tests.hub_standin import STRANGER_TOKEN, TOKEN, HubStandIn

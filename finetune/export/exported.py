@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import ConfigError, ModelError
-from finetune.exports.formats import Format
-from finetune.exports.network import Network, Precision
+from finetune.export.formats import Format
+from finetune.export.network import Network, Precision
 from finetune.loading.cores import available_cores
 
 _PREPROCESSING = {"input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"}

@@ -1,5 +1,5 @@
 """The forms besides timm's in which a model can be kept: written, checked, and run again from the file alone."""
 
-from finetune.exports.formats import Format, named, of_file
+from finetune.export.formats import Format, named, of_file
 
 __all__ = ["Format", "named", "of_file"]

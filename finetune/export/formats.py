@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from finetune.errors import ConfigError, FinetuneError, ModelError
-from finetune.exports import onnx, openvino
-from finetune.exports.network import Network, Precision
+from finetune.export import onnx, openvino
+from finetune.export.network import Network, Precision
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.exports.network import Array, Network, Precision
+from finetune.export.network import Array, Network, Precision
 
 SECTION = "finetune"
 """Of `rt_info`, where OpenVINO keeps what is not the network itself."""

@@ -15,7 +15,7 @@ from torch import nn
 
 from finetune import Predictor
 from finetune.cli import main
-from finetune.exports import flow, named
+from finetune.export import flow, named
 from tests.conftest import need
 
 FILES = {"onnx": "model.onnx", "openvino": "model.xml"}
@@ -132,7 +132,7 @@ def test_mistakes_are_explained(files, photos, tmp_path, capsys, monkeypatch):
 
 def test_openvino_tells_nobody_that_it_was_imported():
     need("openvino_telemetry", "openvino")
-    code = "import sys; from finetune.exports import openvino; openvino.library().Core(); "
+    code = "import sys; from finetune.export import openvino; openvino.library().Core(); "
     code += "told = 'openvino_telemetry' in sys.modules; import openvino_telemetry; print(told)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -17,7 +17,7 @@ class Network:
     """What was read from a file.
 
     Attributes:
-        metadata: Text by name, see `finetune.exports.flow.metadata`; of somebody else's file there may be none.
+        metadata: Text by name, see `finetune.export.flow.metadata`; of somebody else's file there may be none.
         run: float32 `[B, 3, H, W]`, normalised -> float32 logits `[B, C]`.
     """
 
