@@ -33,7 +33,7 @@ from finetune.networks.feature_data import IMAGES_AT_ONCE, FeatureDataModule
 from finetune.networks.freezing import classifier_of
 from finetune.runs.runfolder import RunFolder
 from finetune.tasks import FeatureClassificationTask
-from finetune.training import Session, make_trainer, quiet
+from finetune.training.session import Session, make_trainer, quiet
 
 _CLOTHING = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing"
 _OPTIMISATION = ("optimizer", "lr", "weight_decay", "warmup_epochs", "label_smoothing", "seed")

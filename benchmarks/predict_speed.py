@@ -31,7 +31,7 @@ from finetune.loading.allocator import freed_memory_kept
 from finetune.loading.datamodule import ImageDataModule
 from finetune.networks import models
 from finetune.tasks import ImageClassificationTask
-from finetune.training import make_trainer, quiet
+from finetune.training.session import make_trainer, quiet
 
 CLASSES = [str(number) for number in range(10)]
 

@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from finetune import start
-from finetune.callbacks import CollectPredictions
 from finetune.console import log
 from finetune.data import schema, source
 from finetune.data.dataset import LabelledImages, excluded, inspect, whole_split
@@ -32,7 +31,8 @@ from finetune.runs.runfolder import RunFolder
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 from finetune.settings.verbs import EvaluateOptions
 from finetune.tasks import TASKS
-from finetune.training import make_trainer, quiet
+from finetune.training.callbacks import CollectPredictions
+from finetune.training.session import make_trainer, quiet
 
 
 def evaluate(options: EvaluateOptions) -> Evaluation:

@@ -9,8 +9,7 @@ import lightning as L
 from torch import nn
 
 import cards
-from finetune import imbalance, resume, seeds, training
-from finetune.callbacks import HeadStart
+from finetune import seeds
 from finetune.console import is_main_process, log
 from finetune.data import splits
 from finetune.data.dataset import LabelledImages
@@ -21,7 +20,6 @@ from finetune.loading import choose, transforms
 from finetune.loading.datamodule import ImageDataModule
 from finetune.networks import features, freezing, head_start, models
 from finetune.networks.feature_data import FeatureDataModule
-from finetune.peers import Peers
 from finetune.report import chooses, describe, remarks, table
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
@@ -29,6 +27,10 @@ from finetune.settings.config import RunConfig
 from finetune.start import Start, begin
 from finetune.tasks import TASKS, FeatureClassificationTask, ImageClassificationTask
 from finetune.trained import Trained
+from finetune.training import imbalance, resume
+from finetune.training import session as training
+from finetune.training.callbacks import HeadStart
+from finetune.training.peers import Peers
 
 
 def run(config: RunConfig, begun: Start | None = None) -> RunResult:

@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from finetune import export, hardware
+from finetune import export
 from finetune.console import log
 from finetune.data import images
 from finetune.errors import ConfigError, DatasetError, ModelError
@@ -22,6 +22,7 @@ from finetune.evaluation import labels
 from finetune.export import exported as exported_model
 from finetune.loading import transforms
 from finetune.networks import model_names, models
+from finetune.training import hardware
 from resnest_timm import OptimizeError, optimize
 
 Precision = Literal["32", "bf16"]

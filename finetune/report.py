@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from finetune import data_wait, imbalance
-from finetune.callbacks import limits
 from finetune.data.dataset import LabelledImages, excluded
 from finetune.evaluation import spread
 from finetune.export.model_folder import stock_architecture
@@ -18,7 +16,9 @@ from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
 from finetune.settings import command
 from finetune.settings.config import RunConfig
-from finetune.training import Session
+from finetune.training import data_wait, imbalance
+from finetune.training.callbacks import limits
+from finetune.training.session import Session
 
 METRIC_NAMES = {
     "accuracy": "accuracy",

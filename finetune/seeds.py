@@ -21,8 +21,6 @@ from typing import Any
 
 from torch import Tensor
 
-from finetune import checkpoint_io
-from finetune.callbacks.checkpoints import BEST, LAST
 from finetune.console import is_main_process, log
 from finetune.errors import CheckpointError, ResumeError
 from finetune.evaluation import spread
@@ -34,7 +32,9 @@ from finetune.runs.runfolder import RunFolder, write_text
 from finetune.settings import durations
 from finetune.settings.config import RunConfig
 from finetune.trained import Trained
-from finetune.training import Session
+from finetune.training import checkpoint_io
+from finetune.training.callbacks.checkpoints import BEST, LAST
+from finetune.training.session import Session
 
 
 @dataclass(frozen=True)

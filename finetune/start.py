@@ -9,18 +9,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune import loggers, peers
 from finetune.data import places
 from finetune.data.places import Place
 from finetune.errors import ConfigError, suggest
 from finetune.export import publishing
 from finetune.networks import model_names, timm_names
-from finetune.peers import Peers
 from finetune.runs import runfolder
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
 from finetune.settings.config import RunConfig
 from finetune.settings.verbs import EvaluateOptions, PredictOptions
+from finetune.training import loggers, peers
+from finetune.training.peers import Peers
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import nn
 from finetune.evaluation.predictions import Predictions
 from finetune.runs.result import RunResult
 from finetune.tasks import ImageClassificationTask
-from finetune.training import Images, Session
+from finetune.training.session import Images, Session
 
 
 @dataclass(frozen=True)

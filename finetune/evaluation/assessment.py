@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_stat_scores
 
-from finetune.callbacks.head_start import Epoch0, HeadStart
 from finetune.data.dataset import LabelledImages
 from finetune.evaluation import calibration, intervals
 from finetune.evaluation.predictions import Predictions
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import write_text
+from finetune.training.callbacks.head_start import Epoch0, HeadStart
 
 LARGEST_MATRIX = 100
 """Classes up to which result.json has the whole confusion matrix."""

@@ -141,7 +141,7 @@ class ImageDataModule(L.LightningDataModule):
         test_fraction: Share of train to hold out where there is no test split.
         max_samples: Use at most so many images of each split.
         device_batch_size: Images at a time on a device at most. Training batches then come in `micro_batches` parts,
-            and the Trainer must gather as many gradients: give it the callback `finetune.callbacks.Accumulation`.
+            and the Trainer must gather as many gradients: give it the callback `finetune.training.callbacks.Accumulation`.
         balance: Train on each class equally often.
         max_image_pixels: Larger images are left out before they are decoded.
 
@@ -273,7 +273,7 @@ class ImageDataModule(L.LightningDataModule):
         if self.device_batch_size is not None and gathered != parts:
             raise ConfigError(
                 f"device_batch_size {self.device_batch_size} cuts each batch into {parts}, and the Trainer gathers the "
-                f"gradients of {gathered}: give it the callback finetune.callbacks.Accumulation"
+                f"gradients of {gathered}: give it the callback finetune.training.callbacks.Accumulation"
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from finetune.data.splits import Splits  # with `datasets`; paths and names need none of it
 
 # Where Lightning runs the same command again for each further process, these learn the name, which holds the time,
-# from here; under torchrun and srun `finetune.launch` tells it.
+# from here; under torchrun and srun `finetune.training.launch` tells it.
 _ENVIRONMENT = "FINETUNE_RUN_FOLDER"
 
 ELSEWHERE = ("output", "resume", "publish", "private")

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
-from finetune import sharding
-from finetune.accumulation import StepWeights
 from finetune.errors import ConfigError
 from finetune.evaluation.metrics import ClassificationScores
-from finetune.imbalance import ImbalanceLoss
 from finetune.loading.randomness import seeded
 from finetune.networks import models
 from finetune.networks.grad_checkpointing import RunningStatistics, enable
-from finetune.optim import make_optimizer, make_schedule, scale_gradients
+from finetune.training import sharding
+from finetune.training.accumulation import StepWeights
+from finetune.training.imbalance import ImbalanceLoss
+from finetune.training.optim import make_optimizer, make_schedule, scale_gradients
 
 Batch = tuple[Tensor, Tensor]
 
@@ -45,10 +45,10 @@ class ImageClassificationTask(L.LightningModule):
         mixup: Mix pairs of training images with weights from Beta(mixup, mixup), https://arxiv.org/abs/1710.09412.
         cutmix: Paste rectangles between pairs, https://arxiv.org/abs/1905.04899; with `mixup`, a batch has one of both.
         seed: Of what is random in a step (mixup, dropout, drop path, DropBlock): of (seed, epoch, batch, process).
-        layer_decay: Factor of the learning rate from each layer to the one before it, see `finetune.optim`.
+        layer_decay: Factor of the learning rate from each layer to the one before it, see `finetune.training.optim`.
         grad_checkpointing: Compute activations again in the backward pass; gradients and statistics stay the same.
         imbalance: What the training loss does about unequal classes: `none`, `class-weights` or `logit-adjustment`, see
-            `finetune.imbalance`; `balanced-sampler` is up to the loader.
+            `finetune.training.imbalance`; `balanced-sampler` is up to the loader.
         class_counts: Training images of each class, where `imbalance` needs them.
 
     Raises:
@@ -104,7 +104,7 @@ class ImageClassificationTask(L.LightningModule):
         self.epoch_loss = torch.zeros(2, dtype=torch.float64)
 
     def configure_model(self) -> None:
-        """Splits the model over the processes for the training, where the strategy is for that (`finetune.sharding`).
+        """Splits the model over the processes for the training, where the strategy is for that (`finetune.training.sharding`).
 
         What was given to the task stays whole, and as it was.
 

@@ -7,9 +7,10 @@ from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 from torch import nn
 
-from finetune import ImageClassificationTask, ImageDataModule, training
-from finetune.callbacks import Accumulation
+from finetune import ImageClassificationTask, ImageDataModule
 from finetune.data.dataset import prepare
+from finetune.training import session
+from finetune.training.callbacks import Accumulation
 
 
 def images(count=50, size=8):
@@ -48,9 +49,9 @@ def fit(module=None, task=None, callbacks=(), data=None, epochs=1, clip_grad=Non
     options = {"optimizer": "sgd", "lr": 0.1, "warmup_epochs": 0}
     task = task or ImageClassificationTask(network() if module is None else module, 2, **options)
     hooks = [Accumulation(), *callbacks, seen]
-    trainer = training.make_trainer("cpu", "1", hooks, precision, max_epochs=epochs, clip_grad=clip_grad)
+    trainer = session.make_trainer("cpu", "1", hooks, precision, max_epochs=epochs, clip_grad=clip_grad)
     if precision == "64-true":
         trainer.limit_val_batches = 0
-    with training.quiet():
+    with session.quiet():
         trainer.fit(task, data)
     return seen, task

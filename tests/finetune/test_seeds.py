@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from finetune import RunConfig, run, seeds
-from finetune.callbacks import Limits
 from finetune.cli import parse_train
 from finetune.data.sample import digits
 from finetune.data.splits import Splits
@@ -30,6 +29,7 @@ from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder, find
 from finetune.settings import command
 from finetune.tasks import ImageClassificationTask
+from finetune.training.callbacks import Limits
 
 FIRST, COUNT = 3, 2
 EPOCHS = 2
@@ -161,7 +161,7 @@ def killed(*_):
 
 
 KILLS = {
-    "in the second seed": ("finetune.callbacks.Limits.on_train_batch_end", None),
+    "in the second seed": ("finetune.training.callbacks.Limits.on_train_batch_end", None),
     "when all are trained": ("finetune.seeds.average", killed),
     "between two files": ("finetune.seeds.write_text", killed),
     "while it exports": ("finetune.export.model_folder.save", killed),

@@ -16,13 +16,13 @@ from finetune.errors import ConfigError, DatasetError, RunFolderError, SchemaErr
 from finetune.evaluate_flow import evaluate
 from finetune.loading import stream_source
 from finetune.predict_flow import predict
-from finetune.resume import identity
 from finetune.runs.runfolder import RunFolder
 from finetune.settings.verbs import EvaluateOptions, PredictOptions
+from finetune.training.resume import identity
 from tests.finetune.fits import network
 from tests.finetune.ranks import ranks
 from tests.finetune.streams import CLASSES, parquet, picture, tar, write
-from tests.finetune.test_launch import srun
+from tests.finetune.training.test_launch import srun
 from tests.hub_standin import HubStandIn
 
 NAMED = ["--train-split", "train", "--val-split", "validation", "--test-split", "test"]
@@ -125,7 +125,7 @@ def test_a_stopped_run_goes_on_within_the_epoch(folder, tmp_path):
 
 @pytest.mark.slow
 def test_a_training_whose_time_is_over_counts_what_it_has_seen(folder, tmp_path, monkeypatch):
-    from finetune.callbacks import Limits
+    from finetune.training.callbacks import Limits
 
     monkeypatch.setattr(Limits, "_late", lambda self, trainer: trainer.global_step >= 3)
     arguments = ["--dataset", str(folder), *RUN, "--steps-per-epoch", "5", "--max-time", "1h"]

@@ -12,7 +12,7 @@ from torch import nn
 
 from finetune import ImageClassificationTask, ImageDataModule
 from finetune.data.dataset import prepare
-from finetune.training import quiet
+from finetune.training.session import quiet
 
 
 @pytest.fixture(scope="module")

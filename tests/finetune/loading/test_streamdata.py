@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from finetune import launch
 from finetune.data import images
 from finetune.errors import DatasetError, PeerError, SchemaError, SplitError
 from finetune.loading import stream_source
 from finetune.loading.stream_module import StreamDataModule
 from finetune.loading.stream_rows import Chunk, merged, parts, shuffled
+from finetune.training import launch
 from tests.finetune.ranks import ranks
 from tests.finetune.streams import number, parquet, shards, write
 

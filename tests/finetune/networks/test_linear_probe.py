@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
-from finetune import imbalance
 from finetune.networks import linear_probe
+from finetune.training import imbalance
 
 
 def features(images, width, classes, seed=0):

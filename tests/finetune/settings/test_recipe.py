@@ -16,12 +16,13 @@ from timm.layers import DropBlock2d
 from torch import nn
 
 import resnest_timm
-from finetune import RunConfig, hardware, run, training
+from finetune import RunConfig, run
 from finetune.cli import main, parse_train
 from finetune.errors import ConfigError
 from finetune.loading.randomness import seeded
 from finetune.settings import recipes
 from finetune.tasks import ImageClassificationTask
+from finetune.training import hardware, session
 from resnest_timm.resnest import ALIASES, VARIANTS
 
 # facts of the paper and the authors' scripts: batch size, learning rate, image size, dropout, interpolation
@@ -133,8 +134,8 @@ def noise():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_two_steps_of_the_recipe(name, noise, monkeypatch, tmp_path):
     """One step an epoch, two epochs: so the first and the last of everything that changes."""
-    seen, make = Recorder(), training.make_trainer
-    monkeypatch.setattr(training, "make_trainer", lambda a, d, callbacks, *r: make(a, d, [*callbacks, seen], *r))
+    seen, make = Recorder(), session.make_trainer
+    monkeypatch.setattr(session, "make_trainer", lambda a, d, callbacks, *r: make(a, d, [*callbacks, seen], *r))
     small = {"image_size": 32, "batch_size": 4, "epochs": 2, "accelerator": "cpu", "precision": "32-true"}
     config = RunConfig.from_recipe("imagenet", model=name, dataset=noise, output=tmp_path / "run", **small)
     result = run(config)
@@ -219,12 +220,12 @@ def test_soft_targets_give_the_smoothed_mixed_loss():
 def test_sync_bn_is_asked_of_lightning_only_for_gpus(monkeypatch):
     seen = {}
     monkeypatch.setattr(L, "Trainer", lambda **arguments: seen.update(arguments))
-    training.make_trainer("cpu", "2", [], sync_bn=True)
+    session.make_trainer("cpu", "2", [], sync_bn=True)
     assert seen["sync_batchnorm"] is False
     monkeypatch.setattr(hardware, "has_cuda", lambda accelerator: True)
-    training.make_trainer("gpu", "2", [], sync_bn=True)
+    session.make_trainer("gpu", "2", [], sync_bn=True)
     assert seen["sync_batchnorm"] is True
-    training.make_trainer("gpu", "2", [])
+    session.make_trainer("gpu", "2", [])
     assert seen["sync_batchnorm"] is False
 
 

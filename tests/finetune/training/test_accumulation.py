@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from finetune import ImageClassificationTask, ImageDataModule
-from finetune.accumulation import StepWeights
-from finetune.callbacks.accumulation import Accumulation, rescaled
 from finetune.errors import ConfigError, SplitError
 from finetune.loading.sampler import TrainBatches, micro_batches
+from finetune.training.accumulation import StepWeights
+from finetune.training.callbacks.accumulation import Accumulation, rescaled
 from tests.finetune.fits import fit, images, network
 
 # --- cutting ---------------------------------------------------------------------------------------------------------

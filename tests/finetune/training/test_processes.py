@@ -16,7 +16,7 @@ from finetune.loading.datamodule import ImageDataModule
 from finetune.loading.sampler import cut
 from finetune.networks import models
 from finetune.tasks import ImageClassificationTask
-from finetune.training import quiet
+from finetune.training.session import quiet
 from tests.finetune.ranks import ranks
 
 WORLDS = [1, 2, 3]

@@ -17,8 +17,19 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 
-from finetune import checkpoint_io, hardware, launch, loggers, memory
-from finetune.callbacks import (
+from finetune.console import interactive, is_main_process
+from finetune.errors import ConfigError
+from finetune.evaluation.predictions import Predictions
+from finetune.loading.allocator import freed_memory_kept
+from finetune.loading.datamodule import ImageDataModule
+from finetune.networks import models
+from finetune.networks.feature_data import FeatureDataModule
+from finetune.runs.runfolder import RunFolder
+from finetune.settings import durations
+from finetune.settings.config import RunConfig
+from finetune.tasks import ImageClassificationTask
+from finetune.training import checkpoint_io, hardware, launch, loggers, memory
+from finetune.training.callbacks import (
     EMA,
     Accumulation,
     Checkpoints,
@@ -33,19 +44,8 @@ from finetune.callbacks import (
     StopOnNonFinite,
     StopOnSignal,
 )
-from finetune.console import interactive, is_main_process
-from finetune.data_wait import DataWait
-from finetune.errors import ConfigError
-from finetune.evaluation.predictions import Predictions
-from finetune.loading.allocator import freed_memory_kept
-from finetune.loading.datamodule import ImageDataModule
-from finetune.networks import models
-from finetune.networks.feature_data import FeatureDataModule
-from finetune.runs.runfolder import RunFolder
-from finetune.settings import durations
-from finetune.settings.config import RunConfig
-from finetune.sharding import FSDP
-from finetune.tasks import ImageClassificationTask
+from finetune.training.data_wait import DataWait
+from finetune.training.sharding import FSDP
 
 Images = ImageDataModule | FeatureDataModule
 
@@ -71,7 +71,7 @@ def make_trainer(
         callbacks: Hook into it.
         precision: Lightning's.
         num_nodes: Number of machines.
-        strategy: Lightning's, or `fsdp`, see `finetune.sharding`.
+        strategy: Lightning's, or `fsdp`, see `finetune.training.sharding`.
         max_epochs: Epochs to train.
         sync_bn: BatchNorm statistics over all GPUs.
         clip_grad: Largest norm of a step's gradient, over all parameters; not limited when not given.
@@ -206,7 +206,7 @@ class Session:
         identity: dict[str, Any],
         start: Path | None,
     ) -> None:
-        """Train, and save what `finetune.resume.identity` gave along.
+        """Train, and save what `finetune.training.resume.identity` gave along.
 
         Args:
             task: With the model.

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune import imbalance
 from finetune.console import log
 from finetune.errors import ModelError
 from finetune.evaluation.metrics import ClassificationScores
@@ -18,6 +17,7 @@ from finetune.evaluation.predictions import Predictions
 from finetune.networks import head_start, linear_probe
 from finetune.networks.feature_data import FeatureDataModule
 from finetune.networks.linear_probe import LinearProbe
+from finetune.training import imbalance
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class HeadStart(L.Callback):
 
     Args:
         init: `zero`, `probe`, or anything else to leave the classifier as it is.
-        remedy: See `finetune.imbalance`; it weights the probe as it does the training.
+        remedy: See `finetune.training.imbalance`; it weights the probe as it does the training.
         seed: Of the probe's folds.
         required: Whether a model without a probe is an error.
 

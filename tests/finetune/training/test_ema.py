@@ -6,10 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from finetune import ImageClassificationTask, ImageDataModule, training
-from finetune.callbacks import EMA, Accumulation, Checkpoints, StopOnSignal
-from finetune.callbacks.ema import AveragedWeights, decay_of
+from finetune import ImageClassificationTask, ImageDataModule
 from finetune.export import model_folder
+from finetune.training import session
+from finetune.training.callbacks import EMA, Accumulation, Checkpoints, StopOnSignal
+from finetune.training.callbacks.ema import AveragedWeights, decay_of
 from tests.finetune.fits import fit, images, network
 
 
@@ -48,8 +49,8 @@ def test_averaged_weights_are_validated_and_saved_beside_the_raw_ones(tmp_path):
     task = ImageClassificationTask(network(norm=True), 2, optimizer="sgd", lr=0.1)
     callback, epochs = EMA(0.5), 2
     hooks = [Accumulation(), callback, checkpoints]
-    trainer = training.make_trainer("cpu", "1", hooks, "32-true", max_epochs=epochs)
-    with training.quiet():
+    trainer = session.make_trainer("cpu", "1", hooks, "32-true", max_epochs=epochs)
+    with session.quiet():
         trainer.fit(task, data)
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["state_dict"].keys() == saved["current_model_state"].keys() == task.state_dict().keys()
@@ -65,7 +66,7 @@ def test_averaged_weights_are_validated_and_saved_beside_the_raw_ones(tmp_path):
     with torch.no_grad():
         for parameter in task.parameters():
             parameter.fill_(0.25)
-    with training.quiet():
+    with session.quiet():
         trainer.validate(task, data, verbose=False)
     assert all((parameter == 0.25).all() for parameter in task.parameters())
     assert task.exact["loss"] == pytest.approx(torch.tensor(2.0).log().item())

@@ -6,7 +6,7 @@ import torch
 from finetune import ImageClassificationTask, RunConfig, run
 from finetune.errors import DeviceMemoryError
 from finetune.loading.sampler import micro_batches
-from finetune.memory import advised
+from finetune.training.memory import advised
 
 
 def said(count, batch_size, world, device_batch_size):

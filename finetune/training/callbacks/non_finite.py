@@ -9,10 +9,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from finetune.callbacks.accumulation import batches_of_epoch
 from finetune.errors import NonFiniteError
 from finetune.loading.datamodule import ImageDataModule
-from finetune.sharding import here
+from finetune.training.callbacks.accumulation import batches_of_epoch
+from finetune.training.sharding import here
 
 REMEDY = "lower --lr, give --clip-grad 1, or train with --precision 32"
 

@@ -14,10 +14,10 @@ from torch import nn
 
 import resnest_timm  # noqa: F401
 from finetune import ImageClassificationTask, ImageDataModule, RunConfig, run
-from finetune.callbacks import FreezeBackbone
 from finetune.errors import ModelError, Stopped
 from finetune.networks import freezing
-from finetune.training import quiet
+from finetune.training.callbacks import FreezeBackbone
+from finetune.training.session import quiet
 
 # --- what a model consists of ----------------------------------------------------------------------------------------
 

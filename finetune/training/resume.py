@@ -11,14 +11,14 @@ from typing import Any
 
 from torch import nn
 
-from finetune import checkpoint_io
-from finetune.callbacks import Checkpoints
 from finetune.console import log
 from finetune.data.dataset import LabelledImages
 from finetune.errors import CheckpointError, ResumeError, listing
 from finetune.runs.runfolder import RunFolder
 from finetune.settings.config import RunConfig
 from finetune.settings.options import ModelOptions, TrainingOptions, flag
+from finetune.training import checkpoint_io
+from finetune.training.callbacks import Checkpoints
 
 
 def identity(config: RunConfig, data: LabelledImages, model: nn.Module) -> dict[str, Any]:

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from datasets import DatasetDict
 from torch.utils.data import DataLoader
 
-from finetune import sharding
-from finetune.checkpoint_io import AtomicCheckpointIO, load
 from finetune.errors import ModelError
 from finetune.tasks import ImageClassificationTask
-from finetune.training import quiet
+from finetune.training import sharding
+from finetune.training.checkpoint_io import AtomicCheckpointIO, load
+from finetune.training.session import quiet
 from tests.finetune.ranks import ranks
-from tests.finetune.test_processes import CLASSES, COUNTS, SIZE, data_module, split
+from tests.finetune.training.test_processes import CLASSES, COUNTS, SIZE, data_module, split
 
 NETWORKS = {"test_vit": {"img_size": SIZE}, "test_resnet": {}}  # the second has running statistics
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 
-from finetune.callbacks.epoch_log import EpochLog
+from finetune.training.callbacks.epoch_log import EpochLog
 
 EVERY = 10
 COSTS = ("seconds", "images_per_second", "memory_mb", "data_wait")

@@ -11,10 +11,11 @@ import pytest
 import yaml
 from huggingface_hub import constants
 
-from finetune import RunConfig, loggers, run
-from finetune.callbacks import StepLog
+from finetune import RunConfig, run
 from finetune.errors import ConfigError
-from finetune.trackio_logger import TrackioLogger
+from finetune.training import loggers
+from finetune.training.callbacks import StepLog
+from finetune.training.trackio import TrackioLogger
 
 EPOCHS, STEPS, KILLED_IN = 2, 5, 8  # 80 images in batches of 16; saved after steps 5 and 7
 CONFIG = {"model": "resnest14d", "dataset": "digits", "pretrained": False, "image_size": 32, "accelerator": "cpu"}

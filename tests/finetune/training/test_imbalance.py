@@ -9,8 +9,8 @@ from torch import nn
 
 from finetune import ImageClassificationTask
 from finetune.errors import ConfigError
-from finetune.imbalance import ImbalanceLoss, class_shares, class_weights, ratio, summary
 from finetune.loading.sampler import TrainBatches, balanced
+from finetune.training.imbalance import ImbalanceLoss, class_shares, class_weights, ratio, summary
 
 COUNTS = [70, 6, 24]
 LABELS = np.repeat([0, 1, 2], COUNTS)

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from finetune import ImageDataModule
-from finetune.callbacks import Checkpoints, StopOnNonFinite, StopOnSignal, non_finite
 from finetune.errors import NonFiniteError
 from finetune.loading.datamodule import ImageRows
 from finetune.loading.sampler import TrainBatches
+from finetune.training.callbacks import Checkpoints, StopOnNonFinite, StopOnSignal, non_finite
 from tests.finetune.fits import fit, images, network
 
 BAD = 23  # index among the training images, bad in the second epoch

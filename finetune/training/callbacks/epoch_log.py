@@ -11,14 +11,14 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
-from finetune import hardware
-from finetune.callbacks.accumulation import batches_of_epoch
-from finetune.callbacks.agreement import largest
-from finetune.callbacks.head_start import HeadStart
 from finetune.console import interactive, log
-from finetune.data_wait import DataWait
-from finetune.optim import head_lr
 from finetune.runs.runfolder import write_text
+from finetune.training import hardware
+from finetune.training.callbacks.accumulation import batches_of_epoch
+from finetune.training.callbacks.agreement import largest
+from finetune.training.callbacks.head_start import HeadStart
+from finetune.training.data_wait import DataWait
+from finetune.training.optim import head_lr
 
 COLUMNS = (
     "epoch",
@@ -38,7 +38,7 @@ COLUMNS = (
 class EpochLog(L.Callback):
     """Adds a row to a CSV file after each epoch; a resumed run goes on in the same file, and on the same clock.
 
-    `images_per_second` is of all devices, without validation. `memory_mb` (see `finetune.hardware.peak_memory`) and
+    `images_per_second` is of all devices, without validation. `memory_mb` (see `finetune.training.hardware.peak_memory`) and
     `data_wait` (share of the training time, 0 to 1) are those of the process with most. `lr` is that of the last step.
 
     Args:

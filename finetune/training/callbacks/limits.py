@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 
-from finetune.callbacks.agreement import largest
+from finetune.training.callbacks.agreement import largest
 
 PATIENCE, MAX_TIME = "patience", "max-time"
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune import hardware, launch
-from finetune import peers as peers_module
 from finetune.cli import main
 from finetune.errors import ConfigError, PeerError, RunFolderError
-from finetune.peers import Placement
 from finetune.runs.runfolder import RunFolder
+from finetune.training import hardware, launch
+from finetune.training import peers as peers_module
+from finetune.training.peers import Placement
 from tests.examples import example
 from tests.finetune.ranks import free_port, ranks, torchrun
 

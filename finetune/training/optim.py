@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from finetune.sharding import here
+from finetune.training.sharding import here
 
 
 def make_optimizer(

@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]  # documented all the same
 
 from finetune.errors import ConfigError, suggest
-from finetune.peers import Peers, Placement
+from finetune.training.peers import Peers, Placement
 
 _SPLITTING = ("fsdp", "deepspeed", "model_parallel")
 """How the names begin of Lightning's strategies that split a model."""

@@ -126,7 +126,7 @@ class Peers:
 
         Args:
             folder: The run folder, made by the first process.
-            identity: What must be the same everywhere, as `finetune.resume.identity` gives it, by names for a message.
+            identity: What must be the same everywhere, as `finetune.training.resume.identity` gives it, by names for a message.
             start: Checkpoint to go on from.
 
         Raises:
@@ -157,6 +157,6 @@ def connect() -> Peers:
     """Meet the other processes of this run; where there are none, or Lightning will start them later, be alone."""
     if not any(name in os.environ for name in _STARTED):
         return Peers(Placement(0, 0, 1, 1), None)
-    from finetune import launch  # with Lightning, which knows what the variables mean
+    from finetune.training import launch  # with Lightning, which knows what the variables mean
 
     return launch.connect()

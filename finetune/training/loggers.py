@@ -98,7 +98,7 @@ def _tensorboard(folder: RunFolder, known: str | None, resumed_at: int | None) -
 
 
 def _trackio(folder: RunFolder, known: str | None, resumed_at: int | None) -> Logger:
-    from finetune.trackio_logger import TrackioLogger
+    from finetune.training.trackio import TrackioLogger
 
     logger = TrackioLogger(_PROJECT, folder.title, folder.root / "trackio", known)
     if known is not None:  # each part's settings replace those before

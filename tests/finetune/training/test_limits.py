@@ -16,10 +16,10 @@ from PIL import Image as PILImage
 from torch.utils.data import DataLoader
 
 from finetune import RunConfig, run
-from finetune.callbacks import Checkpoints, Limits, StopOnSignal
-from finetune.data_wait import DataWait, short_side, suggestion
 from finetune.loading import sampler
 from finetune.settings import durations
+from finetune.training.callbacks import Checkpoints, Limits, StopOnSignal
+from finetune.training.data_wait import DataWait, short_side, suggestion
 
 # --- durations -------------------------------------------------------------------------------------------------------
 
@@ -88,7 +88,7 @@ def test_the_planned_end_is_no_early_one(tmp_path):
 
 def test_the_clock_counts_what_went_before_a_resume_and_stops_after_an_optimizer_step(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("finetune.callbacks.limits.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("finetune.training.callbacks.limits.time", SimpleNamespace(monotonic=lambda: now[0]))
     first = Limits(seconds=60)
     first.on_train_start(None, None)
     now[0] += 40

@@ -11,13 +11,13 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from finetune.callbacks.agreement import largest
-from finetune.callbacks.head_start import HeadStart
-from finetune.callbacks.limits import Limits
-from finetune.callbacks.signals import StopOnSignal
-from finetune.checkpoint_io import AtomicCheckpointIO, damage, load, same_content
 from finetune.console import log
 from finetune.errors import CheckpointError, Stopped
+from finetune.training.callbacks.agreement import largest
+from finetune.training.callbacks.head_start import HeadStart
+from finetune.training.callbacks.limits import Limits
+from finetune.training.callbacks.signals import StopOnSignal
+from finetune.training.checkpoint_io import AtomicCheckpointIO, damage, load, same_content
 
 BEST, LAST, PREVIOUS, FRESH = "best.ckpt", "last.ckpt", "previous.ckpt", "fresh.ckpt"
 MINUTES = 15
@@ -42,7 +42,7 @@ class Checkpoints(Checkpoint):
 
     Attributes:
         io: Writes the files; the Trainer needs it as a plugin.
-        identity: What the checkpoints belong to, see `finetune.resume`; stored in them.
+        identity: What the checkpoints belong to, see `finetune.training.resume`; stored in them.
         start: The checkpoint that the run goes on from, if any.
         chooses: Whether there are enough validation images to tell which epoch is the best; else it is the last.
         best: (accuracy, -loss) of what `best.ckpt` holds.

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from finetune.optim import head_lr, make_optimizer, make_schedule, scale_gradients, warmup_cosine
+from finetune.training.optim import head_lr, make_optimizer, make_schedule, scale_gradients, warmup_cosine
 
 
 def settings(model, optimizer):

@@ -15,15 +15,16 @@ from PIL import Image as PILImage
 from timm.layers import DropBlock2d
 from torch import nn
 
-from finetune import ImageDataModule, RunConfig, checkpoint_io, resume
-from finetune.callbacks import Checkpoints, DropBlockSchedule, EpochLog, StopOnSignal
-from finetune.checkpoint_io import AtomicCheckpointIO, damage, same_content
+from finetune import ImageDataModule, RunConfig
 from finetune.data.dataset import prepare
 from finetune.errors import CheckpointError, ResumeError
 from finetune.loading.randomness import seeded
 from finetune.loading.sampler import TrainBatches
 from finetune.runs import runfolder
 from finetune.runs.runfolder import RunFolder, choose
+from finetune.training import checkpoint_io, resume
+from finetune.training.callbacks import Checkpoints, DropBlockSchedule, EpochLog, StopOnSignal
+from finetune.training.checkpoint_io import AtomicCheckpointIO, damage, same_content
 
 # --- checkpoint files ------------------------------------------------------------------------------------------------
 
@@ -297,7 +298,7 @@ def test_rows_of_epochs_that_are_run_again_are_replaced(tmp_path):
 
 def test_by_default_a_checkpoint_is_due_after_a_quarter_of_an_hour(tmp_path, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr("finetune.callbacks.checkpoints.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("finetune.training.callbacks.checkpoints.time.monotonic", lambda: now[0])
     trainer = SimpleNamespace(global_step=6, is_global_zero=True)
     by_clock, by_steps = Checkpoints(tmp_path, StopOnSignal()), Checkpoints(tmp_path, StopOnSignal(), save_every=3)
     for callback in (by_clock, by_steps):

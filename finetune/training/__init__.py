@@ -1,0 +1,1 @@
+"""Lightning's Trainer for one run, and all that hooks into it."""
