@@ -24,12 +24,13 @@ import tyro
 from PIL import Image
 
 import resnest_timm  # noqa: F401  registers
-from finetune import Predictor, predict_inputs, predict_rows
+from finetune import Predictor, predict_rows
 from finetune.data.dataset import LabelledImages, whole_split
 from finetune.export import model_folder
 from finetune.loading.allocator import freed_memory_kept
 from finetune.loading.datamodule import ImageDataModule
 from finetune.networks import models
+from finetune.serving import inputs as predict_inputs
 from finetune.tasks import ImageClassificationTask
 from finetune.training.session import make_trainer, quiet
 

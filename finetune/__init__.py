@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from finetune.flow import run
     from finetune.loading.datamodule import ImageDataModule
     from finetune.predict_flow import predict
-    from finetune.predictor import Prediction, Predictor
     from finetune.runs.result import RunResult
+    from finetune.serving.predictor import Prediction, Predictor
     from finetune.settings.config import RunConfig
     from finetune.settings.verbs import EvaluateOptions, PredictOptions
     from finetune.tasks import TASKS, ImageClassificationTask
@@ -32,8 +32,8 @@ _HOMES = {
     "evaluate": "finetune.evaluate_flow",
     "PredictOptions": "finetune.settings.verbs",
     "predict": "finetune.predict_flow",
-    "Prediction": "finetune.predictor",
-    "Predictor": "finetune.predictor",
+    "Prediction": "finetune.serving.predictor",
+    "Predictor": "finetune.serving.predictor",
     "RunResult": "finetune.runs.result",
     "run": "finetune.flow",
     "TASKS": "finetune.tasks",

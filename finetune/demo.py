@@ -80,14 +80,15 @@ def served(options: DemoOptions) -> Iterator[str]:
     _check_address(options)  # before the model is loaded
     start.check_model(options.model)
     log.info(f"loading {options.model}")
-    from finetune.predictor import Predictor  # with torch and timm, seconds in which the line above stands
+    from finetune.serving.predictor import Predictor  # with torch and timm, seconds in which the line above stands
 
     predictor = Predictor(options.model, accelerator=options.accelerator)
     with tempfile.TemporaryDirectory(prefix="finetune-demo-", ignore_cleanup_errors=True) as folder, _quiet(folder):
         import gradio as gr
         from starlette.middleware import Middleware
 
-        from finetune import demo_html, demo_page
+        from finetune.serving import html
+        from finetune.serving import page as demo_page
 
         page = demo_page.build(predictor, Path(folder))
         local = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # Gradio's own come from another machine
@@ -105,7 +106,7 @@ def served(options: DemoOptions) -> Iterator[str]:
                 footer_links=[],
                 max_file_size=_LARGEST,
                 theme=gr.themes.Default(font=local[0], font_mono=local[1]),
-                css=demo_html.STYLE,
+                css=html.STYLE,
                 app_kwargs={"middleware": [Middleware(_WithPolicy)]},
             )
         except OSError as error:  # taken meanwhile, or all from 7860 to 7959

@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from finetune import export, predict_inputs
+from finetune import export
 from finetune.console import log
 from finetune.errors import DatasetError, Interrupted, RunFolderError
 from finetune.loading.allocator import freed_memory_kept
-from finetune.predict_inputs import Batch, Inputs
-from finetune.predictor import Prediction, Predictor
+from finetune.serving import inputs as predict_inputs
+from finetune.serving.inputs import Batch, Inputs
+from finetune.serving.predictor import Prediction, Predictor
 from finetune.settings.verbs import PredictOptions
 
 Record = dict[str, Any]

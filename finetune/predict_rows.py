@@ -12,9 +12,9 @@ from finetune import evaluate_flow
 from finetune.data import schema, source
 from finetune.data.splits import ROLES
 from finetune.errors import RunFolderError, SplitError, suggest
-from finetune.predict_inputs import Inputs
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
+from finetune.serving.inputs import Inputs
 
 
 def from_dataset(

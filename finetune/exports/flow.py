@@ -24,9 +24,9 @@ from finetune.evaluation import labels
 from finetune.export import Format, certify
 from finetune.loading import transforms
 from finetune.networks import model_names, models
-from finetune.predictor import fitted_temperature
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
+from finetune.serving.predictor import fitted_temperature
 from finetune.settings.verbs import ExportOptions
 
 TOLERANCE = 1e-4

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 
 from cards import render
 from cards.addressed import addressed
-from finetune.predictor import Predictor
+from finetune.serving.predictor import Predictor
 from tests.cards.results import RESULT, changed, code_of, named
 from tests.cards.test_card_text import EVIL
 from tests.cards.test_publish import certify

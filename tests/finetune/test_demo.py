@@ -18,8 +18,9 @@ import timm
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from finetune import Predictor, demo_html
+from finetune import Predictor
 from finetune.cli import main
+from finetune.serving import html as demo_html
 from finetune.settings.verbs import DemoOptions
 from resnest_timm import split_preferences
 
@@ -94,7 +95,7 @@ def test_classes_of_the_same_name_can_be_told_apart():
 
 @needs_gradio
 def test_what_is_said_of_an_image_is_what_the_predictor_says(predictor, digits, monkeypatch):
-    from finetune import demo_page
+    from finetune.serving import page as demo_page
 
     found = demo_page.classify(predictor, digits[7])
     (expected,) = predictor([digits[7]])
@@ -110,7 +111,7 @@ def test_what_is_said_of_an_image_is_what_the_predictor_says(predictor, digits, 
 
 @needs_gradio
 def test_the_head_says_what_is_known(predictor, digits_run, tmp_path):
-    from finetune.demo_page import describe
+    from finetune.serving.page import describe
 
     result = json.loads((digits_run / "result.json").read_text())
     title, lines = describe(predictor)
@@ -139,7 +140,7 @@ def test_the_head_says_what_is_known(predictor, digits_run, tmp_path):
 
 @needs_gradio
 def test_only_what_was_uploaded_is_read(tmp_path):
-    from finetune.demo_page import _uploaded
+    from finetune.serving.page import _uploaded
 
     uploads = tmp_path / "uploads"
     uploads.mkdir()

@@ -13,7 +13,7 @@ import pytest
 
 from finetune.cli import main
 from finetune.loading import allocator
-from finetune.predictor import Predictor
+from finetune.serving.predictor import Predictor
 from finetune.tasks import ImageClassificationTask
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc of glibc")

@@ -9,12 +9,12 @@ from typing import Any
 import gradio as gr
 import torch
 
-from finetune import demo_html
 from finetune.data import images
 from finetune.errors import FinetuneError
 from finetune.evaluation.palette import percent
-from finetune.predictor import Predictor
 from finetune.runs.result import RunResult
+from finetune.serving import html
+from finetune.serving.predictor import Predictor
 from resnest_timm.preferences import has_splits, record_splits
 
 TOP = 5
@@ -49,7 +49,7 @@ def classify(predictor: Predictor, path: Path) -> Answer:
         preferences = record.preferences()[0].tolist()
     else:
         probabilities = predictor.probabilities(pixels)[0]
-    names = demo_html.unique(predictor.classes)
+    names = html.unique(predictor.classes)
     highest, indices = torch.topk(probabilities, min(TOP, len(names)))
     return Answer([(names[i], p) for i, p in zip(indices.tolist(), highest.tolist(), strict=True)], preferences)
 
@@ -102,17 +102,17 @@ def build(predictor: Predictor, uploads: Path) -> gr.Blocks:
 
     def respond(dropped: dict[str, Any] | None) -> tuple[str, str]:
         if dropped is None:
-            return demo_html.EMPTY, ""
+            return html.EMPTY, ""
         name = str(dropped.get("orig_name") or "the image")
         try:
             found = classify(predictor, _uploaded(dropped, uploads))
         except (OSError, ValueError, SyntaxError, FinetuneError) as error:  # SyntaxError: a broken PNG
             reason = " ".join(str(error).split()).replace(str(dropped.get("path")), name)
-            return demo_html.failure(f"{name} cannot be classified: {reason}"), ""
-        return demo_html.answer(found.top), demo_html.splits(found.preferences) if found.preferences else ""
+            return html.failure(f"{name} cannot be classified: {reason}"), ""
+        return html.answer(found.top), html.splits(found.preferences) if found.preferences else ""
 
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gr.HTML(demo_html.header(title, lines))
+        gr.HTML(html.header(title, lines))
         with gr.Row():
             with gr.Column(min_width=280):
                 picture = gr.Image(
@@ -125,10 +125,10 @@ def build(predictor: Predictor, uploads: Path) -> gr.Blocks:
                     elem_id="picture",
                 )
             with gr.Column(min_width=280):
-                answer = gr.HTML(demo_html.EMPTY)
+                answer = gr.HTML(html.EMPTY)
                 splits = gr.HTML()
         with gr.Accordion(f"All {len(predictor.classes)} classes", open=False):
-            gr.HTML(demo_html.classes(predictor.classes))
+            gr.HTML(html.classes(predictor.classes))
         # preprocess=False: Gradio's own decoding would convert the image, and evaluation must see the file as it is.
         # One image at a time: what the splits prefer is recorded on the model.
         picture.change(
