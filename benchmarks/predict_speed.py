@@ -24,7 +24,8 @@ import tyro
 from PIL import Image
 
 import resnest_timm  # noqa: F401  registers
-from finetune import Predictor, predict_rows
+from finetune import Predictor
+from finetune.commands import predict_rows
 from finetune.data.dataset import LabelledImages, whole_split
 from finetune.export import model_folder
 from finetune.loading.allocator import freed_memory_kept

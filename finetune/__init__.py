@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from finetune.commands.evaluate import evaluate
+    from finetune.commands.predict import predict
+    from finetune.commands.train import run
     from finetune.errors import FinetuneError
-    from finetune.evaluate_flow import evaluate
     from finetune.evaluation.evaluation import Evaluation
-    from finetune.flow import run
     from finetune.loading.datamodule import ImageDataModule
-    from finetune.predict_flow import predict
     from finetune.runs.result import RunResult
     from finetune.serving.predictor import Prediction, Predictor
     from finetune.settings.config import RunConfig
@@ -29,13 +29,13 @@ _HOMES = {
     "ImageDataModule": "finetune.loading.datamodule",
     "EvaluateOptions": "finetune.settings.verbs",
     "Evaluation": "finetune.evaluation.evaluation",
-    "evaluate": "finetune.evaluate_flow",
+    "evaluate": "finetune.commands.evaluate",
     "PredictOptions": "finetune.settings.verbs",
-    "predict": "finetune.predict_flow",
+    "predict": "finetune.commands.predict",
     "Prediction": "finetune.serving.predictor",
     "Predictor": "finetune.serving.predictor",
     "RunResult": "finetune.runs.result",
-    "run": "finetune.flow",
+    "run": "finetune.commands.train",
     "TASKS": "finetune.tasks",
     "ImageClassificationTask": "finetune.tasks",
 }

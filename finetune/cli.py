@@ -94,10 +94,10 @@ def train(argv: Sequence[str]) -> None:
     console.set_up(sys.stdout)
     # Here and in the other verbs: Hub clients, which read what `set_up` sets, are imported only once the flags are
     # right; torch and friends only once the names are.
-    from finetune import start
+    from finetune.commands import start
 
     begun = start.begin(config)
-    from finetune.flow import run
+    from finetune.commands.train import run
 
     run(config, begun)
 
@@ -107,11 +107,11 @@ def evaluate(argv: Sequence[str]) -> None:
     options = parse(EvaluateOptions, argv, prog=f"{PROG} evaluate")
     options.check()
     console.set_up(sys.stderr if options.json else sys.stdout)
-    from finetune import start
+    from finetune.commands import start
 
     start.check_evaluation(options)
     console.log.info(f"evaluating {options.model}: loading torch and Lightning")
-    from finetune import evaluate_flow
+    from finetune.commands import evaluate as evaluate_flow
     from finetune.evaluation import evaluation
 
     evaluation.report(evaluate_flow.evaluate(options), as_json=options.json)
@@ -122,10 +122,10 @@ def predict(argv: Sequence[str]) -> None:
     options = parse(PredictOptions, argv, prog=f"{PROG} predict")
     options.check()
     console.set_up(sys.stderr)
-    from finetune import start
+    from finetune.commands import start
 
     start.check_prediction(options)
-    from finetune import predict_flow
+    from finetune.commands import predict as predict_flow
 
     predict_flow.write(options)
 
@@ -148,7 +148,7 @@ def demo(argv: Sequence[str]) -> None:
     options = parse(DemoOptions, argv, prog=f"{PROG} demo")
     options.check()
     console.set_up(sys.stdout)
-    from finetune import demo as page
+    from finetune.commands import demo as page
 
     page.demo(options)
 

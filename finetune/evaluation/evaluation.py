@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune.commands.report import METRIC_NAMES, calibration_line
 from finetune.console import is_main_process, log
 from finetune.evaluation.intervals import wilson
 from finetune.evaluation.published import Published
-from finetune.report import METRIC_NAMES, calibration_line
 
 SHARES = ("accuracy", "top5_accuracy")
 

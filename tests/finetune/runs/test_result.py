@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from finetune import RunResult
+from finetune.commands.report import table
 from finetune.errors import RunFolderError
-from finetune.report import table
 
 KEYS = [
     "schema_version",

@@ -15,12 +15,12 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from timm.data import resolve_data_config
 
 from finetune import ImageDataModule, RunConfig, run
+from finetune.commands.report import chooses
 from finetune.data import source
 from finetune.data.splits import SplitRows, Splits
 from finetune.errors import ConfigError, ModelError
 from finetune.export import model_folder
 from finetune.networks import head_start, models
-from finetune.report import chooses
 from finetune.settings.presets import FROZEN_PRESET, PRETRAINED_PRESET
 
 LABELS = tuple("0123456789")

@@ -186,7 +186,7 @@ def test_mistakes_are_explained(digits_run, capsys, monkeypatch):
 
 
 def test_whether_an_address_is_this_machines_alone():
-    from finetune.demo import _is_loopback
+    from finetune.commands.demo import _is_loopback
 
     hosts = ("127.0.0.1", "127.1.2.3", "::1", "localhost", "0.0.0.0", "::", "192.168.1.2", "example")
     assert [_is_loopback(host) for host in hosts] == [True] * 4 + [False] * 4

@@ -17,14 +17,15 @@ from datasets import DatasetDict
 from safetensors.torch import load_file
 from torch import nn
 
-from finetune import RunConfig, run, seeds
+from finetune import RunConfig, run
 from finetune.cli import parse_train
+from finetune.commands import seeds
+from finetune.commands.report import table
 from finetune.data.sample import digits
 from finetune.data.splits import Splits
 from finetune.errors import ConfigError, ResumeError
 from finetune.evaluation import spread
 from finetune.networks import linear_probe
-from finetune.report import table
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder, find
 from finetune.settings import command
@@ -162,8 +163,8 @@ def killed(*_):
 
 KILLS = {
     "in the second seed": ("finetune.training.callbacks.Limits.on_train_batch_end", None),
-    "when all are trained": ("finetune.seeds.average", killed),
-    "between two files": ("finetune.seeds.write_text", killed),
+    "when all are trained": ("finetune.commands.seeds.average", killed),
+    "between two files": ("finetune.commands.seeds.write_text", killed),
     "while it exports": ("finetune.export.model_folder.save", killed),
 }
 
@@ -177,7 +178,7 @@ def test_a_killed_run_goes_on_to_the_same_end(dataset, several, averaged, tmp_pa
     if average:
         monkeypatch.setattr(spread, "choose", averages)
     elif place == "between two files":
-        name = "finetune.seeds.spread.summary"
+        name = "finetune.commands.seeds.spread.summary"
     config = {**SETTINGS, "dataset": dataset, "seed": FIRST, "seeds": COUNT}
     folder = tmp_path / "run"
     calls = []

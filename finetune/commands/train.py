@@ -9,7 +9,10 @@ import lightning as L
 from torch import nn
 
 import cards
-from finetune import seeds
+from finetune.commands import seeds
+from finetune.commands.report import chooses, describe, remarks, table
+from finetune.commands.start import Start, begin
+from finetune.commands.trained import Trained
 from finetune.console import is_main_process, log
 from finetune.data import splits
 from finetune.data.dataset import LabelledImages
@@ -20,13 +23,10 @@ from finetune.loading import choose, transforms
 from finetune.loading.datamodule import ImageDataModule
 from finetune.networks import features, freezing, head_start, models
 from finetune.networks.feature_data import FeatureDataModule
-from finetune.report import chooses, describe, remarks, table
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
 from finetune.settings.config import RunConfig
-from finetune.start import Start, begin
 from finetune.tasks import TASKS, FeatureClassificationTask, ImageClassificationTask
-from finetune.trained import Trained
 from finetune.training import imbalance, resume
 from finetune.training import session as training
 from finetune.training.callbacks import HeadStart
@@ -38,7 +38,7 @@ def run(config: RunConfig, begun: Start | None = None) -> RunResult:
 
     Args:
         config: All settings. `config.dataset` may be a `datasets.Dataset` or `DatasetDict` in memory.
-        begun: What `finetune.start.begin` made of it, where that came before this module was imported.
+        begun: What `finetune.commands.start.begin` made of it, where that came before this module was imported.
 
     Returns:
         The numbers of `result.json`, and the folder.

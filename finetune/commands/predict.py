@@ -66,7 +66,7 @@ def _classify(predictor: Predictor, inputs: Inputs, options: PredictOptions) -> 
 
 
 def _of_dataset(options: PredictOptions) -> Inputs:
-    from finetune import predict_rows  # with `datasets` and Lightning, seconds that files do not need
+    from finetune.commands import predict_rows  # with `datasets` and Lightning, seconds that files do not need
 
     if options.dataset:
         return predict_rows.from_dataset(

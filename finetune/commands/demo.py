@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from finetune import start
+from finetune.commands import start
 from finetune.console import log
 from finetune.errors import ConfigError
 from finetune.settings.verbs import DemoOptions

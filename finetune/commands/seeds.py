@@ -21,17 +21,17 @@ from typing import Any
 
 from torch import Tensor
 
+from finetune.commands.report import FEWEST_TO_CHOOSE_BY
+from finetune.commands.trained import Trained
 from finetune.console import is_main_process, log
 from finetune.errors import CheckpointError, ResumeError
 from finetune.evaluation import spread
 from finetune.evaluation.predictions import Predictions
 from finetune.export import model_folder
-from finetune.report import FEWEST_TO_CHOOSE_BY
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder, write_text
 from finetune.settings import durations
 from finetune.settings.config import RunConfig
-from finetune.trained import Trained
 from finetune.training import checkpoint_io
 from finetune.training.callbacks.checkpoints import BEST, LAST
 from finetune.training.session import Session

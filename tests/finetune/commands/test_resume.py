@@ -16,7 +16,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from finetune.report import table
+from finetune.commands.report import table
 from finetune.runs.result import RunResult
 
 pytestmark = pytest.mark.slow(seconds=90)

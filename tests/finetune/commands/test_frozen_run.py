@@ -12,9 +12,9 @@ from timm.optim import create_optimizer_v2
 
 from finetune import ImageDataModule, RunConfig, run
 from finetune.cli import parse_train
+from finetune.commands.evaluate import evaluate
 from finetune.data.dataset import prepare
 from finetune.errors import ConfigError, ModelError
-from finetune.evaluate_flow import evaluate
 from finetune.loading.sampler import TrainBatches
 from finetune.networks import features, models
 from finetune.networks.feature_data import classifier_inputs

@@ -175,5 +175,5 @@ def test_settings_and_what_is_checked_first_import_none_of_the_large_libraries()
     code = f"import sys; from finetune import {', '.join(light.split())}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     imported = set(done.stdout.split())
-    assert "finetune.start" in imported
+    assert "finetune.commands.start" in imported
     assert not ALL & imported

@@ -11,11 +11,11 @@ from datasets import Dataset, DatasetDict
 
 from finetune import RunConfig
 from finetune.cli import main, parse_train
+from finetune.commands.evaluate import evaluate
+from finetune.commands.predict import predict
 from finetune.data.splits import Splits
 from finetune.errors import ConfigError, DatasetError, RunFolderError, SchemaError, SplitError
-from finetune.evaluate_flow import evaluate
 from finetune.loading import stream_source
-from finetune.predict_flow import predict
 from finetune.runs.runfolder import RunFolder
 from finetune.settings.verbs import EvaluateOptions, PredictOptions
 from finetune.training.resume import identity

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import cards
-from finetune import evaluate_flow
 from finetune import export as exports
+from finetune.commands import evaluate
 from finetune.console import log
 from finetune.errors import ConfigError, DatasetError, ExportError
 from finetune.evaluation import labels
@@ -162,7 +162,7 @@ def _pixels(folder: Path, model: nn.Module) -> tuple[Tensor, str]:
     data_config = models.data_config(model)
     if not (run.verify / "inputs.safetensors").is_file() and run.complete:
         try:  # a run of an earlier version
-            data = evaluate_flow.reopen(run, RunResult.load(run.result), "test")
+            data = evaluate.reopen(run, RunResult.load(run.result), "test")
             certify.write_inputs(run.verify, model, data, transforms.normalised(data_config))
         except DatasetError as error:
             log.info(f"the test images are out of reach: {error}")

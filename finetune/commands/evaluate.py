@@ -13,7 +13,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from finetune import start
+from finetune.commands import start
 from finetune.console import log
 from finetune.data import schema, source
 from finetune.data.dataset import LabelledImages, excluded, inspect, whole_split

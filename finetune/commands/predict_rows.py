@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset, Image
 
-from finetune import evaluate_flow
+from finetune.commands import evaluate
 from finetune.data import schema, source
 from finetune.data.splits import ROLES
 from finetune.errors import RunFolderError, SplitError, suggest
@@ -52,7 +52,7 @@ def from_run(run: Path, split: str | None) -> Inputs:
     folder = RunFolder(run.expanduser().absolute())
     if split not in ROLES:
         raise RunFolderError(f"--split of a run must be one of {', '.join(ROLES)}, got {split!r}")
-    data = evaluate_flow.reopen(folder, RunResult.load(folder.result), split)
+    data = evaluate.reopen(folder, RunResult.load(folder.result), split)
     part, column = data.splits.parts["test"], data.schema.image_column
     if not isinstance(data.source.splits[part.source], Dataset):
         raise RunFolderError(
