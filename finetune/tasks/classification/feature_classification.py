@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finetune.tasks.image_classification import ImageClassificationTask
+from finetune.tasks.classification.image_classification import ImageClassificationTask
 
 
 class FeatureClassificationTask(ImageClassificationTask):

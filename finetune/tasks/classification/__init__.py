@@ -1,0 +1,1 @@
+"""Single-label classification: all that it brings and no other task does."""
