@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnest_timm.block import ResNeStBottleneck
-from resnest_timm.plain import are_plain, is_eager
+from resnest_timm.kernels.plain import are_plain, is_eager
 
 DTYPES = frozenset({torch.float32, torch.bfloat16})
 OPS: Any = torch.ops.mkldnn

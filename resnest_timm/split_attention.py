@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from timm.layers import make_divisible
 from torch import Tensor, nn
 
-from resnest_timm import mixing
+from resnest_timm.kernels import mixing
 
 Layer = Callable[..., nn.Module]
 

@@ -18,7 +18,7 @@ from typing import Concatenate, ParamSpec
 import torch
 from torch import Tensor
 
-from resnest_timm.plain import are_plain, is_eager
+from resnest_timm.kernels.plain import are_plain, is_eager
 
 Rest = ParamSpec("Rest")
 Function = Callable[Concatenate[Tensor, Rest], Tensor]
@@ -97,7 +97,7 @@ def load_kernels() -> ModuleType | None:
     if os.environ.get("RESNEST_TRITON") == "0":
         return None
     try:
-        return importlib.import_module("resnest_timm.triton_mixing")
+        return importlib.import_module("resnest_timm.kernels.triton")
     except ImportError:
         return None
 

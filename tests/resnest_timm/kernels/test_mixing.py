@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnest_timm import SplitAttention, mixing
+from resnest_timm import SplitAttention
+from resnest_timm.kernels import mixing
 from tests.resnest_timm.helpers import images, randomize
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}

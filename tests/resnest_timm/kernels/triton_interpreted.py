@@ -14,7 +14,8 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch
 from torch import nn
 
-from resnest_timm import SplitAttention, fused, mixing, triton_mixing
+from resnest_timm import SplitAttention
+from resnest_timm.kernels import fused, mixing, triton
 from tests.resnest_timm.helpers import images, randomize
 
 FUNCTIONS = ("global_average", "weighted_sum", "_weights_gradient", "_splits_gradient")
@@ -85,8 +86,8 @@ def call(function, values):
         memories.append((memory, out.numel()))
         return out
 
-    with mock.patch.object(triton_mixing.torch, "empty", allocate):
-        out = getattr(triton_mixing, function.removeprefix("_"))(*values)
+    with mock.patch.object(triton.torch, "empty", allocate):
+        out = getattr(triton, function.removeprefix("_"))(*values)
     outside = any(not m[:MARGIN].isnan().all() or not m[MARGIN + count :].isnan().all() for m, count in memories)
     return out, outside
 
@@ -135,19 +136,17 @@ def refused():
     t = torch.ones
     cropped = noise((2, 6, 4, 5), torch.float32, "cropped")
     return {
-        "average of a crop": triton_mixing.global_average(cropped),
-        "average of 3 dimensions": triton_mixing.global_average(t(2, 3, 4)),
-        "sum of a crop": triton_mixing.weighted_sum(cropped, t(2, 6, 1, 1), 3),
-        "sum with weights for all images": triton_mixing.weighted_sum(t(2, 6, 4, 5), t(1, 6, 1, 1), 3),
-        "sum with weights of the first split": triton_mixing.weighted_sum(t(2, 6, 4, 5), t(2, 2, 1, 1), 3),
-        "sum of channels that do not divide": triton_mixing.weighted_sum(t(2, 5, 4, 5), t(2, 2, 1, 1), 2),
-        "weights of a cropped gradient": triton_mixing.weights_gradient(cropped, t(2, 12, 4, 5), 2),
-        "weights of other pixels": triton_mixing.weights_gradient(t(2, 3, 4, 5), t(2, 6, 5, 4), 2),
-        "splits of a crop": triton_mixing.splits_gradient(cropped, t(2, 12, 1, 1), None),
-        "splits with a spread for all images": triton_mixing.splits_gradient(
-            t(2, 3, 4, 5), t(2, 6, 1, 1), t(1, 6, 1, 1)
-        ),
-        "splits with weights that do not divide": triton_mixing.splits_gradient(t(2, 3, 4, 5), t(2, 5, 1, 1), None),
+        "average of a crop": triton.global_average(cropped),
+        "average of 3 dimensions": triton.global_average(t(2, 3, 4)),
+        "sum of a crop": triton.weighted_sum(cropped, t(2, 6, 1, 1), 3),
+        "sum with weights for all images": triton.weighted_sum(t(2, 6, 4, 5), t(1, 6, 1, 1), 3),
+        "sum with weights of the first split": triton.weighted_sum(t(2, 6, 4, 5), t(2, 2, 1, 1), 3),
+        "sum of channels that do not divide": triton.weighted_sum(t(2, 5, 4, 5), t(2, 2, 1, 1), 2),
+        "weights of a cropped gradient": triton.weights_gradient(cropped, t(2, 12, 4, 5), 2),
+        "weights of other pixels": triton.weights_gradient(t(2, 3, 4, 5), t(2, 6, 5, 4), 2),
+        "splits of a crop": triton.splits_gradient(cropped, t(2, 12, 1, 1), None),
+        "splits with a spread for all images": triton.splits_gradient(t(2, 3, 4, 5), t(2, 6, 1, 1), t(1, 6, 1, 1)),
+        "splits with weights that do not divide": triton.splits_gradient(t(2, 3, 4, 5), t(2, 5, 1, 1), None),
     }
 
 
@@ -191,8 +190,8 @@ def layers():
         exact = randomize(SplitAttention(8, groups=cardinality, radix=radix, norm_layer=nn.BatchNorm2d).double())
         layer = copy.deepcopy(exact).float().to(memory_format=memory_format).train(train)
         x = images(3, 5, channels=8)
-        spies = {name: mock.Mock(wraps=getattr(triton_mixing, name)) for name in names}
-        with mock.patch.object(fused, "is_on_gpu", return_value=True), mock.patch.multiple(triton_mixing, **spies):
+        spies = {name: mock.Mock(wraps=getattr(triton, name)) for name in names}
+        with mock.patch.object(fused, "is_on_gpu", return_value=True), mock.patch.multiple(triton, **spies):
             actual = step(layer, x.float().to(memory_format=memory_format))
             recording = [spy.call_count for spy in spies.values()]
             with torch.no_grad():

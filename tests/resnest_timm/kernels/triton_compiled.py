@@ -12,7 +12,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from resnest_timm import triton_mixing
+from resnest_timm.kernels import triton
 
 KERNELS = ("_sum_kernel", "_weighted_sum_kernel", "_splits_gradient_kernel")
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
@@ -53,13 +53,13 @@ def launches(dtype, memory_format, radix, size):
     splits = torch.empty(32, radix * channels, size, size, dtype=dtype, device="meta", memory_format=memory_format)
     grad = torch.empty(32, channels, size, size, dtype=dtype, device="meta", memory_format=memory_format)
     every = torch.empty(32, radix * channels, 1, 1, dtype=dtype, device="meta")
-    catchers = {name: Catcher(getattr(triton_mixing, name)) for name in KERNELS}
-    vars(triton_mixing).update(catchers)
-    triton_mixing.global_average(splits)
-    triton_mixing.weighted_sum(splits, every[:, :channels] if radix == 2 else every, radix)
-    triton_mixing.weights_gradient(grad, splits, radix)
-    triton_mixing.splits_gradient(grad, every, every)
-    vars(triton_mixing).update({name: catcher.kernel for name, catcher in catchers.items()})
+    catchers = {name: Catcher(getattr(triton, name)) for name in KERNELS}
+    vars(triton).update(catchers)
+    triton.global_average(splits)
+    triton.weighted_sum(splits, every[:, :channels] if radix == 2 else every, radix)
+    triton.weights_gradient(grad, splits, radix)
+    triton.splits_gradient(grad, every, every)
+    vars(triton).update({name: catcher.kernel for name, catcher in catchers.items()})
     return [(catcher.kernel, *launch) for catcher in catchers.values() for launch in catcher.launches]
 
 
@@ -72,7 +72,7 @@ def main():
     for dtype, layout, radix, size, architecture in cases:
         for kernel, args, constants in launches(dtype, formats[layout], radix, size):
             target = GPUTarget("cuda", architecture, 32)
-            options = dict(triton_mixing.OPTIONS)
+            options = dict(triton.OPTIONS)
             assembled = compile(source(kernel, args, constants), target=target, options=options).asm
             ptx = assembled["ptx"]
             found.append(

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnest_timm.fused import fused
-from resnest_timm.plain import is_eager
+from resnest_timm.kernels.fused import fused
+from resnest_timm.kernels.plain import is_eager
 
 
 def records_gradients(splits: Tensor) -> bool:

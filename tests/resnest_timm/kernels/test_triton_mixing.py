@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from resnest_timm import SplitAttention, fused, mixing
+from resnest_timm import SplitAttention
+from resnest_timm.kernels import fused, mixing
 from tests.resnest_timm.helpers import assert_same, create, images, randomize, run_model
 
 TOLERANCES = {"float32": 1e-6, "float16": 2**-10, "bfloat16": 2**-7}
@@ -19,7 +20,7 @@ TOLERANCES = {"float32": 1e-6, "float16": 2**-10, "bfloat16": 2**-7}
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 FUNCTIONS = ("global_average", "weighted_sum", "weights_gradient", "splits_gradient")
-OURS = "resnest_timm.triton_mixing"
+OURS = "resnest_timm.kernels.triton"
 
 
 def run_program(name, **environment):
@@ -279,7 +280,7 @@ def test_on_the_cpu_the_kernels_are_not_imported():
     code = (
         "import sys, torch, resnest_timm; x = torch.rand(2, 4, 5, 5, requires_grad=True); "
         "resnest_timm.SplitAttention(4)(x).sum().backward(); "
-        f"print('resnest_timm.fused' in sys.modules, '{OURS}' in sys.modules)"
+        f"print('resnest_timm.kernels.fused' in sys.modules, '{OURS}' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True False"

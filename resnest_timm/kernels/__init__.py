@@ -1,0 +1,1 @@
+"""The sum over splits in one pass through memory: PyTorch's form, and Triton's."""
