@@ -69,7 +69,7 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from resnest_timm import hub_folder
+    from resnest_timm.convert import hub_folder
 
     done = hub_folder.convert_file(options.source, options.model, options.output, options.sha256)
     print(hub_folder.report(done))

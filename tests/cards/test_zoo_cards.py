@@ -17,8 +17,9 @@ from cards import CardError, zoo
 from cards.__main__ import main
 from finetune.cli import parse
 from finetune.settings.verbs import EvaluateOptions
-from resnest_timm import convert, listing
+from resnest_timm import listing
 from resnest_timm.__main__ import _parser
+from resnest_timm.convert import names as convert
 from resnest_timm.zoo import CHECKPOINTS, Checkpoint, default_checkpoint
 from tests.cards.results import code_of, tables, text_of, without_code
 

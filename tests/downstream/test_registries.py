@@ -8,7 +8,7 @@ import timm
 import torch
 import yaml
 
-from resnest_timm.hub_folder import DETECTION_MEAN, DETECTION_STD
+from resnest_timm.convert.hub_folder import DETECTION_MEAN, DETECTION_STD
 from tests.downstream import standins
 from tests.downstream.helpers import DOCUMENT, assert_is_ours, assert_learns, run_example
 from tests.examples import ROOT, example

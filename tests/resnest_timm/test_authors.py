@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import resnest_timm  # noqa: F401
-from resnest_timm.hub_folder import convert_file
+from resnest_timm.convert.hub_folder import convert_file
 
 AUTHORS = (
     "resnest50",

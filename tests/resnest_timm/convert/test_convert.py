@@ -16,8 +16,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from resnest_timm import __main__, hub_folder
-from resnest_timm.convert import architecture_of, convert, expected_shapes
+from resnest_timm import __main__
+from resnest_timm.convert import hub_folder
+from resnest_timm.convert.names import architecture_of, convert, expected_shapes
 from resnest_timm.errors import ConversionError, UsageError
 from resnest_timm.zoo import Checkpoint
 from tests.conftest import Cli

@@ -12,10 +12,10 @@ from typing import Any
 import safetensors.torch
 import timm
 
-from resnest_timm import checkpoint_file, convert
-from resnest_timm.card import Conversion, input_note, render
-from resnest_timm.checkpoint_file import CheckpointFile
-from resnest_timm.convert import Converted
+from resnest_timm.convert import checkpoint_file, names
+from resnest_timm.convert.card import Conversion, input_note, render
+from resnest_timm.convert.checkpoint_file import CheckpointFile
+from resnest_timm.convert.names import Converted
 from resnest_timm.errors import ConversionError, UsageError
 from resnest_timm.stock import PROVENANCE, stock_config, stock_form
 from resnest_timm.zoo import CHECKPOINTS, Checkpoint
@@ -37,7 +37,7 @@ def convert_file(path: Path, model: str, folder: Path, sha256: str | None = None
         UsageError: Unknown model, occupied folder, or `sha256` that is not hexadecimal.
         ConversionError: The file is not what it should be; the message says why.
     """
-    architecture = convert.architecture_of(model)
+    architecture = names.architecture_of(model)
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{4,64}", sha256):
         raise UsageError(f"--sha256 must be 4 to 64 hexadecimal digits, got {sha256!r}")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -49,7 +49,7 @@ def convert_file(path: Path, model: str, folder: Path, sha256: str | None = None
     source = checkpoint_file.read(path, digest)
     released = identify(source, architecture)
     try:
-        converted = convert.convert(source.tensors, architecture)
+        converted = names.convert(source.tensors, architecture)
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
     return _write(architecture, source, converted, released, folder)
@@ -130,7 +130,7 @@ def report(done: Conversion) -> str:
     source, converted, row = done.source, done.converted, done.released
     lines = [
         f"{done.architecture}: {len(converted.state)} tensors, {converted.num_classes or 'no'} classes",
-        f"source  {source.path} ({source.kind}; {convert.LAYOUTS[converted.layout]})",
+        f"source  {source.path} ({source.kind}; {names.LAYOUTS[converted.layout]})",
         f"        sha256 {source.sha256}",
         f"        {'the released ' + (row.url or row.source) if row else 'not a released file whose hash is known'}",
         f"result  {done.folder}",

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from resnest_timm import ndarray_list
+from resnest_timm.convert import ndarray_list
 from resnest_timm.errors import ConversionError
 
 _OLD_TORCH_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")  # pickled first in a file of torch before 1.6

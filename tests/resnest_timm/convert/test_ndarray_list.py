@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from resnest_timm import ndarray_list
+from resnest_timm.convert import ndarray_list
 from resnest_timm.errors import ConversionError
 
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA

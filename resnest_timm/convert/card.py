@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnest_timm.checkpoint_file import CheckpointFile
-from resnest_timm.convert import LAYOUTS, Converted
+from resnest_timm.convert.checkpoint_file import CheckpointFile
+from resnest_timm.convert.names import LAYOUTS, Converted
 from resnest_timm.zoo import Checkpoint
 
 _PROTOCOLS = {

@@ -1,0 +1,1 @@
+"""From an upstream checkpoint to a folder that timm loads."""
