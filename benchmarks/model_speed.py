@@ -36,7 +36,7 @@ from speed_runtimes import RUNTIMES, at_hand
 
 from finetune.export import named
 from finetune.loading.allocator import freed_memory_kept
-from resnest_timm.hardware import has_fast_bf16
+from resnest_timm.inference.hardware import has_fast_bf16
 from resnest_timm.listing import measure
 from resnest_timm.resnest import ALIASES, VARIANTS
 

@@ -26,7 +26,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.profiler import ProfilerActivity, profile
 
 from resnest_timm import optimize
-from resnest_timm.inference import compile_frozen
+from resnest_timm.inference.optimize import compile_frozen
 from resnest_timm.resnest import VARIANTS
 
 Mode = Literal["inference", "training"]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from finetune.errors import ConfigError
-from resnest_timm.hardware import has_amx, has_fast_bf16
+from resnest_timm.inference.hardware import has_amx, has_fast_bf16
 
 _LIGHTNING = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
-from resnest_timm.following import find_followers, replace
+from resnest_timm.inference.following import find_followers, replace
 
 NORMS_WITH_ACTIVATION = (BatchNormAct2d, FrozenBatchNormAct2d)
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, *NORMS_WITH_ACTIVATION)

@@ -13,8 +13,9 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnest_timm import onednn, optimize
-from resnest_timm.onednn import PackedConv2d, has_packed_convolutions
+from resnest_timm import optimize
+from resnest_timm.inference import onednn
+from resnest_timm.inference.onednn import PackedConv2d, has_packed_convolutions
 from tests.resnest_timm.helpers import KINDS, SHALLOW, assert_same, create, images
 
 ONEDNN = ("mkldnn::_convolution_pointwise", "mkldnn::_convolution_pointwise_")

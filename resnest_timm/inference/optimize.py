@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from resnest_timm.errors import OptimizeError
-from resnest_timm.folding import fold_norms
-from resnest_timm.hardware import has_fast_bf16
-from resnest_timm.onednn import is_channels_last, pack_convolutions
+from resnest_timm.inference.folding import fold_norms
+from resnest_timm.inference.hardware import has_fast_bf16
+from resnest_timm.inference.onednn import is_channels_last, pack_convolutions
 
 Model = TypeVar("Model", bound=nn.Module)
 

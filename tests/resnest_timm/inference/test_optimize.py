@@ -12,8 +12,10 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from resnest_timm import OptimizeError, hardware, inference, optimize
-from resnest_timm.hardware import has_fast_bf16
+from resnest_timm import OptimizeError, optimize
+from resnest_timm.inference import hardware
+from resnest_timm.inference import optimize as inference
+from resnest_timm.inference.hardware import has_fast_bf16
 from resnest_timm.resnest import VARIANTS
 from tests.resnest_timm.helpers import NAMES, SHALLOW, assert_same, create, images, is_same, norms, randomize
 
