@@ -39,7 +39,7 @@ from resnest_timm.resnest import (
 )
 from resnest_timm.split_attention import SplitAttention
 from resnest_timm.stock import stock_form
-from resnest_timm.weights import WeightsError
+from resnest_timm.zoo.weights import WeightsError
 
 __all__ = [
     "OptimizeError",

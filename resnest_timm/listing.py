@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from resnest_timm.errors import UsageError
 from resnest_timm.resnest import VARIANTS
 from resnest_timm.stock import stock_form
-from resnest_timm.zoo import CHECKPOINTS, Checkpoint, default_checkpoint
+from resnest_timm.zoo.catalogue import CHECKPOINTS, Checkpoint, default_checkpoint
 
 HEADER = ("model", "authors' name", "source", "hash", "size", "params M", "GMAC", "top-1", "protocol")
 

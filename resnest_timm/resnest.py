@@ -15,8 +15,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import ResNet
 
 from resnest_timm.block import ResNeStBottleneck, refuse_aa_layer
-from resnest_timm.weights import verified_overlay
-from resnest_timm.zoo import default_checkpoint, pretrained_config
+from resnest_timm.zoo.catalogue import default_checkpoint, pretrained_config
+from resnest_timm.zoo.weights import verified_overlay
 
 Entrypoint = Callable[..., ResNet]
 

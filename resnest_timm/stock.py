@@ -12,7 +12,7 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from resnest_timm.resnest import VARIANTS
-from resnest_timm.zoo import CHECKPOINTS
+from resnest_timm.zoo.catalogue import CHECKPOINTS
 
 PROVENANCE = ("tag", "license", "origin_url", "paper_ids", "paper_name", "description", "notes")
 """What a pretrained config says of the weights that were released, which is not true of others."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from finetune.data.dataset import LabelledImages
 from finetune.evaluation.labels import is_imagenet
-from resnest_timm.zoo import CHECKPOINTS, Checkpoint, published_by
+from resnest_timm.zoo.catalogue import CHECKPOINTS, Checkpoint, published_by
 
 Benchmark = Literal["imagenet-1k", "imagenet-v2"]
 

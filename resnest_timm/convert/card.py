@@ -9,7 +9,7 @@ from typing import Any
 
 from resnest_timm.convert.checkpoint_file import CheckpointFile
 from resnest_timm.convert.names import LAYOUTS, Converted
-from resnest_timm.zoo import Checkpoint
+from resnest_timm.zoo.catalogue import Checkpoint
 
 _PROTOCOLS = {
     "paper": "the authors' PyTorch code, centre crop of side `short * size / (size + 32)`, bicubic",

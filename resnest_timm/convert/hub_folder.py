@@ -18,7 +18,7 @@ from resnest_timm.convert.checkpoint_file import CheckpointFile
 from resnest_timm.convert.names import Converted
 from resnest_timm.errors import ConversionError, UsageError
 from resnest_timm.stock import PROVENANCE, stock_config, stock_form
-from resnest_timm.zoo import CHECKPOINTS, Checkpoint
+from resnest_timm.zoo.catalogue import CHECKPOINTS, Checkpoint
 
 # The authors' detectron2 configs and mmdetection's ResNeSt configs, RGB, 0 to 255; mmsegmentation's keep ImageNet's.
 DETECTION_MEAN, DETECTION_STD = (123.68, 116.779, 103.939), (58.393, 57.12, 57.375)

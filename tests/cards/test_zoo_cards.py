@@ -20,7 +20,7 @@ from finetune.settings.verbs import EvaluateOptions
 from resnest_timm import listing
 from resnest_timm.__main__ import _parser
 from resnest_timm.convert import names as convert
-from resnest_timm.zoo import CHECKPOINTS, Checkpoint, default_checkpoint
+from resnest_timm.zoo.catalogue import CHECKPOINTS, Checkpoint, default_checkpoint
 from tests.cards.results import code_of, tables, text_of, without_code
 
 FIXED = {"32", "16", "8", "1", "1.0.31", "2004.08955", "5", "256", "0"}

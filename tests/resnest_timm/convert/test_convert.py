@@ -20,7 +20,7 @@ from resnest_timm import __main__
 from resnest_timm.convert import hub_folder
 from resnest_timm.convert.names import architecture_of, convert, expected_shapes
 from resnest_timm.errors import ConversionError, UsageError
-from resnest_timm.zoo import Checkpoint
+from resnest_timm.zoo.catalogue import Checkpoint
 from tests.conftest import Cli
 from tests.resnest_timm.helpers import FACTS, Reference, assert_same, create, images
 

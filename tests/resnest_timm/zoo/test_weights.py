@@ -15,7 +15,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor
 
 from resnest_timm import WeightsError
-from resnest_timm.weights import verified_overlay
+from resnest_timm.zoo.weights import verified_overlay
 from tests.resnest_timm.helpers import create
 
 NAME = "resnest50_fast_2s1x64d"

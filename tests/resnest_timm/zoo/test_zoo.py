@@ -10,7 +10,7 @@ from timm.models import get_pretrained_cfg
 
 from resnest_timm import __main__, listing
 from resnest_timm.resnest import ALIASES, VARIANTS
-from resnest_timm.zoo import CHECKPOINTS, default_checkpoint
+from resnest_timm.zoo.catalogue import CHECKPOINTS, default_checkpoint
 from tests.conftest import Cli
 from tests.resnest_timm.helpers import FACTS
 

@@ -1,0 +1,1 @@
+"""One row for each released checkpoint, and where its weights are."""
