@@ -1,11 +1,11 @@
 """Model cards, certificates and publishing from a run's folder; imports neither of the other packages."""
 
 from cards.access import PublishError
+from cards.certificate.verify import verify
 from cards.errors import CardError
 from cards.publish import check_publishing, publish
 from cards.redaction import guard, redact
 from cards.render import build, is_current, render
-from cards.verify import verify
 
 __all__ = [
     "CardError",

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # public, by its documentation
 
-from cards import CardError, build, certificate, guard, is_current, publish, redact, space, verify, zoo
+from cards import CardError, build, guard, is_current, publish, redact, space, zoo
+from cards.certificate import files, verify
+from cards.certificate.verify import lines
 from cards.files import model_folder
-from cards.verify import lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +72,7 @@ def _verify(folder: Path) -> None:
         print(line)
     if renew:
         build(run)
-    certificate.check(model)
+    files.check(model)
 
 
 def _publish(arguments: argparse.Namespace) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants
 
-from cards import certificate
 from cards.access import PublishError, check_permission
 from cards.addressed import addressed
+from cards.certificate import files as certificate
 from cards.errors import CardError
 from cards.files import model_folder
 from cards.push import push

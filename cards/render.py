@@ -8,7 +8,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from cards import certificate, data, files, head
+from cards import data, files, head
+from cards.certificate import files as certificate
 from cards.errors import CardError
 from cards.text import escape
 

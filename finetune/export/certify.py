@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import cards
-from cards.verify import lines
+from cards.certificate.verify import lines
 from finetune.console import log
 from finetune.data import images
 from finetune.data.dataset import LabelledImages
@@ -83,7 +83,7 @@ def certify(run: Path) -> None:
         log.info(f"not verified ({VERIFY}=0): `python -m cards verify {run}` makes the certificate")
         return
     try:
-        made = cards.verify(run)
+        made = cards.certificate.verify(run)
     except (cards.CardError, OSError) as error:
         log.info(f"warning: no certificate: {error}")
         return

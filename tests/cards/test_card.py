@@ -391,7 +391,7 @@ def certified(run_of):
             "timm": {"version": "1.2.3", "passed": True, "largest_difference": 3.38e-07, "labels_equal": 31},
             "transformers": {"passed": None, "reason": "transformers is not | installed"},
         }
-        made = {"version": 1, **cards.certificate.digests(run / "model"), "images": 31, "tolerance": 1e-4}
+        made = {"version": 1, **cards.certificate.files.digests(run / "model"), "images": 31, "tolerance": 1e-4}
         content = made | {"checks": checks, "passed": True} | values
         (run / "model/verify.json").write_text(json.dumps(content))
         return render(run)
@@ -409,7 +409,7 @@ def test_the_certificate_is_told(certified):
         ["timm 1.2.3", "passed", "3.4e-07", "31 of 31"],
         ["transformers", "not tried: transformers is not | installed", "", ""],
     ]
-    assert f"`{cards.certificate.digests(certified.run / 'model')['weights_sha256']}`" in card
+    assert f"`{cards.certificate.files.digests(certified.run / 'model')['weights_sha256']}`" in card
     assert "did not pass" not in card
 
 

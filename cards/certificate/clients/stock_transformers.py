@@ -1,4 +1,4 @@
-"""The model in transformers as it comes; see `cards.clients` for what goes in and out."""
+"""The model in transformers as it comes; see `cards.certificate.clients` for what goes in and out."""
 
 import json
 import sys

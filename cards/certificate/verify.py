@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cards import certificate
+from cards.certificate import files
 from cards.errors import CardError
 from cards.files import model_folder
 
@@ -49,14 +49,14 @@ def verify(folder: Path) -> dict[str, Any]:
         folder: A run, or its model/.
 
     Returns:
-        The certificate, see `cards.certificate`: `checks` has an entry for each library; one that is not installed has
+        The certificate, see `cards.certificate.files`: `checks` has an entry for each library; one that is not installed has
         `passed` None and a `reason`. A certificate that did not pass is written too.
 
     Raises:
         CardError: There is no model, or no RUN/verify beside it.
     """
     model, inputs = _folders(folder)
-    digests = certificate.digests(model)
+    digests = files.digests(model)
     live = _live(model, inputs)
     exported = {library: name for library, name in _EXPORTED.items() if (model / name).is_file()}
     checks = _run(exported, model, inputs, live)
@@ -64,17 +64,17 @@ def verify(folder: Path) -> dict[str, Any]:
         if checks[library].pop("weights_sha256", digests["weights_sha256"]) != digests["weights_sha256"]:
             checks[library] |= {"passed": False, "reason": f"{name} was made from other weights; export it again"}
     made = {
-        "version": certificate.VERSION,
+        "version": files.VERSION,
         **digests,
         "images": len(live.logits),
         "tolerance": TOLERANCE,
         "checks": checks,
-        "passed": certificate.passed(checks),
+        "passed": files.passed(checks),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    temporary = model / f"{certificate.NAME}.part"
+    temporary = model / f"{files.NAME}.part"
     temporary.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, model / certificate.NAME)
+    os.replace(temporary, model / files.NAME)
     return made
 
 
@@ -97,7 +97,7 @@ def _folders(folder: Path) -> tuple[Path, Path]:
     model = model.resolve()
     inputs = model.parent / "verify"
     if not (inputs / "inputs.safetensors").is_file():
-        certificate.digests(model)
+        files.digests(model)
         raise CardError(
             f"{model}: expected the test images and logits of its run in {inputs}; verify a run that `finetune` made"
         )

@@ -16,9 +16,10 @@ from safetensors.numpy import save_file
 from sklearn.datasets import load_digits
 
 import cards
-from cards import CardError, certificate
+from cards import CardError
 from cards.__main__ import main
-from cards.clients.stock_runtimes import prepare
+from cards.certificate import files
+from cards.certificate.clients.stock_runtimes import prepare
 from finetune.cli import main as finetune_main
 from tests.conftest import need
 
@@ -40,7 +41,7 @@ LOGITS = [[4.0, 1.0, -8.0], [0.0, 2.0, 1.0]]
 
 @pytest.fixture
 def run(tmp_path):
-    """A run's folder as far as `cards.verify` reads it."""
+    """A run's folder as far as `cards.certificate.verify` reads it."""
     folder = tmp_path / "run"
     (folder / "model").mkdir(parents=True)
     (folder / "verify").mkdir()
@@ -56,7 +57,7 @@ def clients(tmp_path, monkeypatch):
     """Stand-ins of the libraries' scripts; returns a function that says what they answer."""
     folder = tmp_path / "clients"
     folder.mkdir()
-    monkeypatch.setattr(sys.modules["cards.verify"], "_CLIENTS", folder)
+    monkeypatch.setattr(sys.modules["cards.certificate.verify"], "_CLIENTS", folder)
 
     def answer(**answers):
         for name in ("timm", "transformers"):
@@ -98,11 +99,11 @@ def test_what_a_library_finds_different_is_a_failure(run, clients, capsys, libra
     written = json.loads((run / "model/verify.json").read_text())
     assert written["passed"] is False
     with pytest.raises(CardError, match="did not pass"):
-        certificate.check(run / "model")
+        files.check(run / "model")
     written |= {"passed": True}  # by hand
     (run / "model/verify.json").write_text(json.dumps(written))
     with pytest.raises(CardError, match="did not pass"):
-        certificate.check(run / "model")
+        files.check(run / "model")
 
 
 def test_differences_within_the_tolerance_pass(run, clients):
@@ -115,22 +116,22 @@ def test_differences_within_the_tolerance_pass(run, clients):
     )
     other = [tie[0], [0.0, 2.0, 2.0 + 1e-4]]
     clients(timm={"logits": other}, transformers={"logits": tie})
-    made = cards.verify(run)
+    made = cards.certificate.verify(run)
     assert made["passed"] is True
     assert made["checks"]["timm"]["labels_equal"] == 2
     assert made["checks"]["timm"]["largest_difference"] == pytest.approx(2e-4 / 8, rel=1e-2)
     assert made["checks"]["transformers"]["largest_difference"] == 0
-    assert certificate.check(run / "model") == json.loads((run / "model/verify.json").read_text()) == made
-    assert cards.verify(run / "model")["checks"] == made["checks"]
+    assert files.check(run / "model") == json.loads((run / "model/verify.json").read_text()) == made
+    assert cards.certificate.verify(run / "model")["checks"] == made["checks"]
 
 
 def test_a_library_that_is_not_installed_is_not_a_failure_but_timm_is_needed(run, clients, monkeypatch, capsys):
-    found = sys.modules["cards.verify"].importlib.util.find_spec
+    found = sys.modules["cards.certificate.verify"].importlib.util.find_spec
     absent = {"transformers"}
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name in absent else found(name, *rest))
     assert main(["verify", str(run)]) == 0
     assert "transformers: not tried, transformers is not installed" in capsys.readouterr().out
-    checks = certificate.check(run / "model")["checks"]
+    checks = files.check(run / "model")["checks"]
     assert checks["transformers"] == {"passed": None, "reason": "transformers is not installed"}
     absent.add("timm")
     assert main(["verify", str(run)]) == 2
@@ -138,7 +139,7 @@ def test_a_library_that_is_not_installed_is_not_a_failure_but_timm_is_needed(run
     written = json.loads((run / "model/verify.json").read_text()) | {"passed": True}  # by hand
     (run / "model/verify.json").write_text(json.dumps(written))
     with pytest.raises(CardError, match="did not pass: timm did not"):
-        certificate.check(run / "model")
+        files.check(run / "model")
 
 
 def test_secrets_stay_here(run, clients, monkeypatch, tmp_path):
@@ -147,31 +148,31 @@ def test_secrets_stay_here(run, clients, monkeypatch, tmp_path):
     spy += f"Path({str(tmp_path / 'seen')!r}).write_text(json.dumps(dict(os.environ)))\n"
     path = tmp_path / "clients" / "stock_timm.py"
     path.write_text(path.read_text() + spy)
-    assert cards.verify(run)["passed"]
+    assert cards.certificate.verify(run)["passed"]
     seen = json.loads((tmp_path / "seen").read_text())
     assert "hf_secret" not in seen.values()
     assert seen["HF_HUB_OFFLINE"] == "1"
 
 
 def test_other_files_than_the_verified_are_refused(run, clients):
-    cards.verify(run)
-    made = certificate.check(run / "model")
+    cards.certificate.verify(run)
+    made = files.check(run / "model")
     (run / "model/verify.json").write_text(json.dumps(made | {"passed": False}))
     with pytest.raises(CardError, match="did not pass"):
-        certificate.check(run / "model")
-    cards.verify(run)
+        files.check(run / "model")
+    cards.certificate.verify(run)
     for name in ("model.safetensors", "config.json"):
         content = (run / "model" / name).read_bytes()
         (run / "model" / name).write_bytes(content + b" ")
         with pytest.raises(
             CardError, match=rf"{re.escape(name)} is not the file that was verified: its SHA-256 begins"
         ):
-            certificate.check(run / "model")
+            files.check(run / "model")
         (run / "model" / name).write_bytes(content)
     for name in ("model.onnx", "model.xml", "model.bin"):
         (run / "model" / name).write_bytes(b"exported since")
         with pytest.raises(CardError, match=rf"{re.escape(name)} is not the file that was verified"):
-            certificate.check(run / "model")
+            files.check(run / "model")
         (run / "model" / name).unlink()
 
 
@@ -181,15 +182,15 @@ def test_other_files_than_the_verified_are_refused(run, clients):
 def test_a_broken_certificate_is_refused(run, text):
     (run / "model/verify.json").write_text(text)
     with pytest.raises(CardError, match=r"verify\.json is broken .*: make it by `python -m cards verify"):
-        certificate.check(run / "model")
+        files.check(run / "model")
 
 
 def test_what_is_missing_is_named(run, tmp_path, capsys):
     with pytest.raises(CardError, match=r"has no certificate \(no verify\.json\): make it by `python -m cards verify"):
-        certificate.check(run / "model")
+        files.check(run / "model")
     (run / "model/verify.json").write_text(json.dumps({"version": 2, "checks": {"timm": {"passed": True}}}))
     with pytest.raises(CardError, match="expected version 1, got 2"):
-        certificate.check(run / "model")
+        files.check(run / "model")
     (run / "verify/inputs.safetensors").write_bytes(b"cut")
     assert main(["verify", str(run)]) == 2
     assert re.search("inputs.safetensors or .* is broken", capsys.readouterr().err)
@@ -240,7 +241,7 @@ def test_export_and_certificate_by_the_real_libraries(digits_run, tmp_path, monk
     assert finetune_main(["export", str(run), "--format", "onnx"]) == 0
     said = capsys.readouterr().out
     assert "onnxruntime gives the model's logits on 32 test images" in said
-    made = certificate.check(run / "model")
+    made = files.check(run / "model")
     assert made["images"] == 32
     assert list(made["checks"]) == ["timm", "transformers", "onnxruntime", "openvino"]
     for name, entry in made["checks"].items():
@@ -268,7 +269,7 @@ def test_export_and_certificate_by_the_real_libraries(digits_run, tmp_path, monk
     weights["fc.weight"][2] += 0.02
     safetensors.torch.save_file(weights, run / "model/model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CardError, match=r"model\.safetensors is not the file that was verified"):
-        certificate.check(run / "model")
+        files.check(run / "model")
     found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "transformers" else found(name))
     assert main(["verify", str(run / "model")]) == 2  # without transformers: its import costs the most
