@@ -1,10 +1,10 @@
 """Model cards, certificates and publishing from a run's folder; imports neither of the other packages."""
 
-from cards.access import PublishError
 from cards.certificate.verify import verify
 from cards.errors import CardError
-from cards.publish import check_publishing, publish
-from cards.redaction import guard, redact
+from cards.hub.access import PublishError
+from cards.hub.publish import check_publishing, publish
+from cards.hub.redaction import guard, redact
 from cards.render import build, is_current, render
 
 __all__ = [

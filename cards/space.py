@@ -9,9 +9,9 @@ from pathlib import Path
 
 from huggingface_hub import SpaceCardData
 
-from cards.access import check_name
 from cards.errors import CardError
 from cards.files import write
+from cards.hub.access import check_name
 
 APP = Path(__file__).with_name("space_app.py")
 GRADIO = "6.31.0"

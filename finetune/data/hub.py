@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from cards import patience
+from cards.hub import patience
 from finetune.console import log
 
 T = TypeVar("T")

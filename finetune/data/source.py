@@ -14,7 +14,7 @@ import yaml
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, constants
 
-from cards.patience import TransportError
+from cards.hub.patience import TransportError
 from finetune.data import hub, image_folder, places
 from finetune.data.places import FILE_READERS, Place
 from finetune.data.sample import digits

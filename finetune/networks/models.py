@@ -12,7 +12,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 import resnest_timm
-from cards.patience import TransportError
+from cards.hub.patience import TransportError
 from finetune.data import hub
 from finetune.errors import ModelError
 from finetune.networks.model_names import HUB, check_name

@@ -12,11 +12,11 @@ import pytest
 from PIL import ExifTags, Image
 
 from cards import render
-from cards.addressed import addressed
+from cards.hub.addressed import addressed
 from finetune.serving.predictor import Predictor
+from tests.cards.hub.test_publish import certify
 from tests.cards.results import RESULT, changed, code_of, named
 from tests.cards.test_card_text import EVIL
-from tests.cards.test_publish import certify
 from tests.conftest import need
 from tests.hub_standin import TOKEN, HubStandIn
 

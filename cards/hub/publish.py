@@ -12,14 +12,14 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants
 
-from cards.access import PublishError, check_permission
-from cards.addressed import addressed
 from cards.certificate import files as certificate
 from cards.errors import CardError
 from cards.files import model_folder
-from cards.push import push
-from cards.redaction import leaks, redact
-from cards.remote import Plan, Target, plan
+from cards.hub.access import PublishError, check_permission
+from cards.hub.addressed import addressed
+from cards.hub.push import push
+from cards.hub.redaction import leaks, redact
+from cards.hub.remote import Plan, Target, plan
 
 log = logging.getLogger("cards")
 

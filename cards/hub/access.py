@@ -13,9 +13,9 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, by its documentation
 
-from cards import patience
 from cards.errors import CardError
-from cards.redaction import redact
+from cards.hub import patience
+from cards.hub.redaction import redact
 
 T = TypeVar("T")
 

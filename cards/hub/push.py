@@ -7,9 +7,9 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 
-from cards import access, patience, remote
-from cards.access import PublishError, ask
-from cards.remote import Plan, Target
+from cards.hub import access, patience, remote
+from cards.hub.access import PublishError, ask
+from cards.hub.remote import Plan, Target
 
 _EXISTS, _CONFLICT = 409, 412
 
@@ -20,7 +20,7 @@ def push(api: HfApi, target: Target, wanted: Plan, message: str) -> str:
     Args:
         api: With a token.
         target: Where to publish.
-        wanted: From :func:`cards.remote.plan`; where somebody commits after it was made, nothing is written.
+        wanted: From :func:`cards.hub.remote.plan`; where somebody commits after it was made, nothing is written.
         message: The commit's first line.
 
     Returns:

@@ -13,9 +13,9 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import close_session
 
 import cards
-from cards import patience, push, remote
 from cards.__main__ import main
 from cards.certificate import files
+from cards.hub import patience, push, remote
 from tests.hub_standin import TOKEN, Account, HubStandIn
 
 # The client's LFS upload, of huggingface_hub 2.4, hands a file to its HTTP library in a way that goes out of use.

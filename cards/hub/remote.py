@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-from cards.access import PublishError, ask
+from cards.hub.access import PublishError, ask
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""From `model/` to the Hub, in one commit or not at all."""
