@@ -5,7 +5,7 @@ from cards.errors import CardError
 from cards.hub.access import PublishError
 from cards.hub.publish import check_publishing, publish
 from cards.hub.redaction import guard, redact
-from cards.render import build, is_current, render
+from cards.page.render import build, is_current, render
 
 __all__ = [
     "CardError",

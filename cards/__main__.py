@@ -9,11 +9,12 @@ from pathlib import Path
 
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # public, by its documentation
 
-from cards import CardError, build, guard, is_current, redact, space, zoo
+from cards import CardError, build, guard, is_current, redact, space
 from cards.certificate import files, verify
 from cards.certificate.verify import lines
 from cards.files import model_folder
 from cards.hub import publish
+from cards.page import zoo
 
 
 def main(argv: Sequence[str] | None = None) -> int:

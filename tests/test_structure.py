@@ -143,7 +143,7 @@ def test_a_wheel_holds_the_three_packages_and_nothing_else(wheel):
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == set(PACKAGES)
     expected = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     assert expected <= names
-    assert {"cards/template.md"} | {f"{package}/py.typed" for package in PACKAGES} <= names
+    assert {"cards/page/template.md"} | {f"{package}/py.typed" for package in PACKAGES} <= names
     assert not {name for name in names if name.endswith((".pyc", ".pt", ".png"))}
 
 

@@ -8,7 +8,7 @@ import json
 def addressed(card: str, repo_id: str, revision: str | None = None, *, onnx: bool = False) -> str:
     """The card as it is published: its snippets run anywhere, without a copy of the repository.
 
-    Only the lines that :mod:`cards.render` writes are changed, so a card that somebody has edited keeps the rest.
+    Only the lines that :mod:`cards.page.render` writes are changed, so a card that somebody has edited keeps the rest.
 
     Args:
         card: Text of a model's README.md.

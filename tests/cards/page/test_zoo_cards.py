@@ -13,8 +13,9 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 import resnest_timm  # noqa: F401
-from cards import CardError, zoo
+from cards import CardError
 from cards.__main__ import main
+from cards.page import zoo
 from finetune.cli import parse
 from finetune.settings.verbs import EvaluateOptions
 from resnest_timm import listing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cards.text import escape, name_list, number
+from cards.page.text import escape, name_list, number
 
 WIDE = 0.05
 """From this width on the accuracy's interval is pointed out."""

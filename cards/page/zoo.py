@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from cards import files
 from cards.errors import CardError
-from cards.text import escape
+from cards.page.text import escape
 
 TEMPLATE = Path(__file__).with_name("zoo.md")
 MARK = "<!-- made by python -m cards zoo -->"

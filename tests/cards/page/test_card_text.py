@@ -10,8 +10,8 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from cards import render
-from cards.text import command, escape, name_list, visible
+from cards.page import render
+from cards.page.text import command, escape, name_list, visible
 from tests.cards.results import RESULT, changed, code_of, named, text_of
 
 EVIL = [

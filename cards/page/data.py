@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from cards import settings
 from cards.errors import CardError
-from cards.head import METRICS, known
-from cards.limitations import limitations
-from cards.text import command, escape, name_list, number
+from cards.page import settings
+from cards.page.head import METRICS, known
+from cards.page.limitations import limitations
+from cards.page.text import command, escape, name_list, number
 
 __all__ = ["CardError", "read", "sections"]
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from cards import data, files, head
+from cards import files
 from cards.certificate import files as certificate
 from cards.errors import CardError
-from cards.text import escape
+from cards.page import data, head
+from cards.page.text import escape
 
 TEMPLATE = Path(__file__).with_name("template.md")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cards.limitations import limitations
+from cards.page.limitations import limitations
 from tests.cards.results import RESULT, changed
 
 GOOD = changed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cards.text import escape
+from cards.page.text import escape
 
 _NAMES = {
     "epochs": "epochs",

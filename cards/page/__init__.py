@@ -1,0 +1,1 @@
+"""From result.json to the model card."""
