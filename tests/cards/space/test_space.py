@@ -13,7 +13,8 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from cards import CardError, space
+from cards import CardError
+from cards.space import folder as space
 from finetune import Predictor
 from tests.hub_standin import HubStandIn
 

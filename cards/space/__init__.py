@@ -1,0 +1,1 @@
+"""The Gradio Space of a published model."""
