@@ -9,11 +9,10 @@ from pathlib import Path
 
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # public, by its documentation
 
-from cards import CardError, build, guard, is_current, redact
-from cards.certificate import files, verify
+from cards import CardError, build, guard, is_current, publish, redact, verify
+from cards.certificate import files
 from cards.certificate.verify import lines
 from cards.files import model_folder
-from cards.hub import publish
 from cards.page import zoo
 from cards.space import folder as space
 

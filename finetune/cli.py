@@ -20,7 +20,7 @@ from finetune import console
 from finetune.errors import ConfigError, FinetuneError, suggest
 from finetune.imagenet.options import PrepareOptions
 from finetune.runs import runfolder
-from finetune.settings import recipes
+from finetune.settings import recipe
 from finetune.settings.config import RunConfig
 from finetune.settings.options import GROUPS, NONE, RESUME_AUTO, RunOptions, flag
 from finetune.settings.verbs import DemoOptions, EvaluateOptions, ExportOptions, PredictOptions
@@ -138,9 +138,9 @@ def export(argv: Sequence[str]) -> None:
     from finetune.networks import model_names
 
     model_names.locate(options.model)
-    from finetune.export import flow
+    from finetune.commands import export as export_flow
 
-    flow.export(options)
+    export_flow.export(options)
 
 
 def demo(argv: Sequence[str]) -> None:
@@ -206,7 +206,7 @@ def parse_train(argv: Sequence[str]) -> RunConfig:
         )
     if run_flags.recipe:
         size = given.training.batch_size
-        argv = [*_as_arguments(recipes.settings(run_flags.recipe, given.model.model, size), run_flags.recipe), *argv]
+        argv = [*_as_arguments(recipe.settings(run_flags.recipe, given.model.model, size), run_flags.recipe), *argv]
     elif path := run_flags.config or (None if auto else _config_of(run_flags.resume)):
         argv = [*_file_arguments(path), *argv]
     config = _config(parse(flags, argv, prog=PROG), groups).resolved()

@@ -10,7 +10,7 @@ is not (stochastic depth, dilation, a batch of 1, `act_layer`).
 from resnest_timm.block import ResNeStBottleneck
 from resnest_timm.drop_block import add_drop_block
 from resnest_timm.errors import OptimizeError
-from resnest_timm.inference import optimize
+from resnest_timm.inference.optimize import optimize
 from resnest_timm.preferences import record_splits, split_preferences
 from resnest_timm.resnest import (
     resnest14,

@@ -16,10 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("resnest_timm", "finetune", "cards")
 
 
-def modules(package):
+def modules(package, root=ROOT):
     """Name and path of every module of a package."""
-    for path in sorted((ROOT / package).rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
+    for path in sorted((root / package).rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
@@ -66,29 +66,102 @@ def test_finetune_uses_both_others():
     assert set(PACKAGES) <= used
 
 
+def _modules_under(names, paths):
+    """The modules that a list of imports loads, with the packages above them: `a.b.c` loads `a` and `a.b`."""
+    for name in names:
+        parts = name.split(".")
+        yield from (module for n in range(1, len(parts) + 1) if (module := ".".join(parts[:n])) in paths)
+
+
+def _wing(name):
+    """The wing of `finetune` that a module is in; the floor below all wings is ``."""
+    part = name.removeprefix("finetune").lstrip(".").split(".")[0]
+    return "cli" if part in ("", "__main__", "cli") else part if part in WINGS else ""
+
+
+def upward(package, order, wing, root=ROOT):
+    """Imports against the order: `a -> b`, where b stands above a."""
+    paths = dict(modules(package, root))
+    place = {name: rank for rank, name in enumerate(order)}
+    return [
+        f"{name} -> {other}"
+        for name, path in paths.items()
+        for other in sorted(set(_modules_under(imports(path), paths)) - {package})
+        if place[wing(other)] < place[wing(name)]
+    ]
+
+
+WINGS = {
+    "cli": "argv -> settings -> a command",
+    "commands": "one file a verb",
+    "serving": "a model that answers",
+    "tasks": "one folder a task",
+    "training": "Lightning's Trainer and its hooks",
+    "export": "a trained model -> files for strangers",
+    "evaluation": "predictions -> how good, how sure",
+    "networks": "name -> network",
+    "loading": "rows -> batches",
+    "runs": "the run folder",
+    "imagenet": "prepare-imagenet",
+    "data": "name -> rows",
+    "settings": "every flag",
+    "": "console, errors, task: the floor that all stand on",
+}
+"""From top to bottom: a wing imports from those below it, never from those above."""
+
+
+def test_no_import_runs_up_between_wings():
+    assert upward("finetune", list(WINGS), _wing) == []
+
+
+def test_an_import_that_runs_up_is_named(tmp_path):
+    for path, text in {
+        "finetune/__init__.py": "",
+        "finetune/data/__init__.py": "",
+        "finetune/data/rows.py": "def f():\n    from finetune.commands import train",
+        "finetune/commands/__init__.py": "",
+        "finetune/commands/train.py": "from finetune.data import rows",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    found = upward("finetune", list(WINGS), _wing, tmp_path)
+    assert "finetune.data.rows -> finetune.commands.train" in found
+    assert not any(line.startswith("finetune.commands") for line in found)
+
+
+def test_every_folder_is_a_wing_and_every_wing_a_folder():
+    folders = {path.name for path in (ROOT / "finetune").iterdir() if (path / "__init__.py").is_file()}
+    assert folders == set(WINGS) - {"cli", ""}
+
+
+MOST_FILES, MOST_LINES = 16, 400
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_rooms_stay_small(package):
+    files = [path for _, path in modules(package)]
+    assert {path: n for path in files if (n := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES} == {}
+    folders = {path.parent for path in files}
+    assert {folder: n for folder in folders if (n := len(list(folder.glob("*.py")))) > MOST_FILES} == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_wings_say_what_they_are_for_and_import_nothing(package):
+    """One sentence; what a wing re-exported, every import of one of its modules would pay for."""
+    for path in (ROOT / package).rglob("*/__init__.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert "\n\n" not in (ast.get_docstring(tree) or "").strip(), path
+        assert len(tree.body) == 1, f"{path} has code: name it for what it does, in a file of its own"
+
+
 def test_config_stops_at_the_door():
     """Models, tasks, data and transforms take plain arguments, and so work in anybody's Trainer."""
-    inner = (
-        "models",
-        "datamodule",
-        "dataset",
-        "transforms",
-        "sampler",
-        "images",
-        "schema",
-        "splits",
-        "source",
-        "export",
-    )
-    checked = 0
-    for name, path in modules("finetune"):
-        if (
-            name.startswith(("finetune.tasks", "finetune.training.callbacks"))
-            or name.removeprefix("finetune.") in inner
-        ):
-            assert not {f"finetune.{m}" for m in ("config", "options", "option_checks", "cli")} & imports(path), name
-            checked += 1
-    assert checked >= len(inner) + 4
+    inner = ("finetune.tasks", "finetune.training.callbacks", "finetune.loading", "finetune.networks", "finetune.data")
+    found = [(name, path) for name, path in modules("finetune") if name.startswith(inner)]
+    assert len(found) > 40
+    for name, path in found:
+        known = {f"finetune.settings.{module}" for module in ("config", "options", "checks")} & imports(path)
+        assert not known, name
 
 
 def test_only_the_flow_knows_the_data_module_and_the_model():
@@ -96,7 +169,9 @@ def test_only_the_flow_knows_the_data_module_and_the_model():
     assert not {"finetune.networks.models", "timm.create_model"} & by_name["finetune.loading.datamodule"]
     for name, found in by_name.items():
         if name.startswith("finetune.tasks"):
-            assert not {"finetune.loading.datamodule", "finetune.data.dataset", "finetune.data.source"} & found, name
+            assert (
+                not {f"finetune.{module}" for module in ("loading.datamodule", "data.dataset", "data.source")} & found
+            )
 
 
 @pytest.mark.parametrize("package", PACKAGES)

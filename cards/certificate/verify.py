@@ -49,8 +49,8 @@ def verify(folder: Path) -> dict[str, Any]:
         folder: A run, or its model/.
 
     Returns:
-        The certificate, see `cards.certificate.files`: `checks` has an entry for each library; one that is not installed has
-        `passed` None and a `reason`. A certificate that did not pass is written too.
+        The certificate, see `cards.certificate.files`: `checks` has an entry for each library; one that is not
+        installed has `passed` None and a `reason`. A certificate that did not pass is written too.
 
     Raises:
         CardError: There is no model, or no RUN/verify beside it.

@@ -13,7 +13,7 @@ from cards.errors import CardError
 from cards.files import write
 from cards.hub.access import check_name
 
-APP = Path(__file__).with_name("space_app.py")
+APP = Path(__file__).with_name("app.py")
 GRADIO = "6.31.0"
 """The version that the app was tried with; of the Space where no Gradio is installed here."""
 

@@ -31,7 +31,7 @@ from finetune.runs.runfolder import RunFolder
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 from finetune.settings.verbs import EvaluateOptions
 from finetune.tasks import TASKS
-from finetune.training.callbacks import CollectPredictions
+from finetune.training.callbacks.predictions import CollectPredictions
 from finetune.training.session import make_trainer, quiet
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from finetune.data.dataset import LabelledImages, excluded
-from finetune.evaluation import spread
+from finetune.evaluation import calibration, spread
+from finetune.evaluation.metrics import NAMES
 from finetune.export.model_folder import stock_architecture
 from finetune.loading.cores import available_cores
 from finetune.loading.workers import default_workers
@@ -20,13 +21,6 @@ from finetune.training import data_wait, imbalance
 from finetune.training.callbacks import limits
 from finetune.training.session import Session
 
-METRIC_NAMES = {
-    "accuracy": "accuracy",
-    "top5_accuracy": "top-5 accuracy",
-    "macro_f1": "macro F1",
-    "balanced_accuracy": "balanced accuracy",
-    "loss": "loss",
-}
 SETTINGS = (
     "optimizer",
     "lr",
@@ -219,9 +213,9 @@ def table(result: RunResult) -> str:
     over = f"{'test, ' + str(len(seeds['each'])) + ' seeds':>20}" if seeds else ""
     lines = ["", f"{'':20}{'test':>10}{'95 % interval':>20}{'validation':>12}{over}"]
     lines += [
-        f"{METRIC_NAMES[name]:20}{test[name]:>10.4f}{intervals.get(name, ''):>20}{validation[name]:>12.4f}"
+        f"{NAMES[name]:20}{test[name]:>10.4f}{intervals.get(name, ''):>20}{validation[name]:>12.4f}"
         + (f"{spread.cell(seeds, name):>20}" if seeds else "")
-        for name in METRIC_NAMES
+        for name in NAMES
         if name in test
     ]
     if floor := result.evaluation.get("majority_class"):
@@ -248,10 +242,10 @@ def _remarks(evaluation: dict[str, Any]) -> list[str]:
         lines.append(probe_line(probe))
     if seeds := evaluation.get("seeds"):
         lines.append(spread.line(seeds))
-    if calibration := evaluation.get("calibration"):
-        test = calibration["test"]
-        lines.append(calibration_line(calibration["temperature"], test["error"], test["error_calibrated"]))
-        lines += [f"temperature {calibration['note']}"] if "note" in calibration else []
+    if found := evaluation.get("calibration"):
+        test = found["test"]
+        lines.append(calibration.line(found["temperature"], test["error"], test["error_calibrated"]))
+        lines += [f"temperature {found['note']}"] if "note" in found else []
     return lines
 
 
@@ -264,8 +258,3 @@ def probe_line(probe: dict[str, Any]) -> str:
     low, high = difference["interval"]
     verdict = "better" if low > 0 else "worse" if high < 0 else "not to be told apart"
     return f"{text}; against it {difference['accuracy']:+.4f} [{low:+.4f}, {high:+.4f}] on test: {verdict}"
-
-
-def calibration_line(temperature: float, error: float, calibrated: float) -> str:
-    """One line on calibration, for people."""
-    return f"calibration error: {error:.4f}, and {calibrated:.4f} at temperature {temperature:.3f}"

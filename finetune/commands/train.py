@@ -17,7 +17,8 @@ from finetune.console import is_main_process, log
 from finetune.data import splits
 from finetune.data.dataset import LabelledImages
 from finetune.errors import ModelError
-from finetune.evaluation import assessment, figures
+from finetune.evaluation import assessment
+from finetune.evaluation.figures import drawing
 from finetune.export import certify, model_folder, publishing
 from finetune.loading import choose, transforms
 from finetune.loading.datamodule import ImageDataModule
@@ -29,7 +30,7 @@ from finetune.settings.config import RunConfig
 from finetune.tasks import TASKS, FeatureClassificationTask, ImageClassificationTask
 from finetune.training import imbalance, resume
 from finetune.training import session as training
-from finetune.training.callbacks import HeadStart
+from finetune.training.callbacks.head_start import HeadStart
 from finetune.training.peers import Peers
 
 
@@ -97,13 +98,14 @@ def _train(config: RunConfig, seed: int, data: LabelledImages, session: training
 def _write_up(trained: Trained, config: RunConfig, data: LabelledImages, folder: RunFolder) -> RunResult:
     """Everything that is made of the finished model and its numbers."""
     model, data_config, predictions = trained.model, trained.data_config, trained.predictions
-    result = assessment.add(trained.result, predictions, data, trained.session.head)
+    head = trained.session.head
+    result = assessment.add(trained.result, predictions, data, head.epoch0, head.predictions.get("test"))
     temperature = result.evaluation.get("calibration", {}).get("temperature")
     model_folder.save(model, folder.model, data.schema.classes, data_config, temperature)
     result.save(folder.result)
     seeds.tidy(folder, result)
     certify.write_inputs(folder.verify, model, data, transforms.normalised(data_config))
-    result = figures.add(result, predictions["test"], data, folder)
+    result = drawing.add(result, predictions["test"], data, folder)
     certify.certify(folder.path)
     cards.build(folder.path)
     for line in trained.remarks:

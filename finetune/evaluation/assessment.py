@@ -16,9 +16,9 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix, 
 from finetune.data.dataset import LabelledImages
 from finetune.evaluation import calibration, intervals
 from finetune.evaluation.predictions import Predictions
+from finetune.networks.linear_probe import Epoch0
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import write_text
-from finetune.training.callbacks.head_start import Epoch0, HeadStart
 
 LARGEST_MATRIX = 100
 """Classes up to which result.json has the whole confusion matrix."""
@@ -26,7 +26,11 @@ MISTAKES_SHOWN = 24
 
 
 def add(
-    result: RunResult, predictions: dict[str, Predictions], data: LabelledImages, head: HeadStart | None = None
+    result: RunResult,
+    predictions: dict[str, Predictions],
+    data: LabelledImages,
+    epoch0: Epoch0 | None = None,
+    theirs: Predictions | None = None,
 ) -> RunResult:
     """A run's result with its `evaluation` entry, see `assess`.
 
@@ -34,7 +38,8 @@ def add(
         result: Without it.
         predictions: By role.
         data: With the splits.
-        head: Has the linear probe, if there is one.
+        epoch0: The linear probe, if there is one.
+        theirs: Its predictions of the test images.
 
     Raises:
         RuntimeError: The predictions are not in the order of the splits' rows, which would be a bug of ours.
@@ -44,8 +49,8 @@ def add(
             raise RuntimeError(f"the predictions of {role} are not those of its rows in their order")
     labels, classes = data.splits.parts["train"].labels, data.schema.classes
     entry = assess(predictions["validation"], predictions["test"], labels, classes, result.seed)
-    if head is not None and head.epoch0 is not None:
-        entry["probe"] = probe(head.epoch0, head.predictions["test"], predictions["test"], result.seed)
+    if epoch0 is not None and theirs is not None:
+        entry["probe"] = probe(epoch0, theirs, predictions["test"], result.seed)
     return dataclasses.replace(result, evaluation=result.evaluation | entry)
 
 

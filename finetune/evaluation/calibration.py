@@ -113,3 +113,8 @@ def summary(test: Predictions, temperature: Temperature) -> dict[str, object]:
         },
     }
     return entry | ({"note": temperature.note} if temperature.note else {})
+
+
+def line(temperature: float, error: float, calibrated: float) -> str:
+    """One line on calibration, for people."""
+    return f"calibration error: {error:.4f}, and {calibrated:.4f} at temperature {temperature:.3f}"

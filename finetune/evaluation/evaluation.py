@@ -6,9 +6,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune.commands.report import METRIC_NAMES, calibration_line
 from finetune.console import is_main_process, log
+from finetune.evaluation import calibration
 from finetune.evaluation.intervals import wilson
+from finetune.evaluation.metrics import NAMES
 from finetune.evaluation.published import Published
 
 SHARES = ("accuracy", "top5_accuracy")
@@ -88,12 +89,12 @@ def _table(evaluation: Evaluation) -> list[str]:
         low, high = evaluation.intervals.get(name, (None, None))
         interval = "" if low is None else f"[{low:.6f}, {high:.6f}]"
         other = f"{beside[name]:.6f}" if name in beside else ""
-        lines.append(f"{METRIC_NAMES[name]:20}{value:>10.6f}{interval:>24}{other:>14}".rstrip())
+        lines.append(f"{NAMES[name]:20}{value:>10.6f}{interval:>24}{other:>14}".rstrip())
     lines.append(f"{'images':20}{evaluation.images:>10}")
     if floor := evaluation.majority_class:
         lines.append(f"{'always one class':20}{floor['accuracy']:>10.6f}  ({floor['class']!r})")
     if found_there := evaluation.calibration:
-        lines.append(calibration_line(*found_there.values()))
+        lines.append(calibration.line(*found_there.values()))
     if "protocol" in evaluation.subject:
         how = evaluation.subject["protocol"]
         crop = f"crop {how['crop_pct']:.4g}, {how['interpolation']}"
@@ -110,7 +111,7 @@ def _verdict(evaluation: Evaluation, found: Published) -> list[str]:
         difference = 100 * (evaluation.metrics[name] - value)
         place = "OUTSIDE" if name in evaluation.outside else "inside"
         lines.append(
-            f"{METRIC_NAMES[name]}: {difference:+.3f} points from the published {100 * value:.3f} % ({found.source}, "
+            f"{NAMES[name]}: {difference:+.3f} points from the published {100 * value:.3f} % ({found.source}, "
             f"{found.benchmark}), which lies {place} the 95 % interval"
         )
     return lines

@@ -9,6 +9,14 @@ from torch import Tensor
 from torchmetrics import Metric
 
 TOP_K = 5
+NAMES = {
+    "accuracy": "accuracy",
+    "top5_accuracy": "top-5 accuracy",
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+    "loss": "loss",
+}
+"""What people call them."""
 
 
 class ClassificationScores(Metric):

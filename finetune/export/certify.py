@@ -83,7 +83,7 @@ def certify(run: Path) -> None:
         log.info(f"not verified ({VERIFY}=0): `python -m cards verify {run}` makes the certificate")
         return
     try:
-        made = cards.certificate.verify(run)
+        made = cards.verify(run)
     except (cards.CardError, OSError) as error:
         log.info(f"warning: no certificate: {error}")
         return

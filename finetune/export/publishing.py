@@ -38,7 +38,7 @@ def publish(config: RunConfig, run: Path) -> None:
     command = f"python -m cards publish {shlex.quote(str(run))} --repo-id {config.publish}"
     command += " --private" if config.private else ""
     try:
-        cards.hub.publish(run, config.publish, private=config.private, say=log.info)
+        cards.publish(run, config.publish, private=config.private, say=log.info)
     except (Exception, KeyboardInterrupt) as error:  # the training is worth more than a tidy end
         reason = "it was stopped" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
         log.warning(f"warning: the run is complete, but not published: {reason}")

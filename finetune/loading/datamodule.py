@@ -141,7 +141,7 @@ class ImageDataModule(L.LightningDataModule):
         test_fraction: Share of train to hold out where there is no test split.
         max_samples: Use at most so many images of each split.
         device_batch_size: Images at a time on a device at most. Training batches then come in `micro_batches` parts,
-            and the Trainer must gather as many gradients: give it the callback `finetune.training.callbacks.Accumulation`.
+            and the Trainer must gather as many gradients: give it `finetune.training.callbacks.Accumulation`.
         balance: Train on each class equally often.
         max_image_pixels: Larger images are left out before they are decoded.
 
@@ -149,7 +149,7 @@ class ImageDataModule(L.LightningDataModule):
         FinetuneError: The dataset cannot be opened, understood or split; see `finetune.data.dataset.prepare`.
 
     Attributes:
-        normalize: Module that makes of a loader's pixels what the model takes, see `finetune.loading.transforms.Normalize`.
+        normalize: Module that makes of a loader's pixels what the model takes (`loading.transforms.Normalize`).
     """
 
     def __init__(

@@ -56,6 +56,21 @@ class LinearProbe:
         return torch.cat([F.linear(torch.from_numpy(part.copy()), weight, bias) for part in _chunks(features)])
 
 
+@dataclass(frozen=True)
+class Epoch0:
+    """The linear probe, as an epoch before the first.
+
+    Attributes:
+        probe: Its weights.
+        scores: Of `validation` and `test`, as the task's own.
+        seconds: That features and solution took.
+    """
+
+    probe: LinearProbe
+    scores: dict[str, dict[str, float]]
+    seconds: float
+
+
 def _chunks(features: np.ndarray, rows: int = 8192) -> Iterator[np.ndarray]:
     return (features[start : start + rows] for start in range(0, len(features), rows))
 

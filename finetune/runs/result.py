@@ -30,8 +30,8 @@ class RunResult:
         evaluation: `majority_class`, `intervals`, `per_class`, `confusion`, `calibration`, `mistakes`, `figures`, and
             where they are there `probe` and `seeds`; empty in runs of earlier versions.
         environment: Package versions.
-        command: Arguments of `python -m finetune` that repeat the run, see `finetune.settings.command`; empty for a dataset in
-            memory, and in runs of earlier versions.
+        command: Arguments of `python -m finetune` that repeat the run, see `finetune.settings.command`; empty for a
+            dataset in memory, and in runs of earlier versions.
         folder: The run folder; not in the file.
     """
 

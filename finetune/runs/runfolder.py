@@ -33,7 +33,7 @@ ELSEWHERE = ("output", "resume", "publish", "private")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside a run's folder, or inside that of one of several seeds: `RUN/seeds/S`, see `finetune.commands.seeds`.
+    """Paths inside a run's folder, or inside that of one of several seeds: `RUN/seeds/S` (`commands.seeds`).
 
     Attributes:
         path: Where checkpoints and metrics go.

@@ -1,4 +1,4 @@
-"""What predict reads: paths, folders, globs, or `finetune.commands.predict_rows` -> batches of prepared images, in order."""
+"""What predict reads: paths, folders, globs or a dataset's rows -> batches of prepared images, in order."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.errors import ConfigError
-from finetune.settings import checks, recipes
+from finetune.settings import checks
+from finetune.settings import recipe as recipe_file
 from finetune.settings.options import Options
 from finetune.settings.presets import (
     EPOCHS_PER_WARMUP,
@@ -36,7 +37,7 @@ class RunConfig(Options):
         Raises:
             ConfigError: No such recipe, or not for this model.
         """
-        settings = recipes.settings(recipe, model, values.get("batch_size"))
+        settings = recipe_file.settings(recipe, model, values.get("batch_size"))
         return cls(**{**settings, "model": model, **values})
 
     def resolved(self) -> RunConfig:

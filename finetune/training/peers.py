@@ -126,7 +126,7 @@ class Peers:
 
         Args:
             folder: The run folder, made by the first process.
-            identity: What must be the same everywhere, as `finetune.training.resume.identity` gives it, by names for a message.
+            identity: What must be the same everywhere, as `training.resume.identity` gives it, by names for a message.
             start: Checkpoint to go on from.
 
         Raises:

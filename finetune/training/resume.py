@@ -18,7 +18,7 @@ from finetune.runs.runfolder import RunFolder
 from finetune.settings.config import RunConfig
 from finetune.settings.options import ModelOptions, TrainingOptions, flag
 from finetune.training import checkpoint_io
-from finetune.training.callbacks import Checkpoints
+from finetune.training.callbacks.checkpoints import Checkpoints
 
 
 def identity(config: RunConfig, data: LabelledImages, model: nn.Module) -> dict[str, Any]:

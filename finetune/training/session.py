@@ -29,21 +29,19 @@ from finetune.settings import durations
 from finetune.settings.config import RunConfig
 from finetune.tasks import ImageClassificationTask
 from finetune.training import checkpoint_io, hardware, launch, loggers, memory
-from finetune.training.callbacks import (
-    EMA,
-    Accumulation,
-    Checkpoints,
-    CollectPredictions,
-    DropBlockSchedule,
-    EpochLog,
-    FreezeBackbone,
-    HeadStart,
-    HoldBatchNorm,
-    Limits,
-    StepLog,
-    StopOnNonFinite,
-    StopOnSignal,
-)
+from finetune.training.callbacks.accumulation import Accumulation
+from finetune.training.callbacks.batch_norm import HoldBatchNorm
+from finetune.training.callbacks.checkpoints import Checkpoints
+from finetune.training.callbacks.drop_block import DropBlockSchedule
+from finetune.training.callbacks.ema import EMA
+from finetune.training.callbacks.epoch_log import EpochLog
+from finetune.training.callbacks.freezing import FreezeBackbone
+from finetune.training.callbacks.head_start import HeadStart
+from finetune.training.callbacks.limits import Limits
+from finetune.training.callbacks.non_finite import StopOnNonFinite
+from finetune.training.callbacks.predictions import CollectPredictions
+from finetune.training.callbacks.signals import StopOnSignal
+from finetune.training.callbacks.step_log import StepLog
 from finetune.training.data_wait import DataWait
 from finetune.training.sharding import FSDP
 

@@ -10,7 +10,7 @@ from torch import nn
 from finetune import ImageClassificationTask, ImageDataModule
 from finetune.data.dataset import prepare
 from finetune.training import session
-from finetune.training.callbacks import Accumulation
+from finetune.training.callbacks.accumulation import Accumulation
 
 
 def images(count=50, size=8):

@@ -1,4 +1,4 @@
-"""An exported file in the library that it is for, images prepared by its metadata; see `cards.certificate.clients` for the rest.
+"""An exported file in the library that it is for, images prepared by its metadata (`cards.certificate.clients`).
 
 The request also has `file`: model.onnx, which onnxruntime runs, or model.xml, which OpenVINO runs in float32.
 """

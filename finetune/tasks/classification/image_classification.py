@@ -104,7 +104,7 @@ class ImageClassificationTask(L.LightningModule):
         self.epoch_loss = torch.zeros(2, dtype=torch.float64)
 
     def configure_model(self) -> None:
-        """Splits the model over the processes for the training, where the strategy is for that (`finetune.training.sharding`).
+        """Splits the model over the processes for the training, where the strategy is for that (`training.sharding`).
 
         What was given to the task stays whole, and as it was.
 

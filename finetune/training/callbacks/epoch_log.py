@@ -38,7 +38,7 @@ COLUMNS = (
 class EpochLog(L.Callback):
     """Adds a row to a CSV file after each epoch; a resumed run goes on in the same file, and on the same clock.
 
-    `images_per_second` is of all devices, without validation. `memory_mb` (see `finetune.training.hardware.peak_memory`) and
+    `images_per_second` is of all devices, without validation. `memory_mb` (`training.hardware.peak_memory`) and
     `data_wait` (share of the training time, 0 to 1) are those of the process with most. `lr` is that of the last step.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import lightning as L
 import numpy as np
@@ -16,23 +15,8 @@ from finetune.evaluation.metrics import ClassificationScores
 from finetune.evaluation.predictions import Predictions
 from finetune.networks import head_start, linear_probe
 from finetune.networks.feature_data import FeatureDataModule
-from finetune.networks.linear_probe import LinearProbe
+from finetune.networks.linear_probe import Epoch0
 from finetune.training import imbalance
-
-
-@dataclass(frozen=True)
-class Epoch0:
-    """The linear probe, as an epoch before the first.
-
-    Attributes:
-        probe: Its weights.
-        scores: Of `validation` and `test`, as the task's own.
-        seconds: That features and solution took.
-    """
-
-    probe: LinearProbe
-    scores: dict[str, dict[str, float]]
-    seconds: float
 
 
 class HeadStart(L.Callback):

@@ -17,8 +17,8 @@ class CollectPredictions(L.Callback):
     """Keeps the logits and targets of `Trainer.validate` and `Trainer.test`, in row order, in the first process.
 
     Needs steps that return logits `[B, C]`, batches whose second entry are targets `[B]`, and as many batches in every
-    process, each process with consecutive rows: as `finetune.loading.sampler.EvalBatches` deals them. Batches are gathered one
-    by one at the end, so that a device never holds more than one batch of each process.
+    process, each process with consecutive rows: as `loading.sampler.EvalBatches` deals them. Batches are gathered
+    one by one at the end, so that a device never holds more than one batch of each process.
 
     Attributes:
         last: Predictions of the last validation or test outside of training; None in the other processes.

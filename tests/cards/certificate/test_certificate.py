@@ -116,13 +116,13 @@ def test_differences_within_the_tolerance_pass(run, clients):
     )
     other = [tie[0], [0.0, 2.0, 2.0 + 1e-4]]
     clients(timm={"logits": other}, transformers={"logits": tie})
-    made = cards.certificate.verify(run)
+    made = cards.verify(run)
     assert made["passed"] is True
     assert made["checks"]["timm"]["labels_equal"] == 2
     assert made["checks"]["timm"]["largest_difference"] == pytest.approx(2e-4 / 8, rel=1e-2)
     assert made["checks"]["transformers"]["largest_difference"] == 0
     assert files.check(run / "model") == json.loads((run / "model/verify.json").read_text()) == made
-    assert cards.certificate.verify(run / "model")["checks"] == made["checks"]
+    assert cards.verify(run / "model")["checks"] == made["checks"]
 
 
 def test_a_library_that_is_not_installed_is_not_a_failure_but_timm_is_needed(run, clients, monkeypatch, capsys):
@@ -148,19 +148,19 @@ def test_secrets_stay_here(run, clients, monkeypatch, tmp_path):
     spy += f"Path({str(tmp_path / 'seen')!r}).write_text(json.dumps(dict(os.environ)))\n"
     path = tmp_path / "clients" / "stock_timm.py"
     path.write_text(path.read_text() + spy)
-    assert cards.certificate.verify(run)["passed"]
+    assert cards.verify(run)["passed"]
     seen = json.loads((tmp_path / "seen").read_text())
     assert "hf_secret" not in seen.values()
     assert seen["HF_HUB_OFFLINE"] == "1"
 
 
 def test_other_files_than_the_verified_are_refused(run, clients):
-    cards.certificate.verify(run)
+    cards.verify(run)
     made = files.check(run / "model")
     (run / "model/verify.json").write_text(json.dumps(made | {"passed": False}))
     with pytest.raises(CardError, match="did not pass"):
         files.check(run / "model")
-    cards.certificate.verify(run)
+    cards.verify(run)
     for name in ("model.safetensors", "config.json"):
         content = (run / "model" / name).read_bytes()
         (run / "model" / name).write_bytes(content + b" ")

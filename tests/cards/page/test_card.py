@@ -9,9 +9,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 import cards
-from cards import CardError, build
+from cards import CardError, build, render
 from cards.__main__ import main
-from cards.page import render
 from cards.page.head import METRICS
 from tests.cards.results import CLASSES, RESULT, changed, named, tables, text_of, without_code
 

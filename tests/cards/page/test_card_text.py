@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from cards.page import render
+from cards import render
 from cards.page.text import command, escape, name_list, visible
 from tests.cards.results import RESULT, changed, code_of, named, text_of
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import ExifTags, Image
 
+from cards import render
 from cards.hub.addressed import addressed
-from cards.page import render
 from finetune.serving.predictor import Predictor
 from tests.cards.hub.test_publish import certify
 from tests.cards.page.test_card_text import EVIL

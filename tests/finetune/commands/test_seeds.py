@@ -30,7 +30,7 @@ from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder, find
 from finetune.settings import command
 from finetune.tasks import ImageClassificationTask
-from finetune.training.callbacks import Limits
+from finetune.training.callbacks.limits import Limits
 
 FIRST, COUNT = 3, 2
 EPOCHS = 2

@@ -125,7 +125,7 @@ def test_a_stopped_run_goes_on_within_the_epoch(folder, tmp_path):
 
 @pytest.mark.slow
 def test_a_training_whose_time_is_over_counts_what_it_has_seen(folder, tmp_path, monkeypatch):
-    from finetune.training.callbacks import Limits
+    from finetune.training.callbacks.limits import Limits
 
     monkeypatch.setattr(Limits, "_late", lambda self, trainer: trainer.global_step >= 3)
     arguments = ["--dataset", str(folder), *RUN, "--steps-per-epoch", "5", "--max-time", "1h"]

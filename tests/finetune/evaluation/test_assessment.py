@@ -15,8 +15,8 @@ from finetune.data.dataset import prepare
 from finetune.evaluation import assessment
 from finetune.evaluation.predictions import Predictions
 from finetune.loading.sampler import EvalBatches
-from finetune.training.callbacks import CollectPredictions
 from finetune.training.callbacks import predictions as collecting
+from finetune.training.callbacks.predictions import CollectPredictions
 
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 

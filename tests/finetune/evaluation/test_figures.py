@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune.evaluation import figures
 from finetune.evaluation.calibration import calibration_error
-from finetune.evaluation.figures import confusion, curves, mistakes, reliability, style
+from finetune.evaluation.figures import confusion, curves, drawing, mistakes, reliability, style
 from finetune.evaluation.predictions import Predictions
 
 AWKWARD = [
@@ -261,13 +260,13 @@ def test_the_users_own_style_is_left_alone():
 def subject(tmp_path):
     write_metrics(tmp_path / "metrics.csv", 3)
     data = SimpleNamespace(schema=SimpleNamespace(classes=("a", "b", "c"), image_column="image"))
-    return figures.Subject(predictions(3, 30), data, tmp_path / "metrics.csv", 2, 0.8)
+    return drawing.Subject(predictions(3, 30), data, tmp_path / "metrics.csv", 2, 0.8)
 
 
 def test_a_figure_that_fails_is_reported_and_the_others_are_there(tmp_path, caplog):
     """The stand-in has no images."""
     with caplog.at_level("INFO", logger="finetune"):
-        made = figures.draw_all(subject(tmp_path), tmp_path / "model/figures")
+        made = drawing.draw_all(subject(tmp_path), tmp_path / "model/figures")
     assert made == {name: f"figures/{name}.png" for name in ("confusion", "curves", "reliability")}
     assert sorted(path.name for path in (tmp_path / "model/figures").iterdir()) == [
         "confusion.png",
@@ -283,4 +282,4 @@ def test_a_full_disk_is_not_hidden(tmp_path, monkeypatch):
 
     monkeypatch.setattr(style, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        figures.draw_all(subject(tmp_path), tmp_path / "figures")
+        drawing.draw_all(subject(tmp_path), tmp_path / "figures")

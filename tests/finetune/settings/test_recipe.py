@@ -20,7 +20,7 @@ from finetune import RunConfig, run
 from finetune.cli import main, parse_train
 from finetune.errors import ConfigError
 from finetune.loading.randomness import seeded
-from finetune.settings import recipes
+from finetune.settings import recipe
 from finetune.tasks import ImageClassificationTask
 from finetune.training import hardware, session
 from resnest_timm.resnest import ALIASES, VARIANTS
@@ -51,16 +51,16 @@ def test_settings_are_the_published_ones(name):
 
 def test_every_variant_has_settings_under_all_its_names():
     for name in [*VARIANTS, *ALIASES]:
-        assert recipes.settings("imagenet", name) == recipes.settings("imagenet", ALIASES.get(name, name))
+        assert recipe.settings("imagenet", name) == recipe.settings("imagenet", ALIASES.get(name, name))
 
 
 def test_every_setting_is_a_flag_and_says_where_it_comes_from():
-    text = (resources.files(recipes) / "imagenet.yaml").read_text()
+    text = (resources.files("finetune.settings.recipes") / "imagenet.yaml").read_text()
     lines = re.search(r"^settings:\n((?:  .*\n)+)", text, re.MULTILINE)[1].splitlines()
     settings = [line for line in lines if not line.strip().startswith("#")]
     assert len(settings) == len(yaml.safe_load(text)["settings"]) > 10
     assert all("#" in line for line in settings)
-    RunConfig(**recipes.settings("imagenet", "resnest50"))  # every key is a field
+    RunConfig(**recipe.settings("imagenet", "resnest50"))  # every key is a field
 
 
 def test_flags_win_and_the_learning_rate_follows_the_batch():
@@ -174,7 +174,7 @@ def test_two_steps_of_the_recipe(name, noise, monkeypatch, tmp_path):
 
 def test_learning_rate_over_the_whole_training():
     """270 epochs of 157 steps: from 0 up a line for 5 epochs, then down a cosine to 0."""
-    settings = recipes.settings("imagenet", "resnest50")
+    settings = recipe.settings("imagenet", "resnest50")
     task = ImageClassificationTask(
         timm.create_model("resnest14d", num_classes=10),
         num_classes=10,

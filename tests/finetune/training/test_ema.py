@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from finetune import ImageClassificationTask, ImageDataModule
 from finetune.export import model_folder
 from finetune.training import session
-from finetune.training.callbacks import EMA, Accumulation, Checkpoints, StopOnSignal
-from finetune.training.callbacks.ema import AveragedWeights, decay_of
+from finetune.training.callbacks.accumulation import Accumulation
+from finetune.training.callbacks.checkpoints import Checkpoints
+from finetune.training.callbacks.ema import EMA, AveragedWeights, decay_of
+from finetune.training.callbacks.signals import StopOnSignal
 from tests.finetune.fits import fit, images, network
 
 

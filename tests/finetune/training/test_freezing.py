@@ -16,7 +16,7 @@ import resnest_timm  # noqa: F401
 from finetune import ImageClassificationTask, ImageDataModule, RunConfig, run
 from finetune.errors import ModelError, Stopped
 from finetune.networks import freezing
-from finetune.training.callbacks import FreezeBackbone
+from finetune.training.callbacks.freezing import FreezeBackbone
 from finetune.training.session import quiet
 
 # --- what a model consists of ----------------------------------------------------------------------------------------

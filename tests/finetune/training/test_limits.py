@@ -18,7 +18,9 @@ from torch.utils.data import DataLoader
 from finetune import RunConfig, run
 from finetune.loading import sampler
 from finetune.settings import durations
-from finetune.training.callbacks import Checkpoints, Limits, StopOnSignal
+from finetune.training.callbacks.checkpoints import Checkpoints
+from finetune.training.callbacks.limits import Limits
+from finetune.training.callbacks.signals import StopOnSignal
 from finetune.training.data_wait import DataWait, short_side, suggestion
 
 # --- durations -------------------------------------------------------------------------------------------------------

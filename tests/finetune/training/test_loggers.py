@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from finetune import RunConfig, run
 from finetune.errors import ConfigError
 from finetune.training import loggers
-from finetune.training.callbacks import StepLog
+from finetune.training.callbacks.step_log import StepLog
 from finetune.training.trackio import TrackioLogger
 
 EPOCHS, STEPS, KILLED_IN = 2, 5, 8  # 80 images in batches of 16; saved after steps 5 and 7

@@ -11,7 +11,10 @@ from finetune import ImageDataModule
 from finetune.errors import NonFiniteError
 from finetune.loading.datamodule import ImageRows
 from finetune.loading.sampler import TrainBatches
-from finetune.training.callbacks import Checkpoints, StopOnNonFinite, StopOnSignal, non_finite
+from finetune.training.callbacks import non_finite
+from finetune.training.callbacks.checkpoints import Checkpoints
+from finetune.training.callbacks.non_finite import StopOnNonFinite
+from finetune.training.callbacks.signals import StopOnSignal
 from tests.finetune.fits import fit, images, network
 
 BAD = 23  # index among the training images, bad in the second epoch

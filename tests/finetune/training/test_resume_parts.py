@@ -23,7 +23,10 @@ from finetune.loading.sampler import TrainBatches
 from finetune.runs import runfolder
 from finetune.runs.runfolder import RunFolder, choose
 from finetune.training import checkpoint_io, resume
-from finetune.training.callbacks import Checkpoints, DropBlockSchedule, EpochLog, StopOnSignal
+from finetune.training.callbacks.checkpoints import Checkpoints
+from finetune.training.callbacks.drop_block import DropBlockSchedule
+from finetune.training.callbacks.epoch_log import EpochLog
+from finetune.training.callbacks.signals import StopOnSignal
 from finetune.training.checkpoint_io import AtomicCheckpointIO, damage, same_content
 
 # --- checkpoint files ------------------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ def test_all_processes_validate_one_model(trained):
 
 
 def stream(rank):
-    """Two batches on the first process; the second has come to its end after one, see `finetune.loading.stream_module`."""
+    """Two batches on the first process; the second has come to its end after one (`loading.stream_module`)."""
     torch.manual_seed(rank)
     full, empty = torch.randn(3, 3, SIZE, SIZE), torch.empty(0, 3, SIZE, SIZE)
     return [(full, torch.arange(3)), (empty, torch.empty(0, dtype=torch.int64)) if rank else (full, torch.arange(3))]
