@@ -27,12 +27,12 @@ import torch
 import tyro
 from timm.data import create_dataset, create_loader
 
+from finetune import ImageDataModule
 from finetune.data import images, schema, source
 from finetune.data.dataset import LabelledImages
 from finetune.data.splits import SplitRows, Splits
 from finetune.loading import jpeg
 from finetune.loading.cores import available_cores
-from finetune.loading.datamodule import ImageDataModule
 
 
 @dataclass

@@ -160,7 +160,7 @@ def everything(data):
     """The training split, in order, by a loop of its own."""
     part = data.data.splits.parts["train"]
     images = data.data.source.splits[part.source]
-    for row, label in zip(part.rows.tolist(), part.labels.tolist(), strict=True):
+    for row, label in zip(part.rows.tolist(), part.targets.tolist(), strict=True):
         yield data.normalize(data.eval_transform(images[row]["image"].convert("RGB"))[None]), torch.tensor([label])
 
 

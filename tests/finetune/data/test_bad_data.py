@@ -399,7 +399,7 @@ def test_folders(tmp_path, caplog, files, classes, counts, said):
     expected = [line for line in caplog.messages if line.startswith(("warning", "left out", "not ", "  "))]
     assert [line.replace(str(root), "ROOT") for line in expected] == said
     for role, part in ready.splits.parts.items():
-        for row, label in zip(part.rows, part.labels, strict=True):
+        for row, label in zip(part.rows, part.targets, strict=True):
             path = ready.encoded(role)[int(row)]["image"]["path"]
             assert os.path.basename(os.path.dirname(path)) == ready.schema.classes[label]
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, LargeList, List, Value
-
 from finetune.data.schema import UNLABELLED, DatasetSchema, infer
+
 from finetune.errors import SchemaError
 
 PETS = ClassLabel(names=["cat", "dog"])

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import timm
 from datasets import DatasetDict
+from finetune.data.schema import DatasetSchema
 from scipy import stats
 from timm.data import ImageNetInfo
 
 import resnest_timm  # noqa: F401
 from finetune.data.dataset import LabelledImages
-from finetune.data.schema import DatasetSchema
 from finetune.data.source import Source
 from finetune.data.splits import SplitRows, Splits
 from finetune.evaluation import published

@@ -52,7 +52,7 @@ def read(folder, workers, steps):
     loaders = {"train": data.train_dataloader(), "validation": data.val_dataloader(), "test": data.test_dataloader()}
     batches = {role: numbers(loader) for role, loader in loaders.items()}
     data.teardown("fit")
-    parts = {role: (part.rows, part.labels, part.whole) for role, part in data.stream.splits.parts.items()}
+    parts = {role: (part.rows, part.targets, part.whole) for role, part in data.stream.splits.parts.items()}
     del peers
     return batches, parts, data.stream.epochs
 

@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
 from torch import nn
 
-from finetune.loading.datamodule import ImageDataModule
+from finetune import ImageDataModule
 from finetune.loading.sampler import cut
 from finetune.networks import models
 from finetune.tasks import ImageClassificationTask
