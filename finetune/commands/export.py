@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import cards
-from finetune import export as exports
 from finetune.commands import evaluate
 from finetune.console import log
 from finetune.errors import ConfigError, DatasetError, ExportError
-from finetune.export import Format, certify
+from finetune.export import certify, formats
+from finetune.export.formats import Format
 from finetune.loading import transforms
 from finetune.networks import model_names, models
 from finetune.runs.result import RunResult
@@ -46,7 +46,7 @@ def export(options: ExportOptions) -> Path:
         ExportError: The exporter or the library cannot do it, or the library's logits differ; then nothing is written.
     """
     options.check()
-    form = exports.named(options.format)
+    form = formats.named(options.format)
     form.check_installed((*form.writes, form.runs))
     name = model_names.locate(options.model)
     if not name.startswith("local-dir:"):

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from finetune import export
 from finetune.console import log
 from finetune.errors import DatasetError, Interrupted, RunFolderError
+from finetune.export import formats
 from finetune.loading.allocator import freed_memory_kept
 from finetune.serving import inputs as predict_inputs
 from finetune.serving.inputs import Batch, Inputs
@@ -68,7 +68,7 @@ def _of_dataset(options: PredictOptions) -> Inputs:
         return predict_rows.from_dataset(
             options.dataset, options.split, options.dataset_config, options.revision, options.image_column
         )
-    if export.of_file(options.model):
+    if formats.of_file(options.model):
         raise RunFolderError(
             f"--split without --dataset is for a run, got the file {options.model}: give the run's folder"
         )

@@ -16,10 +16,11 @@ from sklearn.datasets import load_digits
 
 from finetune.data import dataset as dataset_module
 from finetune.data import images, source
-from finetune.data.dataset import excluded, prepare
+from finetune.data.dataset import excluded
 from finetune.data.sample import digits
 from finetune.data.scan import Scan
 from finetune.errors import DatasetError, SchemaError, SplitError
+from tests.finetune.classes import prepare
 
 NAMES = ["ant", "bee", "cow"]
 

@@ -5,11 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from finetune.data.schema import UNLABELLED
 from sklearn.model_selection import StratifiedShuffleSplit
 
+from finetune.data.columns import UNLABELLED
 from finetune.data.splits import ROLES, SplitRows, Splits, assign, carve, make, subset
 from finetune.errors import SplitError
+from finetune.tasks.classification.schema import DatasetSchema
 
 
 def generator(seed=0):
@@ -26,7 +27,14 @@ def made(counts, roles=None, extra=None, **options):
     labels = {"train": labels_of(counts)} | (extra or {})
     usable = {name: np.flatnonzero(column != UNLABELLED) for name, column in labels.items()}
     names = [f"class {k}" for k in range(len(counts))]
-    return labels, make(labels, usable, roles or {"train": "train"}, names, **options)
+    return labels, make(labels, usable, roles or {"train": "train"}, schema(names), **options)
+
+
+def schema(names):
+    """Of a dataset with these classes."""
+    return DatasetSchema(
+        "image-classification", "image", "label", "class-label", tuple(names), tuple(range(len(names)))
+    )
 
 
 # --- assign ----------------------------------------------------------------------------------------------------------
@@ -264,7 +272,7 @@ def test_three_given_splits_stay_whole_and_the_rest_is_listed_as_ignored():
 def test_unusable_rows_are_in_no_part_and_a_split_without_them_is_not_whole():
     labels = {"train": labels_of([30, 30]), "test": labels_of([5, 5])}
     usable = {"train": np.setdiff1d(np.arange(60), [0, 7, 59]), "test": np.setdiff1d(np.arange(10), [4])}
-    splits = make(labels, usable, {"train": "train", "test": "test"}, ["a", "b"])
+    splits = make(labels, usable, {"train": "train", "test": "test"}, schema(["a", "b"]))
     check_partition(splits, usable)
     assert not splits.parts["test"].whole
     assert splits.parts["test"].to_json() == {"source": "test", "rows": [0, 1, 2, 3, 5, 6, 7, 8, 9]}
@@ -334,7 +342,7 @@ def test_an_empty_split_is_refused_by_its_name(role):
     roles = {"train": "a", "test": "b"}
     usable = {"a": np.arange(10), "b": np.arange(10)} | {roles[role]: np.arange(0)}
     with pytest.raises(SplitError, match=f"the {role} split \\('{roles[role]}'\\) has no usable image"):
-        make(labels, usable, roles, ["x", "y"])
+        make(labels, usable, roles, schema(["x", "y"]))
 
 
 # --- subset ----------------------------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from sklearn import metrics
 
-from finetune.data.dataset import prepare
 from finetune.evaluation import assessment
 from finetune.evaluation.predictions import Predictions
 from finetune.loading.sampler import EvalBatches
 from finetune.training.callbacks import predictions as collecting
 from finetune.training.callbacks.predictions import CollectPredictions
+from tests.finetune.classes import prepare
 
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 

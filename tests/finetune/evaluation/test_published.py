@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import timm
 from datasets import DatasetDict
-from finetune.data.schema import DatasetSchema
 from scipy import stats
 from timm.data import ImageNetInfo
 
@@ -16,6 +15,7 @@ from finetune.evaluation import published
 from finetune.evaluation.evaluation import Evaluation
 from finetune.evaluation.intervals import wilson
 from finetune.evaluation.published import Published
+from finetune.tasks.classification.schema import DatasetSchema
 
 WORDNET_IDS = tuple(ImageNetInfo("imagenet-1k").label_names())
 NUMBERS = tuple(sorted(str(i) for i in range(1000)))

@@ -8,10 +8,10 @@ import timm
 import torch
 
 import resnest_timm  # noqa: F401
-from finetune.data.dataset import prepare
 from finetune.data.splits import SplitRows, Splits
 from finetune.networks import features
 from finetune.networks.freezing import classifier_of
+from tests.finetune.classes import prepare
 
 VALUES = np.random.default_rng(0).standard_normal((20, 5)).astype(np.float32)
 
