@@ -51,4 +51,4 @@ test-pythons:  ## `make test` on a clean clone with each other supported Python 
 	done
 
 clean:  ## remove .venv and caches
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
