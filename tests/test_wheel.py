@@ -27,15 +27,15 @@ def tracked(*folders):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Built by `python -m build` from a copy, so that nothing is left in the checkout."""
+    """Built as a release is, by way of a source archive, from a copy, so that nothing is left in the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in tracked():
         (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / "source" / name)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "out"]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "out"]
     done = subprocess.run([*command, folder / "source"], capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = (folder / "out").iterdir()
+    (path,) = (folder / "out").glob("*.whl")
     return path
 
 
@@ -105,10 +105,8 @@ def test_the_environment_holds_the_wheel_and_not_the_checkout(installed):
 def test_an_installed_wheel_lists_its_models_and_says_what_it_can_do(installed):
     call, _ = installed
     assert call("python", "-m", "finetune", "--help") == call("finetune", "--help")
-    models = {row["architecture"] for row in json.loads(call("python", "-m", "resnest_timm", "list", "--json"))}
-    assert {"resnest14d", "resnest269e"} <= models
-    code = "import resnest_timm, importlib.metadata as m; print(resnest_timm.__version__, m.version('resnest-timm'))"
-    assert call("python", "-c", code).split() == [resnest_timm.__version__] * 2
+    rows = json.loads(call("python", "-m", "resnest_timm", "list", "resnest14d", "--json"))
+    assert {row["architecture"] for row in rows} == {"resnest14d"}
 
 
 @pytest.mark.slow(seconds=30)
