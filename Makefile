@@ -4,7 +4,7 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-pythons check clean
+.PHONY: help demo test test-slow test-nightly test-pythons check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -41,6 +41,11 @@ test: .venv/.test  ## every test but the long ones
 test-slow: .venv/.test  ## the long ones: whole trainings, several processes, runs that are killed and go on
 	@echo "make: pytest, long tests"
 	@.venv/bin/pytest -m slow
+
+test-nightly: .venv/.test  ## what takes long and seldom breaks: runs that an earlier version made go on; other Pythons
+	@echo "make: run folders of an earlier version"
+	@$(PY) tests/old_runs.py
+	@$(MAKE) --no-print-directory test-pythons
 
 test-pythons:  ## `make test` on a clean clone with each other supported Python that is found, some 20 minutes each
 	@for python in python3.12 python3.13; do \

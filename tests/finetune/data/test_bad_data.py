@@ -24,13 +24,14 @@ from torch.utils.data import DataLoader
 from finetune.cli import main
 from finetune.data import images
 from finetune.data import scan as scan_module
-from finetune.data.dataset import prepare, whole_split
 from finetune.data.images import ImageError, decode
 from finetune.data.scan import scan
 from finetune.errors import DatasetError, LostImageError, SchemaError, SplitError
 from finetune.loading import transforms
 from finetune.loading.datamodule import ImageRows
 from finetune.loading.sampler import EvalBatches
+from finetune.loading.transforms import ImageAlone
+from tests.finetune.classes import prepare, whole_split
 
 
 @pytest.fixture(autouse=True)
@@ -306,7 +307,8 @@ def test_an_image_that_vanishes_after_the_search_is_named(tmp_path, workers):
     for path in paths:
         path.write_bytes(picture())
     table = Dataset.from_dict({"image": [str(path) for path in paths]}, split="train")
-    rows = ImageRows(table, "image", np.array([1, 3]), np.array([0, 1]), lambda image: torch.zeros(3, 8, 8))
+    both = ImageAlone(*2 * [lambda image: torch.zeros(3, 8, 8)])
+    rows = ImageRows(table, "image", np.array([1, 3]), np.array([0, 1]), both)
     loader = DataLoader(rows, batch_size=None, sampler=EvalBatches(2, 2, 0, 1), num_workers=workers)
     assert len(list(loader)) == 1
     paths[3].unlink()
@@ -399,7 +401,7 @@ def test_folders(tmp_path, caplog, files, classes, counts, said):
     expected = [line for line in caplog.messages if line.startswith(("warning", "left out", "not ", "  "))]
     assert [line.replace(str(root), "ROOT") for line in expected] == said
     for role, part in ready.splits.parts.items():
-        for row, label in zip(part.rows, part.labels, strict=True):
+        for row, label in zip(part.rows, part.targets, strict=True):
             path = ready.encoded(role)[int(row)]["image"]["path"]
             assert os.path.basename(os.path.dirname(path)) == ready.schema.classes[label]
 

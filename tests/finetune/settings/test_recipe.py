@@ -16,12 +16,11 @@ from timm.layers import DropBlock2d
 from torch import nn
 
 import resnest_timm
-from finetune import RunConfig, run
+from finetune import ImageClassificationTask, RunConfig, run
 from finetune.cli import main, parse_train
 from finetune.errors import ConfigError
 from finetune.loading.randomness import seeded
 from finetune.settings import recipe
-from finetune.tasks import ImageClassificationTask
 from finetune.training import hardware, session
 from resnest_timm.resnest import ALIASES, VARIANTS
 
