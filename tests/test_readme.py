@@ -21,7 +21,7 @@ def test_parts_work_in_a_trainer_of_ones_own(tmp_path):
     assert 0 < float(accuracy[1]) <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=15)
 def test_parts_work_with_lightning_cli(tmp_path):
     (tmp_path / "cli.py").write_text(example("cli.py"))
     command = shlex.split(example("cli command").replace("\\\n", " "))

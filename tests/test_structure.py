@@ -1,13 +1,11 @@
-"""How the packages hang together, what a wheel holds, and that the tests have no network."""
+"""How the packages hang together, what they are pinned to, and that the tests have no network."""
 
 import ast
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -267,48 +265,6 @@ def test_light_modules_stay_light():
     for names in ("finetune.settings.config, finetune.cli, finetune.errors, finetune.console", "cards, cards.__main__"):
         done = subprocess.run([sys.executable, "-c", code.format(names)], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "False", names
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """Built from a copy, so that nothing is left in the checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / name)
-    shutil.copy(ROOT / "hubconf.py", source / "hubconf.py")
-    for name in (*PACKAGES, "tests"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "out", source]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = (folder / "out").iterdir()
-    return path
-
-
-def test_a_wheel_holds_the_three_packages_and_nothing_else(wheel):
-    names = set(zipfile.ZipFile(wheel).namelist())
-    assert re.fullmatch(r"resnest_timm-[\w.]+-py3-none-any\.whl", wheel.name)
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == set(PACKAGES)
-    expected = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
-    assert expected <= names
-    assert {"cards/page/template.md"} | {f"{package}/py.typed" for package in PACKAGES} <= names
-    assert not {name for name in names if name.endswith((".pyc", ".pt", ".png"))}
-
-
-def test_a_wheel_carries_its_licence_its_readme_and_its_command(wheel):
-    archive = zipfile.ZipFile(wheel)
-    by_end = {
-        name.split(".dist-info/")[1]: archive.read(name).decode() for name in archive.namelist() if ".dist-" in name
-    }
-    assert "Apache License" in by_end["licenses/LICENSE"]
-    assert "finetune = finetune.cli:main" in by_end["entry_points.txt"]
-    metadata = by_end["METADATA"]
-    assert "License-Expression: Apache-2.0" in metadata
-    assert (ROOT / "README.md").read_text(encoding="utf-8").strip() in metadata
-    for extra in ("demo", "downstream", "imagenet", "onnx", "verify", "test"):
-        assert f"Provides-Extra: {extra}" in metadata
 
 
 def test_constraints_are_versions_alone():

@@ -164,7 +164,7 @@ def everything(data):
         yield data.normalize(data.eval_transform(images[row]["image"].convert("RGB"))[None]), torch.tensor([label])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_two_processes_share_the_images_and_train_one_classifier(cli, tmp_path):
     flags = "--model resnest14d --dataset digits --no-pretrained --image-size 32 --max-samples 110 --accelerator cpu"
     flags += " --workers 0 --freeze backbone --epochs 3 --batch-size 16 --devices"

@@ -168,7 +168,7 @@ KILLS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=12)
 @pytest.mark.parametrize("average", [False, True], ids=["seed", "average"])
 @pytest.mark.parametrize("place", KILLS)
 def test_a_killed_run_goes_on_to_the_same_end(dataset, several, averaged, tmp_path, monkeypatch, place, average):
@@ -202,7 +202,7 @@ def test_a_killed_run_goes_on_to_the_same_end(dataset, several, averaged, tmp_pa
     assert names[0] == names[1]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=1)
 def test_an_exported_average_is_the_mean_and_has_its_own_numbers(averaged):
     found, numbers = averaged, range(FIRST, FIRST + COUNT)
     both = [weights(found.folder / "seeds" / str(seed)) for seed in numbers]
@@ -227,7 +227,7 @@ def test_an_exported_average_is_the_mean_and_has_its_own_numbers(averaged):
     assert "This model is the average of their weights, chosen on validation" in card
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=10)
 def test_each_seed_has_a_record_of_its_own(dataset, tmp_path):
     pytest.importorskip("tensorboard")
     config = SETTINGS | {"epochs": 1, "logger": "tensorboard"}
@@ -241,7 +241,7 @@ def test_each_seed_has_a_record_of_its_own(dataset, tmp_path):
         assert (event.step, len(events.Scalars("val_loss"))) == (3, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=20)
 @pytest.mark.parametrize("more", [{}, {"freeze": "backbone"}], ids=["whole", "frozen"])
 def test_pretrained_weights_are_probed_once(digits_run, tmp_path, monkeypatch, more):
     fits, original = [], linear_probe.fit
@@ -263,7 +263,7 @@ def test_pretrained_weights_are_probed_once(digits_run, tmp_path, monkeypatch, m
     assert (found.metrics["validation"]["accuracy"], -found.metrics["validation"]["loss"]) >= max(ranks)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=10)
 def test_the_time_is_for_all(dataset, tmp_path, monkeypatch):
     """The first takes 10 of 60 minutes, so that the second may take 50."""
     shares = []

@@ -78,7 +78,7 @@ def test_a_run_from_beginning_to_end(tmp_path, capsys, monkeypatch):
         evaluate(EvaluateOptions(model=str(tmp_path / "run"), accelerator="cpu", workers=0))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=30)
 def test_two_processes_train_on_webdataset_shards(tmp_path):
     """Classes are plain integers; of 7 and 6 test images, batches of 6 leave one process without a second batch."""
     data = write(tmp_path / "tars", tar, "tar")
@@ -110,7 +110,7 @@ def stopping(arguments):
     return main(arguments), main([*arguments, "--resume", "auto"]), next(count)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=20)
 def test_a_stopped_run_goes_on_within_the_epoch(folder, tmp_path):
     """Bit for bit: what has been seen is read again, and not trained on again."""
     arguments = ["--dataset", str(folder), *RUN, "--steps-per-epoch", "9"]
@@ -124,7 +124,7 @@ def test_a_stopped_run_goes_on_within_the_epoch(folder, tmp_path):
         assert results[0][key] == results[1][key]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=10)
 def test_a_training_whose_time_is_over_counts_what_it_has_seen(folder, tmp_path, monkeypatch):
     from finetune.training.callbacks.limits import Limits
 
@@ -137,7 +137,7 @@ def test_a_training_whose_time_is_over_counts_what_it_has_seen(folder, tmp_path,
     assert result["dataset"]["splits"]["train"] == sum(result["dataset"]["class_counts"]["train"]) == 24
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=20)
 def test_shards_are_read_from_a_hub_and_none_is_kept(cli, folder, tmp_path):
     asked = ["--dataset", "owner/shards", *RUN, "--steps-per-epoch", "3", "--workers", "2"]
     with HubStandIn() as hub:

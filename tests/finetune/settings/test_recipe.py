@@ -129,7 +129,7 @@ def noise():
     return DatasetDict(train=split(4), validation=split(2), test=split(2))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=6)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_two_steps_of_the_recipe(name, noise, monkeypatch, tmp_path):
     """One step an epoch, two epochs: so the first and the last of everything that changes."""

@@ -137,7 +137,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=20)
 def test_all_processes_stop_and_one_says_why(cli, tmp_path):
     command = "--model test_convnext --dataset digits --no-pretrained --image-size 32 --accelerator cpu --workers 0"
     command += " --max-samples 100 --epochs 1 --batch-size 20 --optimizer sgd --lr 10000 --warmup-epochs 0 --devices 2"
