@@ -15,10 +15,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import DropBlock2d, DropPath
 from torch import Tensor, nn
 
 from resnest_timm.block import ResNeStBottleneck
-from resnest_timm.kernels.plain import are_plain, is_eager
+from resnest_timm.kernels.plain import are_plain, is_eager, is_traced, is_watched
+
+IDLE = (DropBlock2d, DropPath)
+"""Regularisers that do nothing in eval mode."""
 
 DTYPES = frozenset({torch.float32, torch.bfloat16})
 OPS: Any = torch.ops.mkldnn
@@ -100,9 +104,11 @@ class JoinedBottleneck(ResNeStBottleneck):
     """The block in eval mode, its norms folded away: the last convolution adds the shortcut."""
 
     def _join(self, out: Tensor, x: Tensor) -> Tensor:
+        if not _can_join(self) or is_traced(x):
+            return super()._join(out, x)
         convolution: Any = self.conv3
-        shortcut = self._shortcut(x)
-        joined: Tensor = convolution.join(out, shortcut, overwrite=shortcut is not x)
+        shortcut = self._shortcut(x, out)
+        joined: Tensor = convolution.join(out, shortcut, overwrite=_is_own(self.downsample))
         return joined
 
 
@@ -144,13 +150,24 @@ def pack_convolutions(model: nn.Module) -> None:
         if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
             module.__class__ = PackedConv2d  # in place: hooks and names stay
     for module in model.modules():
-        if type(module) is ResNeStBottleneck and _can_join(module):
+        if type(module) is ResNeStBottleneck:
             module.__class__ = JoinedBottleneck
 
 
 def _can_join(block: ResNeStBottleneck) -> bool:
-    """Whether between the last convolution and the ReLU there is nothing but the addition."""
-    between = (block.conv3, block.bn3, block.drop_block3, block.drop_path, block.act3)
-    hooks = any(module is not None and (module._forward_hooks or module._forward_pre_hooks) for module in between)
-    plain = isinstance(block.conv3, PackedConv2d) and isinstance(block.bn3, nn.Identity)
-    return plain and type(block.act3) is nn.ReLU and not hooks
+    """Whether between the last convolution and the ReLU there is nothing but the addition, and nobody who watches.
+
+    It is asked in every call: hooks come, and activations are replaced, after the inference form is made.
+    """
+    ends = type(block.conv3) is PackedConv2d and type(block.bn3) is nn.Identity and type(block.act3) is nn.ReLU
+    idle = [module for module in (block.drop_block3, block.drop_path) if module is not None]  # here, in eval mode
+    between = (block.conv3, block.bn3, block.act3, *idle)
+    return ends and all(type(module) in IDLE for module in idle) and not any(map(is_watched, between))
+
+
+def _is_own(downsample: nn.Module | None) -> bool:
+    """Whether the shortcut is a map that nobody else holds: a convolution's, with no hook that may have kept it."""
+    if type(downsample) is not nn.Sequential or any(map(is_watched, downsample.modules())):
+        return False
+    last = [layer for layer in downsample if type(layer) is not nn.Identity]
+    return bool(last) and type(last[-1]) is PackedConv2d
