@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 
 from resnest_timm.kernels.plain import is_watched
 from resnest_timm.split_attention import (
@@ -158,9 +159,9 @@ class ResNeStBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, inplanes, H, W]` -> `[B, 4 * planes, H / stride, W / stride]`."""
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]  # it compiles calls of layers alone
+        if is_scripting():  # TorchScript compiles calls of layers alone
             return self._scripted(x)
-        else:  # TorchScript would compile what stands after the `if`
+        else:  # it would compile what stands after the `if`
             return self._join(self._branch(x), x)  # no name here for the branch's map: `_join` lets go of it early
 
     def _branch(self, x: Tensor) -> Tensor:

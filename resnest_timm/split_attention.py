@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from timm.layers import make_divisible
 from timm.layers.split_attn import RadixSoftmax
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 
 from resnest_timm.kernels import mixing
 from resnest_timm.kernels.plain import is_recorded, is_traced, is_watched
@@ -198,12 +199,12 @@ class SplitAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` -> `[B, C', H', W']`."""
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]  # it compiles calls of layers and plain functions
+        if is_scripting():  # TorchScript compiles calls of layers and plain functions alone
             splits = self.act0(self.drop(self.bn0(self.conv(x))))
             gap = splits.mean((2, 3), keepdim=True)
             weights = self._softmax(self.fc2(self.act1(self.bn1(self.fc1(self._sum(gap))))), gap)
             return mixing.any_weighted_sum(splits, weights, self.radix)
-        else:  # TorchScript would compile what stands after the `if`
+        else:  # it would compile what stands after the `if`
             return self._mix(self.act0(self.drop(normalize(self.bn0, self.conv(x)))))
 
     def _mix(self, splits: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class PackedConv2d(nn.Conv2d):
 
     Packed weights are a second copy, made anew when the images' shape or the weights change: their order depends on
     both. Changes through `weight.data`, which PyTorch does not count, are not seen. Copies and pickles have none.
+    Weights made in inference mode, whose changes nobody counts, are packed in every call.
     """
 
     _packed: tuple[torch.Size, int, Tensor, Tensor] | None = None
@@ -87,14 +88,20 @@ class PackedConv2d(nn.Conv2d):
 
     def _pack(self, input: Tensor) -> Tensor:
         weight = self.weight.detach()
-        version = 0 if weight.is_inference() else self.weight._version
+        if weight.is_inference():
+            return self._packed_for(weight, input)
+        version = weight._version
         if self._packed is not None:
             shape, of_version, of_weight, packed = self._packed
             if (shape, of_version, of_weight.data_ptr()) == (input.shape, version, weight.data_ptr()):
                 return packed
-        new: Tensor = OPS._reorder_convolution_weight(weight, *self._geometry(), list(input.shape))
+        new = self._packed_for(weight, input)
         self._packed = (input.shape, version, weight, new)
         return new
+
+    def _packed_for(self, weight: Tensor, input: Tensor) -> Tensor:
+        packed: Tensor = OPS._reorder_convolution_weight(weight, *self._geometry(), list(input.shape))
+        return packed
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_packed"}
