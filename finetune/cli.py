@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -58,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         there was nothing to save. Anything else is a bug of ours and raises.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] in (["--version"], ["-V"]):
+        print(f"resnest-timm {_version()}")
+        return 0
     try:
         verb, arguments = _split_verb(argv)
         VERBS[verb](arguments)
@@ -75,6 +79,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped; nothing was saved", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
+
+
+def _version() -> str:
+    """Of the package, without importing it and torch with it."""
+    try:
+        return metadata.version("resnest-timm")
+    except metadata.PackageNotFoundError:
+        return "of a checkout that is not installed"
 
 
 def _split_verb(argv: list[str]) -> tuple[str, list[str]]:

@@ -79,7 +79,7 @@ def make_trainer(
     """
     launch.check(num_nodes, strategy)
     here = launch.placement()
-    bar: list[L.Callback] = [TQDMProgressBar(leave=True)] if interactive() else []
+    bar: list[L.Callback] = [EpochBar()] if interactive() else []
     try:
         with quiet():
             return L.Trainer(
@@ -128,6 +128,19 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+class EpochBar(TQDMProgressBar):
+    """Counts epochs from 1, as all else that is printed; what an epoch came to is a line of the log."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *arguments: Any) -> None:
+        """Name the epoch."""
+        super().on_train_epoch_start(trainer, *arguments)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+    def get_metrics(self, *arguments: Any) -> dict[str, Any]:
+        """Without Lightning's version number."""
+        return {name: value for name, value in super().get_metrics(*arguments).items() if name != "v_num"}
 
 
 class Session:
