@@ -108,7 +108,8 @@ def _make(make: Callable[[Subject], Figure | None], subject: Subject, path: Path
     with style.style():
         drawn = make(subject)
         if drawn is not None:
-            style.save(drawn, path, limit=600_000 if make is _mistakes else 300_000)
+            photographs = make is _mistakes
+            style.save(drawn, path, limit=900_000 if photographs else 300_000, photographs=photographs)
     return drawn is not None
 
 
