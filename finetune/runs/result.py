@@ -18,7 +18,7 @@ _PACKAGES = ("resnest-timm", "torch", "torchvision", "timm", "lightning", "torch
 
 @dataclass(frozen=True)
 class RunResult:
-    """The outcome of a run, see the README for each key.
+    """The outcome of a run, see docs/reference/result.md for each key.
 
     Attributes:
         task: Hub's name of the task.
