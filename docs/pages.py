@@ -198,7 +198,7 @@ def _field_docs(kind: Any) -> Iterator[tuple[str, str]]:
 
 
 def _doc(kind: Any) -> str:
-    return "" if kind.__doc__.startswith("Flags(") else inspect.cleandoc(kind.__doc__)
+    return "" if kind.__doc__.startswith("Flags(") else _plain(inspect.cleandoc(kind.__doc__))
 
 
 def api(package: str) -> str:

@@ -200,25 +200,33 @@ TO_COME = {"finetune/task.py"}
 
 
 def exists(name):
-    """Whether there is such a module, or such a name in it, without importing what it imports."""
-    *parts, last = name.split(".")
-    for path in (ROOT.joinpath(*parts, last), ROOT.joinpath(*parts)):
-        if path.is_dir():
-            found = path / "__init__.py"
-        else:
-            found = path.with_suffix(".py")
-        if found.is_file():
-            if path.name == last and path == ROOT.joinpath(*parts, last):
-                return True
-            tree = ast.parse(found.read_text(encoding="utf-8"))
-            names = {getattr(node, "name", None) for node in ast.walk(tree)} | {
-                alias.asname or alias.name
-                for node in ast.walk(tree)
-                if isinstance(node, ast.ImportFrom | ast.Import)
-                for alias in node.names
-            }
-            return last in names or last in {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    """Whether there is such a module, or such a name in it; nothing is imported."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        path = ROOT.joinpath(*parts[:count])
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if file.is_file():
+            deeper = len(parts) > count + 1  # a method's class, not a function that has the name of an old module
+            return count == len(parts) or (parts[count] in names_in(file) and (not deeper or parts[count][0].isupper()))
     return False
+
+
+def names_in(file):
+    """What a module defines, assigns or imports."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+
+
+def test_the_finder_of_names_finds_and_does_not():
+    there = ["finetune", "finetune.run", "finetune.serving.predictor.Predictor", "cards.page", "resnest_timm.optimize"]
+    assert [name for name in there if not exists(name)] == []
+    gone = ["finetune.flow", "finetune.serving.predictor.Nobody", "cards.render.build", "resnest_timm.nothing"]
+    assert [name for name in gone if exists(name)] == []
 
 
 def test_paths_to_come_are_still_to_come():
