@@ -76,8 +76,6 @@ def trained(workshop, cli):
     done = cli(command[2], *command[3:], *SMALLER, cwd=workshop)
     assert done.returncode == 0, done.stderr
     (workshop / "RUN").symlink_to("runs/photos")
-    done = cli("cards", "verify", "RUN", cwd=workshop)  # runs in tests leave the certificate out
-    assert done.returncode == 0, done.stderr
     return workshop
 
 
@@ -94,9 +92,10 @@ def done_before():
 
 
 def certify(folder, cli):
-    """What `export` does at its end, but not in tests."""
+    """What a training and `export` do at their end, but not in tests."""
     model, certificate = folder / "RUN/model", folder / "RUN/model/verify.json"
-    if max(path.stat().st_mtime for path in model.glob("model.*")) > certificate.stat().st_mtime:
+    made = certificate.stat().st_mtime if certificate.is_file() else 0
+    if max(path.stat().st_mtime for path in model.glob("model.*")) > made:
         done = cli("cards", "verify", "RUN", cwd=folder)
         assert done.returncode == 0, done.stderr
 
