@@ -4,7 +4,7 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo docs test test-slow check clean
+.PHONY: help demo docs test test-slow test-nightly test-pythons check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -52,5 +52,18 @@ test-slow: .venv/.test  ## the long ones: whole trainings, several processes, ru
 	@echo "make: pytest, long tests"
 	@.venv/bin/pytest -m slow
 
+test-nightly: .venv/.test  ## what takes long and seldom breaks: runs that an earlier version made go on; other Pythons
+	@echo "make: run folders of an earlier version"
+	@$(PY) tests/old_runs.py
+	@$(MAKE) --no-print-directory test-pythons
+
+test-pythons:  ## `make test` on a clean clone with each other supported Python that is found, some 20 minutes each
+	@for python in python3.12 python3.13; do \
+	    if ! $$python --version >/dev/null 2>&1; then echo "make: no $$python: not tested"; continue; fi; \
+	    echo "make: tests with $$python, of what is committed"; \
+	    rm -rf build/$$python && git clone --quiet . build/$$python && \
+	    $(MAKE) --directory build/$$python test PYTHON=$$python || exit 1; \
+	done
+
 clean:  ## remove .venv and caches
-	rm -rf .venv .cache build site *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .cache build site dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

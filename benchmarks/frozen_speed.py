@@ -32,7 +32,9 @@ from finetune.networks import models
 from finetune.networks.feature_data import IMAGES_AT_ONCE, FeatureDataModule
 from finetune.networks.freezing import classifier_of
 from finetune.runs.runfolder import RunFolder
-from finetune.tasks import FeatureClassificationTask
+from finetune.tasks import registry
+from finetune.tasks.classification.feature_classification import FeatureClassificationTask
+from finetune.tasks.classification.task import CLASSIFICATION
 from finetune.training.session import Session, make_trainer, quiet
 
 _CLOTHING = Path(__file__).resolve().parents[2] / "shared" / "data" / "clothing"
@@ -102,6 +104,7 @@ def frozen_training(config: RunConfig, task: ImageClassificationTask, images: An
         folder = RunFolder(Path(name))
         folder.checkpoints.mkdir()
         session = Session(config, folder)
+        session.plan(config, CLASSIFICATION)
         session.fit(head, loader, {}, None)
         for role in ("validation", "test"):
             session.evaluate(head, loader, role)
@@ -118,7 +121,7 @@ def measure(options: Options) -> dict[str, Any]:
     given = {"epochs": options.epochs, "accelerator": options.accelerator, "image_size": options.image_size}
     config = RunConfig(model=options.model, dataset=dataset, pretrained=False, freeze="backbone", **given).resolved()
     config = dataclasses.replace(config, devices="1")
-    data = prepare(dataset, max_samples=options.max_samples)
+    data = prepare(dataset, registry.READING, max_samples=options.max_samples)
     found: dict[str, Any] = {"images": sum(data.splits.counts().values()), "batch_size": config.batch_size}
     found["seconds"] = {kind: [] for kind in ("evaluation", "cold", "warm", "features")}
     for _ in range(options.repeats):

@@ -27,12 +27,13 @@ import torch
 import tyro
 from timm.data import create_dataset, create_loader
 
-from finetune.data import images, schema, source
+from finetune import ImageDataModule
+from finetune.data import images, source
 from finetune.data.dataset import LabelledImages
 from finetune.data.splits import SplitRows, Splits
 from finetune.loading import jpeg
 from finetune.loading.cores import available_cores
-from finetune.loading.datamodule import ImageDataModule
+from finetune.tasks.classification.schema import infer
 
 
 @dataclass
@@ -113,7 +114,7 @@ def write_parquet(name: str, options: Options, folder: Path) -> None:
 
 def candidates(folder: Path, size: int, workers: int, options: Options) -> Iterator[Candidate]:
     opened = source.load(str(folder))
-    found = schema.infer(opened.splits["train"].features)
+    found = infer(opened.splits["train"].features)
     count = len(opened.splits["train"])
     part = SplitRows("train", np.arange(count), np.arange(count) % 2, whole=True)
     data = LabelledImages(opened, found, Splits({"train": part}))

@@ -24,15 +24,14 @@ import tyro
 from PIL import Image
 
 import resnest_timm  # noqa: F401  registers
-from finetune import Predictor
+from finetune import ImageClassificationTask, ImageDataModule, Predictor
 from finetune.commands import predict_rows
 from finetune.data.dataset import LabelledImages, whole_split
 from finetune.export import model_folder
 from finetune.loading.allocator import freed_memory_kept
-from finetune.loading.datamodule import ImageDataModule
 from finetune.networks import models
 from finetune.serving import inputs as predict_inputs
-from finetune.tasks import ImageClassificationTask
+from finetune.tasks import registry
 from finetune.training.session import make_trainer, quiet
 
 CLASSES = [str(number) for number in range(10)]
@@ -105,10 +104,10 @@ def main() -> int:
         torch.manual_seed(0)
         model = timm.create_model(options.model, num_classes=len(CLASSES))
         model_folder.save(model, folder, CLASSES, models.data_config(model, options.size))
-        data = whole_split(str(pictures))
+        data = whole_split(str(pictures), registry.READING)
         both = loops(folder, data, options)
         answers = both["predict"]()  # the first of each warms up
-        right = np.mean([int(name) for name in answers] == data.splits.parts["test"].labels)
+        right = np.mean([int(name) for name in answers] == data.splits.parts["test"].targets)
         if abs(right - both["evaluate"]()) > 1.5 / options.images:  # one image may lie on the border
             print("the two loops disagree: no ratio", file=sys.stderr)
             return 1

@@ -11,6 +11,7 @@ import numpy as np
 
 from finetune.data import splits
 from finetune.data.dataset import LabelledImages, prepare
+from finetune.tasks import registry
 
 VALIDATION_SHARE = 0.1
 """Of a subset, as `python -m finetune` holds it out where a dataset has no validation split."""
@@ -118,7 +119,7 @@ def write(case: Case, subsets: int, score: str, folder: Path) -> list[Files]:
     Raises:
         ValueError: It cannot be carved so; the message says why.
     """
-    data = prepare(case.dataset, seed=0)
+    data = prepare(case.dataset, registry.READING, seed=0)
     divisions, rest = _divide(data, case, subsets)
     if score != "test" and not len(rest.rows):
         raise ValueError(f"--score {score}: {case.name} leaves no image of the pool; give fewer, DATASET:IMAGES")

@@ -222,7 +222,7 @@ def public(package: str) -> Iterator[tuple[str, str]]:
     }
     values = [n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"]
     for name in ast.literal_eval(values[0]):
-        if not re.match(r"resnest\d", name):  # the models, which reference/zoo.md lists
+        if not re.match(r"resnest\d|__", name):  # the models, which reference/zoo.md lists, and the version
             yield name, str(homes[name])
 
 

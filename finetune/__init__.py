@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     from finetune.commands.train import run
     from finetune.errors import FinetuneError
     from finetune.evaluation.evaluation import Evaluation
-    from finetune.loading.datamodule import ImageDataModule
     from finetune.runs.result import RunResult
     from finetune.serving.predictor import Prediction, Predictor
     from finetune.settings.config import RunConfig
     from finetune.settings.verbs import EvaluateOptions, PredictOptions
-    from finetune.tasks import TASKS, ImageClassificationTask
+    from finetune.tasks.classification.datamodule import ImageDataModule
+    from finetune.tasks.classification.image_classification import ImageClassificationTask
+    from finetune.tasks.modules import TASKS
 
 _HOMES = {
     "RunConfig": "finetune.settings.config",
     "FinetuneError": "finetune.errors",
-    "ImageDataModule": "finetune.loading.datamodule",
+    "ImageDataModule": "finetune.tasks.classification.datamodule",
     "EvaluateOptions": "finetune.settings.verbs",
     "Evaluation": "finetune.evaluation.evaluation",
     "evaluate": "finetune.commands.evaluate",
@@ -36,8 +37,8 @@ _HOMES = {
     "Predictor": "finetune.serving.predictor",
     "RunResult": "finetune.runs.result",
     "run": "finetune.commands.train",
-    "TASKS": "finetune.tasks",
-    "ImageClassificationTask": "finetune.tasks",
+    "TASKS": "finetune.tasks.modules",
+    "ImageClassificationTask": "finetune.tasks.classification.image_classification",
 }
 
 __all__ = [

@@ -38,7 +38,8 @@ def set_up(stream: TextIO) -> None:
 
 def without_tokens(text: str) -> str:
     """What may be printed of an error; what knows the tokens is imported only where there may be one."""
-    if not ("hf_" in text or "://" in text or os.environ.get("HF_TOKEN", "\0") in text):
+    known = (os.environ.get(name, "\0") for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))
+    if not any(mark in text for mark in ("hf_", "api_org_", "://", *known)):
         return text
     from cards import redact
 

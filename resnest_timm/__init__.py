@@ -41,11 +41,14 @@ from resnest_timm.split_attention import SplitAttention
 from resnest_timm.stock import stock_form
 from resnest_timm.zoo.weights import WeightsError
 
+__version__ = "0.1.0"
+
 __all__ = [
     "OptimizeError",
     "ResNeStBottleneck",
     "SplitAttention",
     "WeightsError",
+    "__version__",
     "add_drop_block",
     "optimize",
     "record_splits",

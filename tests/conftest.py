@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,13 +43,26 @@ if "sitecustomize" in sys.modules:
 import sitecustomize  # noqa: E402, F401
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem() -> Iterator[Any]:
+    """Refuse a test that is `slow` and does not say how slow: the longest are begun first, and CI has a budget."""
+    made = yield
+    for item in made if isinstance(made, list) else [made]:
+        for marker in item.iter_markers("slow") if isinstance(item, pytest.Item) else ():
+            if set(marker.kwargs) != {"seconds"} or marker.args:
+                raise pytest.Collector.CollectError(
+                    f"{item.nodeid}: expected @pytest.mark.slow(seconds=...), with what it takes alone on a core"
+                )
+    return made
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with the slowest tests first: whole files go to processes, and a long one at the end would run alone."""
-    seconds: dict[Path, int] = {}
+    """The slowest files first: whole files go to processes, and a long one at the end would run alone."""
+    seconds: Counter[Path] = Counter()
     for item in items:
-        for marker in item.iter_markers("slow"):
-            seconds[item.path] = max(seconds.get(item.path, 0), marker.kwargs.get("seconds", 20))
-    items.sort(key=lambda item: -seconds.get(item.path, 0))  # stable: otherwise as collected
+        marker = item.get_closest_marker("slow")
+        seconds[item.path] += marker.kwargs["seconds"] if marker else 0
+    items.sort(key=lambda item: -seconds[item.path])  # stable: otherwise as collected
 
 
 def pytest_sessionfinish() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cards import tasks
 from cards.errors import CardError
 
 NAME = "verify.json"
@@ -31,6 +32,7 @@ def check(model: Path) -> dict[str, Any]:
         CardError: It is missing or broken, some check failed, or a file is another than the one that was verified.
     """
     path = model / NAME
+    required = tasks.of_model(model).required
     advice = f"make it by `python -m cards verify {model}`"
     if not path.is_file():
         raise CardError(f"{model} has no certificate (no {NAME}): {advice}")
@@ -42,10 +44,10 @@ def check(model: Path) -> dict[str, Any]:
         raise CardError(f"{path} is broken ({type(error).__name__}: {error}): {advice}") from error
     if version != VERSION:
         raise CardError(f"{path}: expected version {VERSION}, got {version!r}: {advice}")
-    if certificate.get("passed") is not True or not passed(checks):
+    if certificate.get("passed") is not True or not passed(checks, required):
         raise CardError(
-            f"{path}: the model did not pass: {', '.join(failed) or 'timm did not'}. Other programs would not get "
-            f"this model's outputs; after mending it {advice.replace('make it', 'verify again')}"
+            f"{path}: the model did not pass: {', '.join(failed) or required + ' did not'}. Other programs would not "
+            f"get this model's outputs; after mending it {advice.replace('make it', 'verify again')}"
         )
     for key, digest in digests(model).items():
         if certificate.get(key) != digest:
@@ -56,10 +58,10 @@ def check(model: Path) -> dict[str, Any]:
     return certificate
 
 
-def passed(checks: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether timm found equal outputs, and none of the others unequal ones."""
+def passed(checks: Mapping[str, Mapping[str, Any]], required: str = "timm") -> bool:
+    """Whether the required library found equal outputs, and none of the others unequal ones."""
     verdicts = {name: entry["passed"] for name, entry in checks.items()}
-    return verdicts.get("timm") is True and not any(verdict is False for verdict in verdicts.values())
+    return verdicts.get(required) is True and not any(verdict is False for verdict in verdicts.values())
 
 
 def failure(entry: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from cards import tasks
 from cards.certificate import files
 from cards.errors import CardError
 from cards.files import model_folder
@@ -69,7 +70,7 @@ def verify(folder: Path) -> dict[str, Any]:
         "images": len(live.logits),
         "tolerance": TOLERANCE,
         "checks": checks,
-        "passed": files.passed(checks),
+        "passed": files.passed(checks, tasks.of_model(model).required),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     temporary = model / f"{files.NAME}.part"
@@ -119,7 +120,7 @@ def _live(model: Path, inputs: Path) -> _Live:
 def _run(exported: Mapping[str, str], model: Path, inputs: Path, live: _Live) -> dict[str, dict[str, Any]]:
     """Start all clients at once, for most of their time is imports, and judge each."""
     checks: dict[str, dict[str, Any]] = {}
-    clients = {"timm": "stock_timm", "transformers": "stock_transformers"} | dict.fromkeys(exported, "stock_runtimes")
+    clients = {**tasks.of_model(model).clients, **dict.fromkeys(exported, "stock_runtimes")}
     missing = [library for library in clients if importlib.util.find_spec(library) is None]
     with tempfile.TemporaryDirectory() as scratch:
         outputs = {library: Path(scratch, f"{library}.npz") for library in clients if library not in missing}

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from cards import tasks
 from cards.errors import CardError
 from cards.page import settings
-from cards.page.head import METRICS, known
-from cards.page.limitations import limitations
-from cards.page.text import command, escape, name_list, number
+from cards.page.head import known
+from cards.page.text import command, escape, number
 
 __all__ = ["CardError", "read", "sections"]
 
-FIGURES = {
-    "confusion": "Confusion matrix of the test images",
-    "mistakes": "Most confident mistakes on the test images",
-    "reliability": "Reliability diagram: confidence against accuracy on the test images",
-    "curves": "Learning curves",
-}
-OPEN = 20
-"""Classes up to which the table of them is not folded."""
-LONGEST = 1000
-"""Classes from which on only the weakest have a row."""
-WEAKEST = 100
-_FIGURE = re.compile(r"figures/[a-z_]+\.png")
+Row = tuple[str, str, str, str]
+"""Of the table of results: title, test, its interval, validation."""
 
+_FIGURE = re.compile(r"figures/[a-z_]+\.png")
 
 CHOSEN = {
     "the last epoch": "The weights are those of the last epoch",
@@ -65,18 +57,17 @@ def sections(result: dict[str, Any], model: Path) -> dict[str, Any]:
         model: Its folder: figures and exported files are spoken of where they are there.
     """
     evaluation = result.get("evaluation") or {}
-    calibration = evaluation.get("calibration")
+    parts: Any = import_module(tasks.of(result).parts)
     words = result.get("command") or []
     return {
         **_model(result["model"]),
         **_dataset(result["dataset"]),
-        **_scores(result, evaluation),
-        **_classes(result["dataset"]["classes"], evaluation.get("per_class", {}).get("test", []), model),
-        "calibration": calibration and _calibration(calibration),
-        "figures": _figures(evaluation.get("figures", {}), model),
+        **_scores(result, evaluation, parts.floors(evaluation)),
+        **parts.sections(result, model),
+        "figures": figures(evaluation.get("figures", {}), parts.FIGURES, model),
         "onnx": (model / "model.onnx").is_file(),
         "openvino": (model / "model.xml").is_file(),
-        "limitations": limitations(result),
+        "limitations": parts.limitations(result),
         "chosen": _chosen(result),
         "averaged": result["model"].get("weights") == "averaged",
         "seeds": _seeds(evaluation["seeds"]) if "seeds" in evaluation else None,
@@ -122,33 +113,21 @@ def _origin(role: str, dataset: dict[str, Any]) -> str:
     return f"{escape(sources[role])} of the dataset" if role in sources else "as in the dataset"
 
 
-def _scores(result: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
+def _scores(result: dict[str, Any], evaluation: dict[str, Any], floors: Sequence[Row]) -> dict[str, Any]:
     """The table of results, and the sentence above it."""
     test, validation = result["metrics"]["test"], result["metrics"]["validation"]
-    intervals, floor = evaluation.get("intervals", {}), evaluation.get("majority_class")
+    intervals, named = evaluation.get("intervals", {}), tasks.of(result).metrics
     ends = {name: f"{number(low)} to {number(high)}" for name, (low, high) in intervals.get("test", {}).items()}
     rows = [
-        (METRICS[key][1], number(value), ends.get(key, ""), number(validation[key]) if key in validation else "")
-        for key, value in known(test)
+        (named[key][1], number(value), ends.get(key, ""), number(validation[key]) if key in validation else "")
+        for key, value in known(test, named)
     ]
-    if floor:
-        answer = f"Accuracy of always answering {escape(floor['class'])}"
-        rows.append((answer, number(floor["test"]), "", number(floor["validation"])))
-    if probe := evaluation.get("probe"):
-        low, high = probe["intervals"]["test"]["accuracy"]
-        text = f"Accuracy of a linear probe on the frozen features of {probe['images']:,} training images"
-        test_score, validation_score = (number(probe[role]["accuracy"]) for role in ("test", "validation"))
-        rows.append((text, test_score, f"{number(low)} to {number(high)}", validation_score))
     return {
-        "metrics": rows,
-        "accuracy": number(test["accuracy"]) if "accuracy" in test else None,
-        "accuracy_interval": ends.get("accuracy"),
+        "metrics": [*rows, *floors],
         "level": f"{100 * intervals['level']:g}" if intervals else None,
         "method": escape(intervals["method"]) if intervals else None,
         # Wilson's interval, where every image is right, is not resampled.
         "resamples": f"{intervals['resamples']:,}" if intervals and "bootstrap over" in intervals["method"] else None,
-        "floor": number(floor["test"]) if floor else None,
-        "floor_class": escape(floor["class"]) if floor else None,
         "test_images": f"{result['dataset']['splits']['test']:,}",
     }
 
@@ -171,44 +150,7 @@ def _seeds(found: dict[str, Any]) -> str:
     )
 
 
-def _classes(classes: list[str], rows: list[dict[str, Any]], model: Path) -> dict[str, Any]:
-    """The table of classes, the weakest alone where there are very many."""
-    shown = rows
-    if len(rows) > LONGEST:
-        order = sorted(range(len(rows)), key=lambda i: (rows[i]["f1"] is None, rows[i]["f1"] or 0.0))
-        shown = [rows[i] for i in order[:WEAKEST]]
-    return {
-        "class_count": f"{len(classes):,}",
-        "class_names": name_list(classes, LONGEST),
-        "class_rows": [
-            (escape(row["class"]), *(_share(row[key]) for key in ("precision", "recall", "f1")), f"{row['support']:,}")
-            for row in shown
-        ],
-        "classes_shown": f"{len(shown):,}" if len(shown) < len(rows) else None,
-        "class_gaps": any(row[key] is None for row in shown for key in ("precision", "recall", "f1")),
-        "classes_folded": len(rows) > OPEN,
-        "per_class_file": "figures/per_class.csv" if (model / "figures" / "per_class.csv").is_file() else None,
-    }
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else number(value)
-
-
-def _calibration(found: dict[str, Any]) -> dict[str, Any]:
-    test = found["test"]
-    return {
-        "temperature": repr(float(found["temperature"])),
-        "fitted_on": escape(found["fitted_on"]),
-        "bins": found["bins"],
-        "rows": [
-            ("Expected calibration error", number(test["error"]), number(test["error_calibrated"])),
-            ("Loss", number(test["loss"]), number(test["loss_calibrated"])),
-        ],
-    }
-
-
-def _figures(named: Mapping[str, str], model: Path) -> dict[str, str]:
-    """Markdown images by figure, of those that are there."""
-    found = {name: path for name, path in named.items() if name in FIGURES and _FIGURE.fullmatch(str(path))}
-    return {name: f"![{FIGURES[name]}]({path})" for name, path in found.items() if (model / path).is_file()}
+def figures(named: Mapping[str, str], titles: Mapping[str, str], model: Path) -> dict[str, str]:
+    """Markdown images by figure, of those that have a title and are there."""
+    found = {name: path for name, path in named.items() if name in titles and _FIGURE.fullmatch(str(path))}
+    return {name: f"![{titles[name]}]({path})" for name, path in found.items() if (model / path).is_file()}

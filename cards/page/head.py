@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-METRICS = {
-    "accuracy": ("accuracy", "Accuracy"),
-    "top5_accuracy": ("accuracy", "Top-5 accuracy"),
-    "macro_f1": ("f1", "Macro F1"),
-    "balanced_accuracy": ("accuracy", "Balanced accuracy"),
-    "loss": ("loss", "Loss"),
-}
-"""By key of result.json: the Hub's metric type, and the name to print."""
+from cards import tasks
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*", re.ASCII)
@@ -30,39 +24,41 @@ def metadata(result: dict[str, Any], name: str, model: Path) -> ModelCardData:
         model: Its folder, which says what was exported.
     """
     dataset, base = result["dataset"], _hub_id(result["model"]["base_model"])
+    task = tasks.of(result)
+    named = task.metrics
     optional: dict[str, Any] = license_of(result["model"].get("base_license"))
     optional |= {"base_model_relation": "finetune"} if base else {}
     return ModelCardData(
-        library_name="timm",
+        library_name=task.library,
         pipeline_tag=result["task"],
         base_model=base,
         datasets=[dataset["id"]] if dataset["hub"] and _hub_id(dataset["id"]) else None,
-        metrics=list(dict.fromkeys(METRICS[key][0] for key in METRICS if key in result["metrics"]["test"])),
+        metrics=list(dict.fromkeys(named[key][0] for key in named if key in result["metrics"]["test"])),
         tags=_tags(result, model),
         model_name=name,
         eval_results=[
             EvalResult(
                 task_type=result["task"],
-                task_name="Image classification",
+                task_name=task.title,
                 dataset_type=dataset["id"],
                 dataset_name=dataset["id"],
                 dataset_config=dataset["config"],
                 dataset_split=test_split(dataset),
                 dataset_revision=dataset["revision"],
                 dataset_args=_part(dataset),
-                metric_type=METRICS[key][0],
-                metric_name=METRICS[key][1],
+                metric_type=named[key][0],
+                metric_name=named[key][1],
                 metric_value=value,
             )
-            for key, value in known(result["metrics"]["test"])
+            for key, value in known(result["metrics"]["test"], named)
         ],
         **optional,
     )
 
 
-def known(metrics: dict[str, float]) -> list[tuple[str, float]]:
+def known(metrics: dict[str, float], named: Mapping[str, tuple[str, str]]) -> list[tuple[str, float]]:
     """Those that this version has a name for; a later one may have written more."""
-    return [(key, metrics[key]) for key in METRICS if key in metrics]
+    return [(key, metrics[key]) for key in named if key in metrics]
 
 
 def test_split(dataset: dict[str, Any]) -> str:
@@ -90,7 +86,7 @@ def _hub_id(text: str | None) -> str | None:
 
 
 def _tags(result: dict[str, Any], model: Path) -> list[str]:
-    tags = [result["task"], "timm", "transformers"]
+    tags = [result["task"], *tasks.of(result).tags]
     tags += ["resnest"] if str(result["model"]["architecture"]).startswith("resnest") else []
     return tags + [
         tag for tag, name in {"onnx": "model.onnx", "openvino": "model.xml"}.items() if (model / name).is_file()

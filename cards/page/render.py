@@ -8,13 +8,11 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from cards import files
+from cards import files, tasks
 from cards.certificate import files as certificate
 from cards.errors import CardError
 from cards.page import data, head
 from cards.page.text import escape
-
-TEMPLATE = Path(__file__).with_name("template.md")
 
 
 def render(run: Path) -> str:
@@ -33,7 +31,11 @@ def render(run: Path) -> str:
             "file, or repeat the run by its config.yaml"
         ) from error
     sections["certificate"] = _certificate(model)
-    return str(ModelCard.from_template(metadata, template_path=str(TEMPLATE), **sections))
+    return str(
+        ModelCard.from_template(
+            metadata, template_path=str(Path(__file__).with_name(tasks.of(result).template)), **sections
+        )
+    )
 
 
 def build(run: Path) -> Path:
@@ -75,7 +77,7 @@ def _certificate(model: Path) -> dict[str, Any] | None:
         rows = [_library(name, entry, made["images"]) for name, entry in made["checks"].items()]
         return {
             "rows": rows,
-            "passed": bool(made["passed"]) and certificate.passed(made["checks"]),
+            "passed": bool(made["passed"]) and certificate.passed(made["checks"], tasks.of_model(model).required),
             "tolerance": f"{made['tolerance']:g}",
             "sha256": escape(made["weights_sha256"]),
             "images": made["images"],

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from huggingface_hub import SpaceCardData
 
+from cards import tasks
 from cards.errors import CardError
 from cards.files import write
 from cards.hub.access import check_name
+from cards.tasks import CardTask
 
-APP = Path(__file__).with_name("app.py")
 GRADIO = "6.31.0"
 """The version that the app was tried with; of the Space where no Gradio is installed here."""
 
@@ -41,7 +42,11 @@ def build(model: Path, repo_id: str, folder: Path) -> Path:
     if missing := [name for name in _NEEDED if not (model / name).is_file()]:
         raise CardError(f"{model} holds no model (no {', '.join(missing)}): give the model/ of a complete run")
     check_name(repo_id)
-    files = {"app.py": _app(repo_id), "requirements.txt": _requirements(), "README.md": _readme(model, repo_id)}
+    files = {
+        "app.py": _app(tasks.of_model(model), repo_id),
+        "requirements.txt": _requirements(),
+        "README.md": _readme(model, repo_id),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         write(folder / name, text)
@@ -56,8 +61,8 @@ def instructions(folder: Path, repo_id: str) -> str:
     )
 
 
-def _app(repo_id: str) -> str:
-    text = APP.read_text(encoding="utf-8")
+def _app(task: CardTask, repo_id: str) -> str:
+    text = Path(__file__).with_name(task.app).read_text(encoding="utf-8")
     assert text.count(_PLACEHOLDER) == 1  # a mistake of ours, not the user's
     return text.replace(_PLACEHOLDER, f"MODEL = {json.dumps(repo_id)}")
 
@@ -80,6 +85,8 @@ def _readme(model: Path, repo_id: str) -> str:
         gradio = version("gradio")
     except PackageNotFoundError:
         gradio = GRADIO
+    task = tasks.of_model(model)
+    pipeline = next(name for name, row in tasks.TASKS.items() if row is task)
     data = SpaceCardData(
         title=repo_id.partition("/")[2],
         sdk="gradio",
@@ -87,7 +94,7 @@ def _readme(model: Path, repo_id: str) -> str:
         python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
         app_file="app.py",
         models=[repo_id],
-        tags=["image-classification", "timm"],
+        tags=[pipeline, task.library],
     )
     calibrated = (config.get("calibration") or {}).get("temperature") is not None
     words = "calibrated probabilities" if calibrated else "the model's own probabilities: it has no calibration"

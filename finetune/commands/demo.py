@@ -80,17 +80,15 @@ def served(options: DemoOptions) -> Iterator[str]:
     _check_address(options)  # before the model is loaded
     start.check_model(options.model)
     log.info(f"loading {options.model}")
-    from finetune.serving.predictor import Predictor  # with torch and timm, seconds in which the line above stands
+    from finetune.tasks import registry  # with torch and timm, seconds in which the line above stands
 
-    predictor = Predictor(options.model, accelerator=options.accelerator)
     with tempfile.TemporaryDirectory(prefix="finetune-demo-", ignore_cleanup_errors=True) as folder, _quiet(folder):
         import gradio as gr
         from starlette.middleware import Middleware
 
         from finetune.serving import html
-        from finetune.serving import page as demo_page
 
-        page = demo_page.build(predictor, Path(folder))
+        page = registry.of_model(options.model).page(options.model, options.accelerator, Path(folder))
         local = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # Gradio's own come from another machine
         try:
             _, address, _ = page.launch(

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import yaml
 from lightning.pytorch.callbacks import Callback
-from torch import nn
 
 from finetune.commands import start
-from finetune.console import log
-from finetune.data import schema, source
+from finetune.data import source
 from finetune.data.dataset import LabelledImages, excluded, inspect, whole_split
 from finetune.data.splits import ROLES, SplitRows, Splits
 from finetune.errors import DatasetError, RunFolderError, listing
-from finetune.evaluation import calibration, intervals, labels, published
+from finetune.evaluation import published
 from finetune.evaluation.evaluation import Evaluation
-from finetune.evaluation.predictions import Predictions
 from finetune.loading import choose, transforms
 from finetune.loading.allocator import freed_memory_kept
-from finetune.loading.datamodule import ImageDataModule
+from finetune.loading.datamodule import RowsDataModule
 from finetune.networks import models
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 from finetune.settings.verbs import EvaluateOptions
-from finetune.tasks import TASKS
-from finetune.training.callbacks.predictions import CollectPredictions
+from finetune.task import Task
+from finetune.tasks import registry
 from finetune.training.session import make_trainer, quiet
 
 
@@ -58,11 +53,12 @@ def evaluate_run(options: EvaluateOptions) -> Evaluation:
     split = options.split or "test"
     if split not in ROLES:
         raise RunFolderError(f"--split must be one of {', '.join(ROLES)}, got {split!r}")
+    task = registry.get(result.task)
     data = reopen(folder, result, split)
-    model = timm.create_model(f"local-dir:{folder.model}", pretrained=True)
-    loader = _loader(data, models.data_config(model), options)
-    collector = CollectPredictions()
-    metrics = _scores(model, len(data.schema.classes), loader, options, collector)
+    model = task.load(folder.model)
+    loader = _loader(task, data, models.data_config(model), options)
+    collector = task.collector()
+    metrics = _scores(task.evaluator(model, len(data.schema.classes)), loader, options, collector)
     count, expected = len(data.splits.parts["test"].rows), result.dataset["splits"][split]
     if split != "train" and count != expected:  # a stream is counted while it is read
         raise DatasetError(f"the dataset has changed since the run: {split} had {expected} images, and now has {count}")
@@ -71,27 +67,9 @@ def evaluate_run(options: EvaluateOptions) -> Evaluation:
         count,
         metrics,
         result.metrics.get(split, {}),
-        **(_assessed(collector.last, result, folder) if collector.last else {}),
+        titles={score.key: score.title for score in task.scores},
+        **(task.reassess(collector.last, result, folder.model) if collector.last else {}),
     )
-
-
-def _assessed(found: Predictions, result: RunResult, folder: RunFolder) -> dict[str, Any]:
-    """What result.json says of the test split besides the scores, of any split; as `Evaluation` takes it."""
-    drawn = intervals.bootstrap(found.pairs(), found.num_classes, result.seed)
-    assessed: dict[str, Any] = {"bootstrapped": drawn.ends}
-    if "majority_class" in result.evaluation:
-        name = result.evaluation["majority_class"]["class"]
-        share = (found.targets == result.dataset["classes"].index(name)).double().mean().item()
-        assessed["majority_class"] = {"class": name, "accuracy": share}
-    config = json.loads((folder.model / "config.json").read_text(encoding="utf-8"))
-    if "calibration" in config:
-        temperature = config["calibration"]["temperature"]
-        assessed["calibration"] = {
-            "temperature": temperature,
-            "error": calibration.calibration_error(found),
-            "error_calibrated": calibration.calibration_error(found, temperature),
-        }
-    return assessed
 
 
 def evaluate_model(options: EvaluateOptions) -> Evaluation:
@@ -107,9 +85,11 @@ def evaluate_model(options: EvaluateOptions) -> Evaluation:
     run = RunFolder(Path(name).expanduser().absolute())
     if run.result.is_file():
         name = f"local-dir:{run.model}"
+    task = registry.of_model(name)
     model = models.build(name, None, pretrained=True, image_size=options.image_size)
     data = whole_split(
         options.dataset or "",
+        task,
         split=options.split,
         dataset_config=options.dataset_config,
         revision=options.revision,
@@ -118,14 +98,11 @@ def evaluate_model(options: EvaluateOptions) -> Evaluation:
         max_samples=options.max_samples,
         max_image_pixels=options.max_image_pixels,
     )
-    mapping = labels.match(data.schema.classes, model)
-    log.info(f"classes: {len(data.schema.classes)} of the model's {mapping.num_outputs} outputs, by {mapping.rule}")
+    target, outputs, known = task.aligned(data, model)
     part = data.splits.parts["test"]
     data_config = models.data_config(model, options.image_size)
-    mapped = SplitRows(part.source, part.rows, mapping.outputs[part.labels], part.whole)
-    target = dataclasses.replace(data, splits=Splits({"test": mapped}))
-    loader = _loader(target, data_config, options)
-    metrics = _scores(model, mapping.num_outputs, loader, options)
+    loader = _loader(task, target, data_config, options)
+    metrics = _scores(task.evaluator(model, outputs), loader, options)
     images = published.benchmark(data)
     size = data_config["input_size"][-1]
     return Evaluation(
@@ -134,14 +111,14 @@ def evaluate_model(options: EvaluateOptions) -> Evaluation:
             "dataset": data.source.id,
             "revision": data.source.revision,
             "split": part.source,
-            "classes": len(data.schema.classes),
-            "classes_by": mapping.rule,
+            **known,
             "protocol": _protocol(options.protocol, data_config),
             "excluded": excluded(data),
         },
         len(part.rows),
         metrics,
         published=published.find(model, images, options.protocol, size) if images else None,
+        titles={score.key: score.title for score in task.scores},
     )
 
 
@@ -152,22 +129,19 @@ def _protocol(name: str, data_config: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "image_size": size, **{key: data_config[key] for key in ("crop_pct", "interpolation")}}
 
 
-def _loader(data: LabelledImages, data_config: dict[str, Any], options: EvaluateOptions) -> ImageDataModule:
-    shared: dict[str, Any] = {"batch_size": options.batch_size, "data_config": data_config, "workers": options.workers}
-    loader = choose.module(data, **shared)
+def _loader(task: Task, data: LabelledImages, data_config: dict[str, Any], options: EvaluateOptions) -> RowsDataModule:
+    loader: RowsDataModule = task.data_module(data, data_config, batch_size=options.batch_size, workers=options.workers)
     if options.protocol == "paper":
         loader.eval_transform = transforms.paper(data_config)
     return loader
 
 
-def _scores(
-    model: nn.Module, num_classes: int, loader: ImageDataModule, options: EvaluateOptions, *callbacks: Callback
-) -> dict[str, float]:
-    task = TASKS[loader.data.schema.task](model, num_classes=num_classes)
+def _scores(module: Any, loader: RowsDataModule, options: EvaluateOptions, *callbacks: Callback) -> dict[str, float]:
     trainer = make_trainer(options.accelerator, options.devices, [*callbacks])
     with quiet(), freed_memory_kept():
-        trainer.test(task, loader, verbose=False)
-    return task.exact
+        trainer.test(module, loader, verbose=False)
+    scores: dict[str, float] = module.exact
+    return scores
 
 
 def reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
@@ -179,10 +153,11 @@ def reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
     config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     if config["dataset"] is None:
         raise DatasetError(f"the run in {folder.path} was made from a dataset in memory: it cannot be opened again")
-    if stream := choose.reopen_stream(config, role):
+    task = registry.get(result.task)
+    if stream := choose.reopen_stream(config, task, role):
         return stream
     opened = source.load(config["dataset"], config["dataset_config"], config["revision"])
-    found, targets = inspect(opened.splits, config["image_column"], config["target_column"])
+    found, columns = inspect(opened.splits, task, config["image_column"], config["target_column"])
     if list(found.classes) != result.dataset["classes"]:
         raise DatasetError(
             f"the dataset has changed since the run: its classes were {listing(result.dataset['classes'])}, now they "
@@ -190,12 +165,12 @@ def reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
         )
     entry = json.loads(folder.splits.read_text(encoding="utf-8"))[role]
     name, expected = entry["source"], result.dataset["splits"][role]
-    indices = found.encode(targets[name]) if name in targets else np.empty(0, dtype=np.int64)
-    rows = np.arange(len(indices)) if entry["rows"] == "all" else np.array(entry["rows"], dtype=np.int64)
-    if len(rows) != expected or rows.max(initial=-1) >= len(indices) or (indices[rows] == schema.UNLABELLED).any():
+    targets = found.encode(columns.get(name, []))
+    rows = np.arange(len(targets)) if entry["rows"] == "all" else np.array(entry["rows"], dtype=np.int64)
+    if len(rows) != expected or rows.max(initial=-1) >= len(targets) or not found.labelled(targets[rows]).all():
         raise DatasetError(
             f"the dataset has changed since the run: split {name!r} had the {expected} images of {role} that "
-            f"{folder.splits} names, and now has {len(indices)} images"
+            f"{folder.splits} names, and now has {len(targets)} images"
         )
     limit = config.get("max_image_pixels", MAX_IMAGE_PIXELS)  # a run of an earlier version had the default
-    return LabelledImages(opened, found, Splits({"test": SplitRows(name, rows, indices[rows])}), max_image_pixels=limit)
+    return LabelledImages(opened, found, Splits({"test": SplitRows(name, rows, targets[rows])}), max_image_pixels=limit)

@@ -16,18 +16,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import cards
-from finetune import export as exports
 from finetune.commands import evaluate
 from finetune.console import log
 from finetune.errors import ConfigError, DatasetError, ExportError
-from finetune.evaluation import labels
-from finetune.export import Format, certify
+from finetune.export import certify, formats
+from finetune.export.formats import Format
 from finetune.loading import transforms
 from finetune.networks import model_names, models
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
-from finetune.serving.predictor import fitted_temperature
 from finetune.settings.verbs import ExportOptions
+from finetune.task import Task
+from finetune.tasks import registry
 
 TOLERANCE = 1e-4
 """Of the largest absolute logit."""
@@ -46,7 +46,7 @@ def export(options: ExportOptions) -> Path:
         ExportError: The exporter or the library cannot do it, or the library's logits differ; then nothing is written.
     """
     options.check()
-    form = exports.named(options.format)
+    form = formats.named(options.format)
     form.check_installed((*form.writes, form.runs))
     name = model_names.locate(options.model)
     if not name.startswith("local-dir:"):
@@ -58,7 +58,7 @@ def export(options: ExportOptions) -> Path:
     pixels, what = _pixels(folder, model)
     renew = cards.is_current(folder.parent)
     path = (options.output or folder / form.file).expanduser().absolute()
-    largest = write(form, model, path, metadata(model, folder), pixels)
+    largest = write(form, model, path, metadata(registry.of_model(folder), model, folder), pixels)
     log.info(
         f"{form.library} gives the model's logits on {what}: largest difference {largest:.1e} of the largest logit"
     )
@@ -71,7 +71,7 @@ def export(options: ExportOptions) -> Path:
     return path
 
 
-def metadata(model: nn.Module, folder: Path) -> dict[str, str]:
+def metadata(task: Task, model: nn.Module, folder: Path) -> dict[str, str]:
     """What a user of the file alone must know, as the formats keep it: text by name, lists and numbers as JSON."""
     data_config = models.data_config(model)
     with (folder / "model.safetensors").open("rb") as stream:
@@ -83,11 +83,10 @@ def metadata(model: nn.Module, folder: Path) -> dict[str, str]:
         "by std, channels first. Probabilities: softmax(logits / temperature)."
     )
     return {
-        "task": "image-classification",
+        "task": task.name,
         "description": how,
         "preprocessing": json.dumps({name: data_config[name] for name in names}),
-        "classes": json.dumps(labels.names(model)),
-        "temperature": json.dumps(fitted_temperature(f"local-dir:{folder}") or 1.0),
+        **task.file_metadata(model, folder),
         "weights_sha256": digest,
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset, Image
 
 from finetune.commands import evaluate
-from finetune.data import schema, source
+from finetune.data import columns, source
 from finetune.data.splits import ROLES
 from finetune.errors import RunFolderError, SplitError, suggest
 from finetune.runs.result import RunResult
@@ -38,7 +38,7 @@ def from_dataset(
     name = split or next(iter(splits))
     if name not in splits:
         raise SplitError(f"--split: no split {name!r}{suggest(name, splits) or '.'} Splits: {names}")
-    column = schema.find_image_column(splits[name].features, image_column)
+    column = columns.find_image_column(splits[name].features, image_column)
     return from_rows(splits[name], column, name, range(len(splits[name])))
 
 

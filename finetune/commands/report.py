@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from finetune.data.dataset import LabelledImages, excluded
-from finetune.evaluation import calibration, spread
-from finetune.evaluation.metrics import NAMES
+from finetune.evaluation import spread
 from finetune.export.model_folder import stock_architecture
 from finetune.loading.cores import available_cores
 from finetune.loading.workers import default_workers
@@ -17,7 +17,8 @@ from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
 from finetune.settings import command
 from finetune.settings.config import RunConfig
-from finetune.training import data_wait, imbalance
+from finetune.task import Judging, Score
+from finetune.training import data_wait
 from finetune.training.callbacks import limits
 from finetune.training.session import Session
 
@@ -54,8 +55,8 @@ SETTINGS = (
 """Settings of the training that result.json keeps."""
 FEWEST_TO_CHOOSE_BY = 100
 """Validation images below which the best epoch would be chosen by chance."""
-BEST, LAST, SOLVED = "validation accuracy, then loss", "the last epoch", "solved"
-"""What `training.chosen_by` says."""
+LAST, SOLVED = "the last epoch", "solved"
+"""What `training.chosen_by` says, where it is not the scores that choose."""
 
 
 def chooses(config: RunConfig, data: LabelledImages) -> bool:
@@ -115,8 +116,7 @@ def _dataset(data: LabelledImages) -> dict[str, Any]:
         "classes": list(data.schema.classes),
         "splits": data.splits.counts(),
         "sources": {role: part.source for role, part in data.splits.parts.items()},
-        "class_counts": {role: data.class_counts(role) for role in data.splits.parts},
-        "imbalance_ratio": round(imbalance.ratio(data.class_counts("train")), 3),
+        **data.schema.facts({role: part.targets for role, part in data.splits.parts.items()}),
         "held_out": data.splits.held_out,
         "excluded": excluded(data),
         **data.facts,
@@ -125,10 +125,11 @@ def _dataset(data: LabelledImages) -> dict[str, Any]:
 
 def _training(config: RunConfig, session: Session) -> dict[str, Any]:
     best, features = session.checkpoints.best_epoch, session.feature_seconds
+    scores = f"validation {', then '.join(of.title for of in session.checkpoints.ranking)}"
     return {
         **(_solved(session) if config.solved else _trained(config, session)),
         "best_epoch": None if best is None else best + 1,
-        "chosen_by": SOLVED if config.solved else BEST if session.checkpoints.chooses else LAST,
+        "chosen_by": SOLVED if config.solved else scores if session.checkpoints.chooses else LAST,
         "batch_size": config.batch_size,
         "devices": session.trainer.world_size,
         **({} if features is None else {"feature_seconds": round(features, 3)}),
@@ -152,7 +153,7 @@ def _trained(config: RunConfig, session: Session) -> dict[str, Any]:
 
 
 def _solved(session: Session) -> dict[str, Any]:
-    found = session.head.epoch0
+    found = session.baseline.epoch0
     assert found is not None  # or there would be no run
     images = {"images_per_second": round(found.probe.images / found.seconds, 3)}
     return {"epochs": 0, "planned_epochs": 0, "stopped_by": None, "seconds": round(found.seconds, 3), **images}
@@ -202,8 +203,14 @@ def not_beaten(config: RunConfig, session: Session) -> str | None:
     )
 
 
-def table(result: RunResult) -> str:
-    """The few lines that end a run: test numbers, and where everything lies."""
+def table(result: RunResult, task: Judging, scores: Sequence[Score]) -> str:
+    """The few lines that end a run: test numbers, and where everything lies.
+
+    Args:
+        result: Of the run.
+        task: What was learnt.
+        scores: Of the task, in their order.
+    """
     folder = result.folder
     counts = result.dataset["splits"]
     test, validation = result.metrics["test"], result.metrics["validation"]
@@ -213,48 +220,20 @@ def table(result: RunResult) -> str:
     over = f"{'test, ' + str(len(seeds['each'])) + ' seeds':>20}" if seeds else ""
     lines = ["", f"{'':20}{'test':>10}{'95 % interval':>20}{'validation':>12}{over}"]
     lines += [
-        f"{NAMES[name]:20}{test[name]:>10.4f}{intervals.get(name, ''):>20}{validation[name]:>12.4f}"
-        + (f"{spread.cell(seeds, name):>20}" if seeds else "")
-        for name in NAMES
-        if name in test
+        _row(of.title, test[of.key], intervals.get(of.key, ""), validation[of.key])
+        + (f"{spread.cell(seeds, of.key):>20}" if seeds else "")
+        for of in scores
+        if of.key in test
     ]
-    if floor := result.evaluation.get("majority_class"):
-        lines += [f"{'always one class':20}{floor['test']:>10.4f}{'':20}{floor['validation']:>12.4f}"]
-    if probe := result.evaluation.get("probe"):
-        low, high = probe["intervals"]["test"]["accuracy"]
-        lines += [
-            f"{'linear probe':20}{probe['test']['accuracy']:>10.4f}{f'[{low:.4f}, {high:.4f}]':>20}"
-            f"{probe['validation']['accuracy']:>12.4f}"
-        ]
+    lines += [_row(*floor) for floor in task.floors(result)]
     lines += [f"{'images':20}{counts['test']:>10}{'':20}{counts['validation']:>12}", ""]
     if result.model.get("weights") == "averaged":
         lines.insert(-1, f"{'weights':20}averaged over the steps (--ema {result.training['ema']:g})")
-    lines += [*_remarks(result.evaluation), ""] if result.evaluation else []
+    lines += [*task.remarks(result), ""] if result.evaluation else []
     paths = {"model": "model", "numbers": "result.json", "card": "model/README.md"}
     lines += [f"{name:20}{folder / path if folder else path}" for name, path in paths.items()]
     return "\n".join(lines)
 
 
-def _remarks(evaluation: dict[str, Any]) -> list[str]:
-    """What the numbers of the table rest on."""
-    lines = [f"always one class: the accuracy of answering {evaluation['majority_class']['class']!r} every time"]
-    if probe := evaluation.get("probe"):
-        lines.append(probe_line(probe))
-    if seeds := evaluation.get("seeds"):
-        lines.append(spread.line(seeds))
-    if found := evaluation.get("calibration"):
-        test = found["test"]
-        lines.append(calibration.line(found["temperature"], test["error"], test["error_calibrated"]))
-        lines += [f"temperature {found['note']}"] if "note" in found else []
-    return lines
-
-
-def probe_line(probe: dict[str, Any]) -> str:
-    """One line on the linear probe, for people."""
-    text = f"linear probe: the accuracy of a logistic regression on the frozen features of {probe['images']} images"
-    if "difference" not in probe:
-        return text
-    difference = probe["difference"]
-    low, high = difference["interval"]
-    verdict = "better" if low > 0 else "worse" if high < 0 else "not to be told apart"
-    return f"{text}; against it {difference['accuracy']:+.4f} [{low:+.4f}, {high:+.4f}] on test: {verdict}"
+def _row(title: str, test: float, interval: str, validation: float) -> str:
+    return f"{title:20}{test:>10.4f}{interval:>20}{validation:>12.4f}"

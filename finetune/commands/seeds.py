@@ -26,12 +26,12 @@ from finetune.commands.trained import Trained
 from finetune.console import is_main_process, log
 from finetune.errors import CheckpointError, ResumeError
 from finetune.evaluation import spread
-from finetune.evaluation.predictions import Predictions
 from finetune.export import model_folder
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder, write_text
 from finetune.settings import durations
 from finetune.settings.config import RunConfig
+from finetune.task import Score
 from finetune.training import checkpoint_io
 from finetune.training.callbacks.checkpoints import BEST, LAST
 from finetune.training.session import Session
@@ -44,7 +44,7 @@ class _Seed:
     number: int
     folder: RunFolder
     result: RunResult
-    predictions: dict[str, Predictions]
+    predictions: dict[str, Any]
     remarks: list[str]
 
     def entry(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def first_folder(config: RunConfig, folder: RunFolder) -> RunFolder:
 
 
 def train(config: RunConfig, folder: RunFolder, session: Session, fit: Callable[[int, Session], Trained]) -> Trained:
-    """Train all seeds, and choose.
+    """Train all seeds, and choose; a single one in the run's own folder.
 
     Args:
         config: Resolved; `--max-time` is for all of them: each may take an even share of what is left.
@@ -84,6 +84,8 @@ def train(config: RunConfig, folder: RunFolder, session: Session, fit: Callable[
     Returns:
         What is exported, its weights in its model, `evaluation.seeds` in its result.
     """
+    if config.seeds == 1:
+        return fit(config.seed, session)
     limit: float | None = durations.seconds(config.max_time) if config.max_time else None
     done: list[_Seed] = []
     while True:
@@ -93,45 +95,44 @@ def train(config: RunConfig, folder: RunFolder, session: Session, fit: Callable[
             session.limits.seconds = limit / (config.seeds - len(done))
         last = fit(number, session)
         done.append(_Seed(number, session.folder, last.result, last.predictions, last.remarks))
-        _say(done[-1])
+        _say(done[-1], session.checkpoints.ranking)
         if limit is not None:
             limit = max(0.0, limit - session.limits.elapsed)
         if len(done) == config.seeds:
             return _choose(folder, done, last)
         # The linear probe is the same for all; nothing else of a training is needed for the next.
-        epoch0, predictions = session.head.epoch0, session.head.predictions
+        baseline = session.baseline
         del last, session
         gc.collect()
-        session = Session(config, folder.of_seed(number + 1))
-        session.head.epoch0, session.head.predictions = epoch0, predictions
+        session = Session(config, folder.of_seed(number + 1), baseline)
 
 
-def _say(done: _Seed) -> None:
+def _say(done: _Seed, ranking: Sequence[Score]) -> None:
     validation, test = (done.result.metrics[role] for role in ("validation", "test"))
-    log.info(
-        f"seed {done.number}: validation accuracy {validation['accuracy']:.4f}, loss {validation['loss']:.4f}; test "
-        f"accuracy {test['accuracy']:.4f}"
-    )
+    scores = ", ".join(f"{of.title} {validation[of.key]:.4f}" for of in ranking)
+    first = ranking[0]
+    log.info(f"seed {done.number}: validation {scores}; test {first.title} {test[first.key]:.4f}")
 
 
 def _choose(folder: RunFolder, seeds: Sequence[_Seed], last: Trained) -> Trained:
     """Put what is best into the last training's model, and into the run's folder."""
     paths = [seed.folder.best_checkpoint for seed in seeds]
-    session, task, loader = last.session, last.task, last.loader
-    task.model.load_state_dict(average(paths))
-    scores = {"validation": session.evaluate(task, loader, "validation")}
+    session, module, loader = last.session, last.module, last.loader
+    module.model.load_state_dict(average(paths))
+    scores = {"validation": session.evaluate(module, loader, "validation")}
     enough = last.result.dataset["splits"]["validation"] >= FEWEST_TO_CHOOSE_BY
-    choice = spread.choose([seed.result.metrics["validation"] for seed in seeds], scores["validation"], enough)
+    each = [seed.result.metrics["validation"] for seed in seeds]
+    choice = spread.choose(each, scores["validation"], enough, session.checkpoints.ranking)
     # All processes have the same scores; should they ever not, they must not part here.
     place, chosen_by = session.trainer.strategy.broadcast(choice)
     if place is None:
-        scores["test"] = session.evaluate(task, loader, "test")
+        scores["test"] = session.evaluate(module, loader, "test")
         result, predictions, remarks = _averaged(seeds, scores, chosen_by), dict(session.predictions), list[str]()
-        _install_average(folder, seeds, task.model.state_dict())
+        _install_average(folder, seeds, module.model.state_dict())
     else:
         chosen = seeds[place]
         result, predictions, remarks = chosen.result, chosen.predictions, chosen.remarks
-        task.model.load_state_dict(model_folder.best_weights(paths[place]))
+        module.model.load_state_dict(model_folder.best_weights(paths[place]))
         _install(folder, chosen)
     exported = spread.AVERAGE if place is None else seeds[place].number
     entry = spread.summary([seed.entry() for seed in seeds], scores, exported, chosen_by)

@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from finetune.evaluation.predictions import Predictions
 from finetune.runs.result import RunResult
-from finetune.tasks import ImageClassificationTask
+from finetune.training.module import TaskModule
 from finetune.training.session import Images, Session
 
 
@@ -20,7 +19,7 @@ class Trained:
     Attributes:
         model: With the weights.
         data_config: timm's, as the model was evaluated with.
-        task: What was trained: `model`, or its classifier.
+        module: What was trained: `model`, or its classifier.
         loader: What on.
         session: Its training and evaluations.
         result: Its numbers, without `evaluation`.
@@ -30,9 +29,9 @@ class Trained:
 
     model: nn.Module
     data_config: dict[str, Any]
-    task: ImageClassificationTask
+    module: TaskModule
     loader: Images
     session: Session
     result: RunResult
-    predictions: dict[str, Predictions]
+    predictions: dict[str, Any]
     remarks: list[str]

@@ -13,14 +13,14 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Image
 
 from finetune.console import log
-from finetune.data import class_names, schema, source, splits
+from finetune.data import source, splits
 from finetune.data.places import Place
 from finetune.data.scan import BadImage, scan
-from finetune.data.schema import DatasetSchema
 from finetune.data.source import Source
 from finetune.data.splits import SplitRows, Splits
-from finetune.errors import DatasetError, SchemaError, SplitError, listing
+from finetune.errors import DatasetError, SplitError, listing
 from finetune.settings.limits import MAX_IMAGE_PIXELS
+from finetune.task import Reading, Schema
 
 _REASONS = 5  # that are printed
 _IMAGES = 16  # of each split, whose bytes are compared
@@ -32,7 +32,7 @@ class LabelledImages:
 
     Attributes:
         source: Where it comes from.
-        schema: What it holds.
+        schema: What it holds for its task.
         splits: Which image is for what.
         undecodable: By source split, images that were left out because they do not decode.
         unlabelled: By source split, how many images were left out because they have no label.
@@ -40,7 +40,7 @@ class LabelledImages:
     """
 
     source: Source
-    schema: DatasetSchema
+    schema: Schema
     splits: Splits
     undecodable: dict[str, list[BadImage]] = field(default_factory=dict)
     unlabelled: dict[str, int] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class LabelledImages:
     def fingerprint(self, role: str) -> str:
         """How many images a role has, and a hash of which they are, their labels, and the bytes of some."""
         part = self.splits.parts[role]
-        content = hashlib.sha256(part.rows.astype("<i8").tobytes() + part.labels.astype("<i8").tobytes())
+        content = hashlib.sha256(part.rows.astype("<i8").tobytes() + _bytes(part.targets))
         for value in self.sample(role, _IMAGES):
             content.update(value["bytes"] or Path(value["path"]).read_bytes())
         return f"{len(part.rows)} images, {content.hexdigest()[:16]}"
@@ -74,14 +74,19 @@ class LabelledImages:
         """What result.json has of the dataset besides."""
         return {}
 
-    def class_counts(self, role: str) -> list[int]:
-        """How many images of each class a role has."""
-        counts: list[int] = np.bincount(self.splits.parts[role].labels, minlength=len(self.schema.classes)).tolist()
-        return counts
+    def targets(self, role: str) -> np.ndarray:
+        """What there is to learn of a role's images, in their order."""
+        return self.splits.parts[role].targets
+
+
+def _bytes(targets: np.ndarray) -> bytes:
+    """The same on every machine."""
+    return targets.astype("<i8" if targets.dtype.kind in "iub" else "<f8").tobytes()
 
 
 def prepare(
     dataset: str | Place | Dataset | DatasetDict | Source,
+    task: Reading,
     *,
     dataset_config: str | None = None,
     revision: str | None = None,
@@ -98,24 +103,27 @@ def prepare(
 ) -> LabelledImages:
     """Open a dataset, infer what it holds, leave out what cannot be used, and split the rest.
 
-    The arguments are the command line's flags, see `finetune.settings.options.DataOptions`.
+    `dataset` is what `finetune.data.source.load` takes or gave; `task` recognises what there is to learn; the others
+    are the command line's flags, see `finetune.settings.options.DataOptions`.
+
 
     Raises:
         DatasetError: It cannot be opened, or too much of it cannot be read.
         SchemaError: Its columns do not say what to learn.
         SplitError: It cannot be split.
     """
-    opened, inferred, labels = _labels(dataset, dataset_config, revision, image_column, target_column)
+    opened, inferred, targets = _targets(dataset, task, dataset_config, revision, image_column, target_column)
+    labelled = _labelled(inferred, targets)
     asked = {"train": train_split, "validation": val_split, "test": test_split}
-    _check_asked(asked, labels)
-    roles = splits.assign(_labelled(labels), asked)
+    _check_asked(asked, targets, labelled)
+    roles = splits.assign(labelled, asked)
     rng = np.random.default_rng(seed)
-    rows = {name: splits.subset(labels[name], max_samples, rng) for name in roles.values()}
+    rows = {name: inferred.draw(targets[name], max_samples, rng) for name in roles.values()}
     column = inferred.image_column
     bad = {name: _scan(name, opened.splits[name], column, rows[name], max_image_pixels) for name in rows}
     usable = {name: _usable(name, rows[name], bad[name]) for name in rows}
-    made = splits.make(labels, usable, roles, inferred.classes, val_fraction, test_fraction, seed)
-    unlabelled = {name: int((labels[name] == schema.UNLABELLED).sum()) for name in rows}
+    made = splits.make(targets, usable, roles, inferred, val_fraction, test_fraction, seed)
+    unlabelled = {name: int((~inferred.labelled(targets[name])).sum()) for name in rows}
     prepared = LabelledImages(
         opened,
         inferred,
@@ -125,12 +133,14 @@ def prepare(
         max_image_pixels,
     )
     _describe(prepared)
-    _describe_classes(prepared)
+    for line in inferred.remarks(made.parts["train"].targets):
+        log.info(line)
     return prepared
 
 
 def whole_split(
     dataset: str | Place | Dataset | DatasetDict | Source,
+    task: Reading,
     *,
     split: str | None = None,
     dataset_config: str | None = None,
@@ -145,12 +155,13 @@ def whole_split(
 
     Args:
         dataset: As `prepare` takes it.
+        task: Recognises what there is to evaluate on.
         split: The source's name; its test split, else its validation split, else its only one when not given.
         dataset_config: Configuration of a Hub dataset.
         revision: Branch, tag or commit of a Hub dataset.
         image_column: Column of the images; inferred when not given.
-        target_column: Column of the classes; inferred when not given.
-        max_samples: Use at most so many images, drawn by class.
+        target_column: Column of the targets; inferred when not given.
+        max_samples: Use at most so many images, drawn by stratum.
         max_image_pixels: Leave out larger images.
         seed: Of that draw.
 
@@ -159,14 +170,15 @@ def whole_split(
         SchemaError: Its columns do not say what to learn.
         SplitError: It has no such split.
     """
-    opened, inferred, labels = _labels(dataset, dataset_config, revision, image_column, target_column)
-    _check_asked({"": split}, labels)
-    name = splits.to_evaluate(_labelled(labels), split)
-    rows = splits.subset(labels[name], max_samples, np.random.default_rng(seed))
+    opened, inferred, targets = _targets(dataset, task, dataset_config, revision, image_column, target_column)
+    labelled = _labelled(inferred, targets)
+    _check_asked({"": split}, targets, labelled)
+    name = splits.to_evaluate(labelled, split)
+    rows = inferred.draw(targets[name], max_samples, np.random.default_rng(seed))
     bad = _scan(name, opened.splits[name], inferred.image_column, rows, max_image_pixels)
     usable = _usable(name, rows, bad)
-    part = SplitRows(name, usable, labels[name][usable], whole=len(usable) == len(labels[name]))
-    unlabelled = int((labels[name] == schema.UNLABELLED).sum())
+    part = SplitRows(name, usable, targets[name][usable], whole=len(usable) == len(targets[name]))
+    unlabelled = int((~inferred.labelled(targets[name])).sum())
     others = tuple(other for other in opened.splits if other != name)
     prepared = LabelledImages(
         opened,
@@ -180,34 +192,35 @@ def whole_split(
     return prepared
 
 
-def _labels(
+def _targets(
     dataset: str | Place | Dataset | DatasetDict | Source,
+    task: Reading,
     dataset_config: str | None,
     revision: str | None,
     image_column: str | None,
     target_column: str | None,
-) -> tuple[Source, DatasetSchema, dict[str, np.ndarray]]:
-    """The opened dataset, what it holds, and the class indices of every split."""
+) -> tuple[Source, Schema, dict[str, np.ndarray]]:
+    """The opened dataset, what it holds, and the targets of every split."""
     opened = dataset if isinstance(dataset, Source) else source.load(dataset, dataset_config, revision)
     if not any(len(split) for split in opened.splits.values()):
         raise DatasetError(f"the dataset is empty: no row in {listing(opened.splits)}")
-    inferred, targets = inspect(opened.splits, image_column, target_column)
-    labels = {name: inferred.encode(column) for name, column in targets.items()}
-    if not _labelled(labels):
-        raise DatasetError(f"column {inferred.target_column!r} has no labels in any split ({listing(labels)})")
-    return opened, inferred, labels
+    inferred, columns = inspect(opened.splits, task, image_column, target_column)
+    targets = {name: inferred.encode(column) for name, column in columns.items()}
+    if not _labelled(inferred, targets):
+        raise DatasetError(f"column {inferred.target_column!r} has no labels in any split ({listing(targets)})")
+    return opened, inferred, targets
 
 
-def _labelled(labels: Mapping[str, np.ndarray]) -> list[str]:
-    return [name for name, indices in labels.items() if (indices != schema.UNLABELLED).any()]
+def _labelled(found: Schema, targets: Mapping[str, np.ndarray]) -> list[str]:
+    return [name for name, of in targets.items() if found.labelled(of).any()]
 
 
-def _check_asked(asked: Mapping[str, str | None], labels: Mapping[str, np.ndarray]) -> None:
+def _check_asked(asked: Mapping[str, str | None], targets: Mapping[str, np.ndarray], labelled: Sequence[str]) -> None:
     """Say why a split that exists cannot be used, where `splits.assign` would say that there is none."""
     for name in asked.values():
-        if name is not None and name in labels and name not in _labelled(labels):
-            state = "has no labels" if len(labels[name]) else "is empty"
-            raise SplitError(f"split {name!r} {state}: name another one, of {listing(_labelled(labels))}")
+        if name is not None and name in targets and name not in labelled:
+            state = "has no labels" if len(targets[name]) else "is empty"
+            raise SplitError(f"split {name!r} {state}: name another one, of {listing(labelled)}")
 
 
 def _scan(name: str, split: Dataset, column: str, rows: np.ndarray, max_image_pixels: int) -> list[BadImage]:
@@ -234,37 +247,29 @@ def _usable(split: str, rows: np.ndarray, bad: Sequence[BadImage]) -> np.ndarray
 
 
 def inspect(
-    splits: DatasetDict, image_column: str | None = None, target_column: str | None = None
-) -> tuple[DatasetSchema, dict[str, Sequence[Any]]]:
+    splits: DatasetDict, task: Reading, image_column: str | None = None, target_column: str | None = None
+) -> tuple[Schema, dict[str, Sequence[Any]]]:
     """What a dataset holds, and what stands in the target column of each split; nulls where a split has no such column.
 
     Raises:
         SchemaError: Its columns do not say what to learn, or its splits number their classes differently.
     """
     richest = max(splits.values(), key=lambda split: len(split.column_names))
-    found = schema.infer(richest.features, image_column, target_column)
+    found = task.recognise(richest.features, image_column, target_column)
     targets: dict[str, Sequence[Any]] = {}
     for name, split in splits.items():
         if not {found.image_column, found.target_column} <= set(split.column_names):
             targets[name] = [None] * len(split)
             continue
-        names = getattr(split.features[found.target_column], "names", ())
-        if tuple(names) != found.classes:
-            raise SchemaError(
-                f"column {found.target_column!r} of split {name!r} has classes {listing(names)}, in another split they "
-                f"are {listing(found.classes)}: cast all splits to one ClassLabel (DatasetDict.cast_column)"
-            )
+        found.check_split(name, split.features[found.target_column])
         targets[name] = split[found.target_column][:]
-    return found.with_values(targets.values()), targets
+    return found.with_values(list(targets.values())), targets
 
 
 def _describe(prepared: LabelledImages) -> None:
     """Say what was inferred and what was left out."""
     found, made = prepared.schema, prepared.splits
-    log.info(
-        f"task: {found.task}, images in column {found.image_column!r}, {len(found.classes)} classes in column "
-        f"{found.target_column!r} ({found.target_kind}): {listing(found.classes, 6)}"
-    )
+    log.info(f"task: {found.task}, {found.described()}")
     for role, part in made.parts.items():
         carved = made.held_out.get(role)
         origin = f"split {part.source!r}"
@@ -289,21 +294,6 @@ def _reasons(bad: Sequence[BadImage]) -> Iterator[str]:
         yield f"  {len(images)}: {first.reason}{'' if example in first.reason else f' ({example})'}"
     if len(most) > _REASONS:
         yield f"  and {len(most) - _REASONS} more reasons: result.json has them all"
-
-
-def _describe_classes(prepared: LabelledImages) -> None:
-    classes = prepared.schema.classes
-    counts = np.bincount(prepared.splits.parts["train"].labels, minlength=len(classes))
-    absent = [classes[i] for i in np.flatnonzero(counts == 0)]
-    if absent:
-        log.info(f"warning: no training image of {listing(absent)}; the model cannot learn these classes")
-    for line in class_names.remarks(classes):
-        log.info(f"warning: {line}")
-    present = counts[counts > 0]
-    if present.max() > 1.5 * present.min():
-        log.info(
-            f"imbalance: the largest class has {present.max() / present.min():.1f} times the images of the smallest"
-        )
 
 
 def excluded(prepared: LabelledImages) -> dict[str, Any]:

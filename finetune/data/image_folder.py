@@ -21,7 +21,7 @@ from datasets.table import InMemoryTable
 from PIL import Image as PILImage
 
 from finetune.console import log
-from finetune.data.schema import UNLABELLED
+from finetune.data.columns import UNLABELLED
 from finetune.errors import DatasetError, listing
 
 TABLES = {".parquet", ".arrow", ".tar", ".lance", ".h5", ".hdf5", ".zip"}

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from finetune.data.schema import UNLABELLED
+from finetune.data.columns import UNLABELLED
 from finetune.errors import SplitError, listing, suggest
+from finetune.task import Schema
 
 ROLES = ("train", "validation", "test")
 _NAMES = {
@@ -27,13 +28,13 @@ class SplitRows:
     Attributes:
         source: Name of the source's split.
         rows: Their rows there, int64, ascending.
-        labels: Their class indices, int64 `[len(rows)]`.
+        targets: What there is to learn of them, `[len(rows), ...]`; of a class its index, int64.
         whole: Whether `rows` is every row of the source's split.
     """
 
     source: str
     rows: np.ndarray
-    labels: np.ndarray
+    targets: np.ndarray
     whole: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -189,21 +190,31 @@ def subset(labels: np.ndarray, size: int | None, rng: np.random.Generator) -> np
     return np.sort(order[np.argsort(rank, kind="stable")[:size]])
 
 
-def sampled(splits: Splits, role: str, size: int, seed: int) -> Splits:
-    """The same splits with at most `size` images in one role, drawn by class; the very same where there are no more."""
+def ratio(counts: Sequence[int]) -> float:
+    """Images of the largest class over those of the smallest that has any.
+
+    Args:
+        counts: Images of each class.
+    """
+    present = [count for count in counts if count]
+    return max(present) / min(present) if present else 1.0
+
+
+def sampled(splits: Splits, schema: Schema, role: str, size: int, seed: int) -> Splits:
+    """The same splits, one role with at most `size` images, drawn by stratum; the very same where there are no more."""
     part = splits.parts[role]
     if len(part.rows) <= size:
         return splits
-    chosen = subset(part.labels, size, np.random.default_rng(seed))
-    few = SplitRows(part.source, part.rows[chosen], part.labels[chosen])
+    chosen = schema.draw(part.targets, size, np.random.default_rng(seed))
+    few = SplitRows(part.source, part.rows[chosen], part.targets[chosen])
     return dataclasses.replace(splits, parts=splits.parts | {role: few})
 
 
 def make(
-    labels: Mapping[str, np.ndarray],
+    targets: Mapping[str, np.ndarray],
     usable: Mapping[str, np.ndarray],
     roles: Mapping[str, str],
-    classes: Sequence[str],
+    schema: Schema,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     seed: int = 0,
@@ -211,16 +222,16 @@ def make(
     """Make train, validation and test; what the source lacks is carved from its train, stratified and seeded.
 
     Args:
-        labels: By source split, the class index of every row, int64.
+        targets: By source split, what there is to learn of every row.
         usable: By source split, the rows that may be used (labelled, decodable), int64.
         roles: By role, the source's split, see `assign`.
-        classes: Their names, for messages.
+        schema: Says what is a stratum.
         val_fraction: Share of train to hold out for validation where it is carved.
         test_fraction: Share of train to hold out for the test where it is carved.
         seed: Of the draw.
 
     Raises:
-        SplitError: A split is empty, or a class has too few images to be split.
+        SplitError: A split is empty, or a stratum has too few images to be split.
     """
     for role, source in roles.items():
         if len(usable[source]) == 0:
@@ -229,7 +240,7 @@ def make(
     carved = [role for role in fractions if role not in roles]
     source = roles["train"]
     rows = usable[source]
-    _check_class_sizes(labels[source][rows], classes, carved)
+    schema.check_sizes(targets[source][rows], carved)
     parts = {}
     held_out = {}
     total = len(rows)
@@ -237,25 +248,13 @@ def make(
     for position, role in enumerate(carved):
         # A share of the whole split, also where another part of it is gone already.
         share = fractions[role] * total / len(rows)
-        drawn = carve(labels[source][rows], share, rng, keep=len(carved) - position)
-        parts[role] = SplitRows(source, rows[drawn], labels[source][rows[drawn]])
+        drawn = schema.carve(targets[source][rows], share, rng, len(carved) - position)
+        parts[role] = SplitRows(source, rows[drawn], targets[source][rows[drawn]])
         held_out[role] = {"from": source, "fraction": fractions[role]}
         rows = rows[~drawn]
     for role in roles:
         chosen = rows if role == "train" else usable[roles[role]]
-        all_labels = labels[roles[role]]
-        parts[role] = SplitRows(roles[role], chosen, all_labels[chosen], whole=len(chosen) == len(all_labels))
-    ignored = tuple(name for name in labels if name not in roles.values())
+        every = targets[roles[role]]
+        parts[role] = SplitRows(roles[role], chosen, every[chosen], whole=len(chosen) == len(every))
+    ignored = tuple(name for name in targets if name not in roles.values())
     return Splits({role: parts[role] for role in ROLES}, held_out, ignored)
-
-
-def _check_class_sizes(labels: np.ndarray, classes: Sequence[str], carved: Sequence[str]) -> None:
-    counts = np.bincount(labels, minlength=len(classes))
-    needed = 1 + len(carved)
-    small = [f"{classes[i]!r} ({n})" for i, n in enumerate(counts) if 0 < n < needed]
-    if carved and small:
-        raise SplitError(
-            f"too few images to hold out {' and '.join(carved)}: every class needs at least {needed} images, not "
-            f"{listing(small)}. Add images (or raise --max-samples), leave the class out, or name splits by "
-            "--val-split and --test-split"
-        )

@@ -45,9 +45,9 @@ def add(
         RuntimeError: The predictions are not in the order of the splits' rows, which would be a bug of ours.
     """
     for role, found in predictions.items():
-        if not np.array_equal(found.targets.numpy(), data.splits.parts[role].labels):
+        if not np.array_equal(found.targets.numpy(), data.splits.parts[role].targets):
             raise RuntimeError(f"the predictions of {role} are not those of its rows in their order")
-    labels, classes = data.splits.parts["train"].labels, data.schema.classes
+    labels, classes = data.splits.parts["train"].targets, data.schema.classes
     entry = assess(predictions["validation"], predictions["test"], labels, classes, result.seed)
     if epoch0 is not None and theirs is not None:
         entry["probe"] = probe(epoch0, theirs, predictions["test"], result.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,7 @@ class Evaluation:
         bootstrapped: Intervals of a run's scores, as its result.json has them.
         majority_class: `class` and `accuracy` of always answering the most frequent training class, where it is known.
         calibration: `temperature` of the model's config.json, `error` and `error_calibrated`, where there is one.
+        titles: What people call the metrics.
     """
 
     subject: dict[str, Any]
@@ -38,6 +40,7 @@ class Evaluation:
     bootstrapped: dict[str, tuple[float, float]] = field(default_factory=dict)
     majority_class: dict[str, Any] | None = None
     calibration: dict[str, float] | None = None
+    titles: Mapping[str, str] = field(default_factory=lambda: NAMES)
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
@@ -89,7 +92,7 @@ def _table(evaluation: Evaluation) -> list[str]:
         low, high = evaluation.intervals.get(name, (None, None))
         interval = "" if low is None else f"[{low:.6f}, {high:.6f}]"
         other = f"{beside[name]:.6f}" if name in beside else ""
-        lines.append(f"{NAMES[name]:20}{value:>10.6f}{interval:>24}{other:>14}".rstrip())
+        lines.append(f"{evaluation.titles[name]:20}{value:>10.6f}{interval:>24}{other:>14}".rstrip())
     lines.append(f"{'images':20}{evaluation.images:>10}")
     if floor := evaluation.majority_class:
         lines.append(f"{'always one class':20}{floor['accuracy']:>10.6f}  ({floor['class']!r})")
@@ -111,7 +114,8 @@ def _verdict(evaluation: Evaluation, found: Published) -> list[str]:
         difference = 100 * (evaluation.metrics[name] - value)
         place = "OUTSIDE" if name in evaluation.outside else "inside"
         lines.append(
-            f"{NAMES[name]}: {difference:+.3f} points from the published {100 * value:.3f} % ({found.source}, "
+            f"{evaluation.titles[name]}: {difference:+.3f} points "
+            f"from the published {100 * value:.3f} % ({found.source}, "
             f"{found.benchmark}), which lies {place} the 95 % interval"
         )
     return lines

@@ -8,15 +8,20 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from finetune.task import Score
+
 TOP_K = 5
-NAMES = {
-    "accuracy": "accuracy",
-    "top5_accuracy": "top-5 accuracy",
-    "macro_f1": "macro F1",
-    "balanced_accuracy": "balanced accuracy",
-    "loss": "loss",
-}
-"""What people call them."""
+SCORES = (
+    Score("accuracy", "accuracy"),
+    Score("top5_accuracy", "top-5 accuracy", logged=False),
+    Score("macro_f1", "macro F1"),
+    Score("balanced_accuracy", "balanced accuracy"),
+    Score("loss", "loss", higher=False),
+)
+"""What is reported, in the order of the tables."""
+RANKING = (SCORES[0], SCORES[-1])
+"""What chooses the best epoch."""
+NAMES = {score.key: score.title for score in SCORES}
 
 
 class ClassificationScores(Metric):

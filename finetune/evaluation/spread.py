@@ -6,6 +6,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from finetune.evaluation.metrics import RANKING
+from finetune.task import Score
+
 Scores = dict[str, float]
 """Of one split: `accuracy`, `loss`, ..."""
 
@@ -13,39 +16,46 @@ AVERAGE = "average"
 """`evaluation.seeds.exported`, where it is no seed."""
 AVERAGED = "averaged over seeds"
 """`model.weights` there."""
-BY_ACCURACY, BY_LOSS = "validation accuracy, then loss", "validation loss"
 BETTER_THAN_EACH = "better on validation than each seed"
-BETTER_THAN_MEAN = "validation loss and accuracy better than the seeds' mean: too few images to tell seeds apart"
 
 
-def choose(seeds: Sequence[Scores], average: Scores, enough: bool) -> tuple[int | None, str]:
+def choose(
+    seeds: Sequence[Scores], average: Scores, enough: bool, ranking: Sequence[Score] = RANKING
+) -> tuple[int | None, str]:
     """What is exported.
 
-    With enough images: what is best by accuracy, then loss; of equals a seed before the average, and the first seed.
-    Few images cannot tell which seed is the best. There the average of the weights stands against the mean of the
-    seeds, which no choice has flattered; where it fails, as that of weights far from each other does, it is the seed
-    with the lowest loss, which says more per image than the accuracy. The accuracy must hold as well: what has learnt
-    nothing is not sure of anything, and may have a lower loss than what is too sure.
+    With enough images: what is best by the ranking (accuracy, then loss); of equals a seed before the average, and the
+    first seed. Few images cannot tell which seed is the best. There the average of the weights stands against the mean
+    of the seeds, which no choice has flattered; where it fails, as that of weights far from each other does, it is the
+    seed that is best by the last of the ranking: the loss says more per image than the accuracy. The first must hold as
+    well: what has learnt nothing is not sure of anything, and may have a lower loss than what is too sure.
 
     Args:
         seeds: Each seed's scores on validation.
         average: Those of the average of their weights.
         enough: Whether there are enough validation images to tell seeds apart.
+        ranking: Scores that choose.
 
     Returns:
         Place in `seeds`, or None for the average; and the rule that decided, for people.
     """
     if enough:
-        ranks = [(scores["accuracy"], -scores["loss"]) for scores in seeds]
+        ranks = [[_worth(scores, of) for of in ranking] for scores in seeds]
         best = max(ranks)
-        if (average["accuracy"], -average["loss"]) > best:
+        if [_worth(average, of) for of in ranking] > best:
             return None, BETTER_THAN_EACH
-        return ranks.index(best), BY_ACCURACY
-    losses = [scores["loss"] for scores in seeds]
-    accuracy = statistics.mean([scores["accuracy"] for scores in seeds])
-    if average["loss"] < statistics.mean(losses) and average["accuracy"] >= accuracy:
-        return None, BETTER_THAN_MEAN
-    return losses.index(min(losses)), BY_LOSS
+        return ranks.index(best), f"validation {', then '.join(of.title for of in ranking)}"
+    first, last = ranking[0], ranking[-1]
+    found = [_worth(scores, last) for scores in seeds]
+    mean = statistics.mean([_worth(scores, first) for scores in seeds])
+    if _worth(average, last) > statistics.mean(found) and _worth(average, first) >= mean:
+        titles = " and ".join(dict.fromkeys((last.title, first.title)))
+        return None, f"validation {titles} better than the seeds' mean: too few images to tell seeds apart"
+    return found.index(max(found)), f"validation {last.title}"
+
+
+def _worth(scores: Scores, of: Score) -> float:
+    return scores[of.key] if of.higher else -scores[of.key]
 
 
 def summary(
@@ -76,12 +86,12 @@ def cell(found: dict[str, Any], metric: str) -> str:
     return f"{found['mean']['test'][metric]:.4f} +- {found['sd']['test'][metric]:.4f}"
 
 
-def line(found: dict[str, Any]) -> str:
+def line(found: dict[str, Any], shown: Score = RANKING[0]) -> str:
     """One line on the seeds, for people."""
-    each = ", ".join(f"{one['test']['accuracy']:.4f} ({one['seed']})" for one in found["each"])
+    each = ", ".join(f"{one['test'][shown.key]:.4f} ({one['seed']})" for one in found["each"])
     exported = found["exported"]
     what = "the average of their weights" if exported == AVERAGE else f"seed {exported}"
     return (
-        f"{len(found['each'])} seeds: mean +- standard deviation; test accuracy (seed) {each}; exported: {what} "
+        f"{len(found['each'])} seeds: mean +- standard deviation; test {shown.title} (seed) {each}; exported: {what} "
         f"({found['chosen_by']})"
     )

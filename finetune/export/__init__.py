@@ -1,5 +1,1 @@
-"""The forms besides timm's in which a model can be kept: written, checked, and run again from the file alone."""
-
-from finetune.export.formats import Format, named, of_file
-
-__all__ = ["Format", "named", "of_file"]
+"""From a trained model to files that strangers load, written, checked, and run again from the file alone."""

@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from finetune.data import images
-from finetune.data.dataset import LabelledImages, prepare
+from finetune.data.dataset import LabelledImages
 from finetune.errors import ConfigError, LostImageError, listing
 from finetune.loading import allocator, jpeg, transforms
 from finetune.loading.randomness import seed_augmentation
 from finetune.loading.sampler import EvalBatches, Item, TrainBatches, micro_batches, process
-from finetune.loading.transforms import Transform
 from finetune.loading.workers import default_workers
 from finetune.settings.limits import MAX_IMAGE_PIXELS
+from finetune.task import Inputs
 
 Batch = tuple[Tensor, Tensor]
 
@@ -31,17 +31,19 @@ ROWS = 256  # in a message at most
 
 
 class ImageRows(TorchDataset[Batch]):
-    """Batches of decoded, transformed images.
+    """Batches of decoded, transformed images and their targets.
 
-    Indexed by a list of `Item`; gives uint8 `[B, 3, H, W]`, channels last in memory, and int64 `[B]`. What a random
-    transform draws for an image depends on (seed, visit, index) alone: not on workers, devices or the images before it.
+    Indexed by a list of `Item`; gives uint8 `[B, 3, H, W]`, channels last in memory, and the targets as `inputs` brings
+    them together; of classes int64 `[B]`. What a random transform draws for an image depends on (seed, visit, index)
+    alone: not on workers, devices or the images before it.
 
     Args:
         encoded: Split of the source, images not decoded.
         column: Its images.
         rows: int64 `[N]`, rows of the split that belong to us.
-        labels: int64 `[N]`, their class indices.
-        transform: What `read` gives -> uint8 `[3, H, W]`.
+        targets: `[N, ...]`, what there is to learn of them, where `inputs` has no columns of its own.
+        inputs: What makes a sample of an image and its target, and a batch of the targets.
+        training: Whether samples are changed at random.
         seed: Of the random transforms.
         max_pixels: A larger image is refused before it is decoded.
         read: What stands in the column, and `max_pixels` -> a PIL image.
@@ -55,24 +57,26 @@ class ImageRows(TorchDataset[Batch]):
         encoded: Dataset,
         column: str,
         rows: np.ndarray,
-        labels: np.ndarray,
-        transform: Transform,
+        targets: np.ndarray,
+        inputs: Inputs,
+        training: bool = False,
         seed: int = 0,
         max_pixels: int = MAX_IMAGE_PIXELS,
         read: Callable[[Any, int], PILImage.Image] = images.decode,
     ) -> None:
         # As Arrow tables: for each row alone `datasets` takes a tenth of the time that decoding a small image takes.
-        self.encoded = encoded.select_columns([column]).with_format("arrow")
-        self.rows, self.labels, self.transform, self.seed = rows, labels, transform, seed
-        self.max_pixels, self.read = max_pixels, read
+        self.encoded = encoded.select_columns([column, *inputs.columns]).with_format("arrow")
+        self.column, self.rows, self.targets, self.seed = column, rows, targets, seed
+        self.inputs, self.max_pixels, self.read = inputs, max_pixels, read
+        self.transform = inputs.training if training else inputs.evaluation
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def _sample(self, visit: int, index: int, value: Any) -> Tensor:
+    def _sample(self, visit: int, index: int, value: Any, target: Any) -> tuple[Tensor, Any]:
         seed_augmentation(self.seed, visit, index)
         try:
-            return self.transform(self.read(value, self.max_pixels))
+            return self.transform(self.read(value, self.max_pixels), target)
         except Exception as error:  # Pillow's decoders raise whatever they like on broken input
             self._refuse_lost(int(self.rows[index]), value, error)
             raise
@@ -90,16 +94,23 @@ class ImageRows(TorchDataset[Batch]):
 
     def __getitem__(self, items: Sequence[Item]) -> Batch:
         indices = [index for _, index in items]
-        values = self.encoded[self.rows[indices].tolist()].column(0).to_pylist()
+        table = self.encoded[self.rows[indices].tolist()]
+        values, targets = table[self.column].to_pylist(), self._targets(table, indices)
         with isolate_rng(include_cuda=False):  # without workers the model's dropout draws from the same generators
-            samples = [self._sample(*item, value) for item, value in zip(items, values, strict=True)]
+            samples = [self._sample(*item, *pair) for item, *pair in zip(items, values, targets, strict=True)]
         # Pillow's layout, and the model's; in a worker this collates into shared memory.
-        pixels = default_collate([sample.permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
-        return pixels, torch.from_numpy(self.labels[indices])
+        pixels = default_collate([sample.permute(1, 2, 0) for sample, _ in samples]).permute(0, 3, 1, 2)
+        return pixels, self.inputs.collate([target for _, target in samples])
+
+    def _targets(self, table: Any, indices: list[int]) -> Sequence[Any]:
+        if not self.inputs.columns:
+            return list(self.targets[indices])
+        found: list[Any] = table.select(list(self.inputs.columns)).to_pylist()
+        return found
 
 
 class ResumableLoader(DataLoader[Batch]):
-    """A loader that goes on within an epoch; its place is kept by `ImageDataModule`, and its sampler starts there.
+    """A loader that goes on within an epoch; its place is kept by `RowsDataModule`, and its sampler starts there.
 
     Lightning warns of a resume within an epoch unless the loader has these methods, and would call them too late: it
     makes the iterator, which may prefetch, before it restores its loops.
@@ -113,16 +124,15 @@ class ResumableLoader(DataLoader[Batch]):
         """Nothing to restore here."""
 
 
-class ImageDataModule(L.LightningDataModule):
-    """An image dataset, ready for Lightning's Trainer.
+class RowsDataModule(L.LightningDataModule):
+    """The rows of a dataset, ready for Lightning's Trainer, whatever there is to learn of them.
 
-    After `__init__` the dataset is open: `classes` and `num_classes` are known (so LightningCLI can link them to the
-    model's arguments). Loaders give uint8 `[B, 3, H, W]` and int64 `[B]`. In Lightning's Trainer the data module
-    normalises the pixels on the device, so that training and evaluation steps get float32; a loop of your own calls
-    `normalize`. Over several devices each image is seen exactly once per epoch, in training and in evaluation.
+    Loaders give uint8 `[B, 3, H, W]` and targets. In Lightning's Trainer the data module normalises the pixels on the
+    device, so that training and evaluation steps get float32; a loop of your own calls `normalize`. Over several
+    devices each image is seen exactly once per epoch, in training and in evaluation.
 
     Args:
-        dataset: What `finetune.data.source.load` takes, or what `finetune.data.dataset.prepare` returned.
+        data: What `finetune.data.dataset.prepare` returned.
         image_size: Side of the square input in pixels, where no `data_config` is given.
         batch_size: Images per optimizer step over all devices; in evaluation, per device.
         data_config: timm's data config (`timm.data.resolve_data_config`): input size, interpolation, crop, mean, std.
@@ -132,21 +142,15 @@ class ImageDataModule(L.LightningDataModule):
         color_jitter: How far brightness, contrast and saturation may change in training.
         random_erasing: Probability that a rectangle of a training image is erased.
         workers: Processes that decode; chosen from the cores at hand when not given.
-        seed: Of the splits, the order and the augmentation.
-        dataset_config: Configuration of a Hub dataset.
-        revision: Branch, tag or commit of a Hub dataset.
-        image_column: Column of the images; inferred when not given.
-        target_column: Column of the classes; inferred when not given.
-        val_fraction: Share of train to hold out where there is no validation split.
-        test_fraction: Share of train to hold out where there is no test split.
-        max_samples: Use at most so many images of each split.
+        seed: Of the order and the augmentation.
         device_batch_size: Images at a time on a device at most. Training batches then come in `micro_batches` parts,
             and the Trainer must gather as many gradients: give it `finetune.training.callbacks.Accumulation`.
-        balance: Train on each class equally often.
-        max_image_pixels: Larger images are left out before they are decoded.
+        balance: Train on each stratum equally often.
+        inputs: How an image and its target become a sample, where both change together; the image alone by the
+            arguments above when not given.
 
     Raises:
-        FinetuneError: The dataset cannot be opened, understood or split; see `finetune.data.dataset.prepare`.
+        ConfigError: timm does not know the policy of `auto_augment`.
 
     Attributes:
         normalize: Module that makes of a loader's pixels what the model takes (`loading.transforms.Normalize`).
@@ -154,7 +158,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        dataset: Any,
+        data: LabelledImages,
         image_size: int = 224,
         batch_size: int = 32,
         data_config: dict[str, Any] | None = None,
@@ -165,32 +169,12 @@ class ImageDataModule(L.LightningDataModule):
         random_erasing: float = 0.0,
         workers: int | None = None,
         seed: int = 0,
-        dataset_config: str | None = None,
-        revision: str | None = None,
-        image_column: str | None = None,
-        target_column: str | None = None,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.1,
-        max_samples: int | None = None,
         device_batch_size: int | None = None,
         balance: bool = False,
-        max_image_pixels: int = MAX_IMAGE_PIXELS,
+        inputs: Inputs | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(dataset, LabelledImages):
-            dataset = prepare(
-                dataset,
-                dataset_config=dataset_config,
-                revision=revision,
-                image_column=image_column,
-                target_column=target_column,
-                val_fraction=val_fraction,
-                test_fraction=test_fraction,
-                max_samples=max_samples,
-                max_image_pixels=max_image_pixels,
-                seed=seed,
-            )
-        self.data: LabelledImages = dataset
+        self.data, self.own_inputs = data, inputs
         self.batch_size, self.workers, self.seed, self.balance = batch_size, workers, seed, balance
         self.device_batch_size = device_batch_size
         self.position = {"epoch": 0, "step": 0}
@@ -200,16 +184,6 @@ class ImageDataModule(L.LightningDataModule):
         )
         self.eval_transform = transforms.evaluation(self.data_config)
         self.normalize = transforms.Normalize(self.data_config["mean"], self.data_config["std"])
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, in the order of the class indices."""
-        return self.data.schema.classes
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classes)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalises the pixels of our own loaders on the device they have come to; Lightning calls it."""
@@ -239,14 +213,14 @@ class ImageDataModule(L.LightningDataModule):
         """Random crops of the training split, in an order that depends on (seed, epoch); where a resumed run stood."""
         batches = self.train_batches()
         self.check_accumulation(batches.micro_batches)
-        return self._loader(self._rows("train", self.train_transform, jpeg.open_jpeg), batches, ResumableLoader)
+        return self._loader(self._rows("train", training=True), batches, ResumableLoader)
 
     def train_batches(self) -> TrainBatches:
         """Which images make up each batch of this process, from where a resumed run stood."""
-        labels = self.data.splits.parts["train"].labels
+        targets = self.data.splits.parts["train"].targets
         rank, world = process()
         return TrainBatches(
-            len(labels),
+            len(targets),
             self.batch_size,
             self.seed,
             rank,
@@ -254,7 +228,7 @@ class ImageDataModule(L.LightningDataModule):
             epoch=self.position["epoch"],
             start=self.position["step"],
             device_batch_size=self.device_batch_size,
-            balance=labels if self.balance else None,
+            balance=self.data.schema.strata(targets) if self.balance else None,
         )
 
     def batch_images(self, epoch: int, number: int, ranks: Sequence[int]) -> str:
@@ -300,7 +274,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def eval_dataloader(self, role: str, batch_size: int | None = None) -> DataLoader[Batch]:
         """Any split, in order, as the exported model sees it; `batch_size` images per device, if not the module's."""
-        rows = self._rows(role, self.eval_transform)
+        rows = self._rows(role)
         size = batch_size or min(self.batch_size, self.device_batch_size or self.batch_size)
         return self._loader(rows, EvalBatches(len(rows), size, *process()))
 
@@ -315,13 +289,16 @@ class ImageDataModule(L.LightningDataModule):
         for role in ("validation", "test"):
             EvalBatches(counts[role], self.batch_size, world=world)
 
-    def _rows(
-        self, role: str, transform: Transform, read: Callable[[Any, int], PILImage.Image] = images.decode
-    ) -> ImageRows:
-        part = self.data.splits.parts[role]
-        column = self.data.schema.image_column
+    @property
+    def inputs(self) -> Inputs:
+        """How an image and its target become a sample."""
+        return self.own_inputs or transforms.ImageAlone(self.train_transform, self.eval_transform)
+
+    def _rows(self, role: str, training: bool = False) -> ImageRows:
+        part, column = self.data.splits.parts[role], self.data.schema.image_column
         encoded, limit = self.data.encoded(role), self.data.max_image_pixels
-        return ImageRows(encoded, column, part.rows, part.labels, transform, self.seed, limit, read)
+        read = jpeg.open_jpeg if training else images.decode
+        return ImageRows(encoded, column, part.rows, part.targets, self.inputs, training, self.seed, limit, read)
 
     def _loader(
         self, rows: ImageRows, batches: TrainBatches | EvalBatches, kind: type[DataLoader[Batch]] = DataLoader

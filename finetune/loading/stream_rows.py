@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import default_collate, get_worker_info
 
 from finetune.data import images
-from finetune.data.schema import UNLABELLED
+from finetune.data.columns import UNLABELLED
 from finetune.errors import DatasetError, FinetuneError, SchemaError
 from finetune.loading.datamodule import prepare_worker
 from finetune.loading.randomness import seed_augmentation

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Image, IterableDataset, IterableDatasetDict
 
 from finetune.console import log
-from finetune.data import schema, source
+from finetune.data import source
 from finetune.data.dataset import LabelledImages
 from finetune.data.scan import BadImage
-from finetune.data.schema import DatasetSchema
 from finetune.data.splits import ROLES, SplitRows, Splits
 from finetune.errors import DatasetError, SchemaError, SplitError, listing, suggest
 from finetune.settings.limits import MAX_IMAGE_PIXELS
+from finetune.task import Reading, Schema
 
 OPTIONS = (
     "dataset_config",
@@ -121,7 +119,7 @@ class StreamedImages(LabelledImages):
         return len(known) - before
 
 
-def tables(stream: IterableDataset, found: DatasetSchema) -> Iterator[tuple[int, list[Any], list[Any]]]:
+def tables(stream: IterableDataset, found: Schema) -> Iterator[tuple[int, list[Any], list[Any]]]:
     """A stream's rows, some at once: number of the first, encoded images, targets as they stand there."""
     start = 0
     # Unlike iteration over single rows, `iter` does not share the stream among a loader's workers in a way of its own.
@@ -132,6 +130,7 @@ def tables(stream: IterableDataset, found: DatasetSchema) -> Iterator[tuple[int,
 
 def prepare(
     dataset: Any,
+    task: Reading,
     *,
     train_split: str,
     val_split: str,
@@ -145,7 +144,8 @@ def prepare(
 ) -> StreamedImages:
     """Open a dataset for streaming; nothing but its facts is read.
 
-    The arguments are the command line's flags, see `finetune.settings.options.DataOptions`.
+    `dataset` is what `finetune.data.source.load` takes, `task` recognises what there is to learn; the others are the
+    command line's flags, see `finetune.settings.options.DataOptions`.
 
     Raises:
         DatasetError: It cannot be opened, or is not of a kind that can be streamed.
@@ -164,7 +164,7 @@ def prepare(
             option = {"train": "--train-split", "validation": "--val-split", "test": "--test-split"}[role]
             hint = suggest(name, opened.splits) or "."
             raise SplitError(f"{option}: no split {name!r}{hint} Splits: {listing(opened.splits)}")
-    found = _schema(opened.splits[train_split], image_column, target_column, classes)
+    found = _schema(opened.splits[train_split], task, image_column, target_column, classes)
     streams = {role: _stream(opened.splits[name], name, found) for role, name in asked.items()}
     nothing = np.empty(0, dtype=np.int64)
     parts = {role: SplitRows(asked[role], nothing, nothing, whole=True) for role in ROLES}
@@ -175,72 +175,25 @@ def prepare(
 
 
 def _schema(
-    stream: IterableDataset, image_column: str | None, target_column: str | None, classes: str | None
-) -> DatasetSchema:
+    stream: IterableDataset, task: Reading, image_column: str | None, target_column: str | None, classes: str | None
+) -> Schema:
     if stream.features is None:
         raise SchemaError("the stream does not say which columns it has: leave out --streaming")
-    found = schema.infer(stream.features, image_column, target_column)
-    if found.target_kind == "class-label":
-        if classes is not None:
-            raise SchemaError(
-                f"--classes: column {found.target_column!r} names its {len(found.classes)} classes itself: leave it out"
-            )
-        return found.with_values([])
-    if classes is None:
-        raise SchemaError(
-            f"column {found.target_column!r} ({found.target_kind}) does not declare its classes, and a stream "
-            "cannot be read twice to find them: give --classes (their number, their names with commas between, or "
-            "a file of one name per line)"
-        )
-    names = declared(classes)
-    values: tuple[Any, ...] = names
-    if found.target_kind == "integer":
-        values = tuple(range(len(names)))
-    elif found.target_kind == "boolean":
-        values = (False, True)
-    if len(names) < 2 or len(names) != len(values) or len(set(names)) < len(names):
-        raise SchemaError(f"--classes: expected at least 2 different classes, for booleans 2, got {listing(names)}")
-    return dataclasses.replace(found, classes=names, values=values)
+    return task.recognise(stream.features, image_column, target_column).declared(classes)
 
 
-def declared(classes: str) -> tuple[str, ...]:
-    """Names of `--classes`: a number, names with commas between, or a file of one name per line.
-
-    Raises:
-        SchemaError: It is none of these.
-    """
-    if classes.isdigit():
-        return tuple(str(number) for number in range(int(classes)))
-    path = Path(classes).expanduser()
-    if "," in classes and not path.is_file():
-        return tuple(name.strip() for name in classes.split(","))
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SchemaError(
-            f"--classes {classes}: expected a number, names with commas between, or a text file of one name per line"
-        ) from error
-    return tuple(line.strip() for line in lines if line.strip())
-
-
-def _stream(stream: IterableDataset, name: str, found: DatasetSchema) -> IterableDataset:
+def _stream(stream: IterableDataset, name: str, found: Schema) -> IterableDataset:
     columns = [found.image_column, found.target_column]
     missing = [column for column in columns if column not in (stream.features or columns)]
     if missing:
         raise SchemaError(f"split {name!r} has no column {missing[0]!r}: expected the columns of the training split")
-    feature = (stream.features or {}).get(found.target_column)
-    if found.target_kind == "class-label" and tuple(getattr(feature, "names", ())) != found.classes:
-        raise SchemaError(
-            f"column {found.target_column!r} of split {name!r} does not have the classes of the training split"
-        )
+    if stream.features is not None:
+        found.check_stream(name, stream.features[found.target_column])
     return stream.select_columns(columns).cast_column(found.image_column, Image(decode=False))
 
 
-def _describe(found: DatasetSchema, streams: Mapping[str, IterableDataset], names: Mapping[str, str]) -> None:
-    log.info(
-        f"task: {found.task}, images in column {found.image_column!r}, {len(found.classes)} classes in column "
-        f"{found.target_column!r} ({found.target_kind}): {listing(found.classes, 6)}"
-    )
+def _describe(found: Schema, streams: Mapping[str, IterableDataset], names: Mapping[str, str]) -> None:
+    log.info(f"task: {found.task}, {found.described()}")
     for role, stream in streams.items():
         count = stream.num_shards
         log.info(f"{role}: streamed from split {names[role]!r}, {count} shard{'' if count == 1 else 's'}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_transform
@@ -20,6 +21,32 @@ from finetune.errors import ConfigError
 from finetune.loading.augment import RandomErase, RandomResizedCrop
 
 Transform = Callable[[Image.Image], Tensor]
+
+
+class ImageAlone:
+    """`finetune.task.Inputs` of tasks whose targets do not change with the image: numbers, and arrays of numbers.
+
+    Args:
+        train: What `read` gives -> uint8 `[3, H, W]`, in training.
+        evaluate: PIL RGB -> the same, as the exported model sees an image.
+    """
+
+    columns: tuple[str, ...] = ()
+
+    def __init__(self, train: Transform, evaluate: Transform) -> None:
+        self.train, self.evaluate = train, evaluate
+
+    def training(self, image: Image.Image, target: Any) -> tuple[Tensor, Any]:
+        """The changed image, and its target as it is."""
+        return self.train(image), target
+
+    def evaluation(self, image: Image.Image, target: Any) -> tuple[Tensor, Any]:
+        """The image as the exported model sees it, and its target as it is."""
+        return self.evaluate(image), target
+
+    def collate(self, targets: Sequence[Any]) -> Tensor:
+        """`[B, ...]`, of the targets' own type."""
+        return torch.from_numpy(np.stack(targets))
 
 
 def evaluation(data_config: Mapping[str, Any]) -> Transform:

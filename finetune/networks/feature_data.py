@@ -19,7 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from finetune.console import log
 from finetune.data.dataset import LabelledImages
 from finetune.errors import ModelError
-from finetune.loading.datamodule import Batch, ImageDataModule, ResumableLoader
+from finetune.loading.datamodule import Batch, ResumableLoader, RowsDataModule
 from finetune.loading.sampler import EvalBatches, Item, process
 from finetune.networks import features
 
@@ -34,18 +34,18 @@ class FeatureRows(TorchDataset[Batch]):
 
     Args:
         values: float32 `[N, ...]`.
-        labels: int64 `[N]`.
+        targets: `[N, ...]`.
     """
 
-    def __init__(self, values: np.ndarray, labels: np.ndarray) -> None:
-        self.values, self.labels = values, labels
+    def __init__(self, values: np.ndarray, targets: np.ndarray) -> None:
+        self.values, self.targets = values, targets
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, items: Sequence[Item]) -> Batch:
         indices = [index for _, index in items]
-        return torch.from_numpy(self.values[indices]), torch.from_numpy(self.labels[indices])
+        return torch.from_numpy(self.values[indices]), torch.from_numpy(self.targets[indices])
 
 
 class FeatureDataModule(L.LightningDataModule):
@@ -65,7 +65,7 @@ class FeatureDataModule(L.LightningDataModule):
         seconds: That `setup` took.
     """
 
-    def __init__(self, images: ImageDataModule, network: nn.Module, classifier: nn.Module, model: nn.Module) -> None:
+    def __init__(self, images: RowsDataModule, network: nn.Module, classifier: nn.Module, model: nn.Module) -> None:
         super().__init__()
         self.images, self.network, self.classifier, self.model = images, network, classifier, model
         self.values: dict[str, np.ndarray] = {}
@@ -186,7 +186,7 @@ class FeatureDataModule(L.LightningDataModule):
         return DataLoader(rows, batch_size=None, sampler=EvalBatches(len(rows), ROWS_AT_ONCE, *process()))
 
     def _rows(self, role: str) -> FeatureRows:
-        return FeatureRows(self.values[role], self.images.data.splits.parts[role].labels)
+        return FeatureRows(self.values[role], self.images.data.splits.parts[role].targets)
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the epoch, as of the images."""

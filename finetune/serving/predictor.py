@@ -14,12 +14,12 @@ from huggingface_hub import hf_hub_download
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from finetune import export
 from finetune.console import log
 from finetune.data import images
 from finetune.errors import ConfigError, DatasetError, ModelError
 from finetune.evaluation import labels
 from finetune.export import exported as exported_model
+from finetune.export import formats
 from finetune.loading import transforms
 from finetune.networks import model_names, models
 from finetune.training import hardware
@@ -96,7 +96,7 @@ class Predictor:
         images: int | None = None,
     ) -> None:
         self.batch_size = batch_size
-        form = export.of_file(model)
+        form = formats.of_file(model)
         if form is None:
             self._build(model, accelerator, precision, images)
         else:
@@ -116,7 +116,7 @@ class Predictor:
         if precision == "bf16" or images is None or images >= _FEW:
             self.model = _inference_form(self.model, precision, self.data_config["input_size"])
 
-    def _read(self, form: export.Format, path: Path, accelerator: str, precision: Precision) -> None:
+    def _read(self, form: formats.Format, path: Path, accelerator: str, precision: Precision) -> None:
         found = exported_model.read(form, path, accelerator, precision, self.batch_size)
         self.name, self.device = str(path), torch.device("cpu")
         self.classes, self.data_config = found.classes, found.data_config

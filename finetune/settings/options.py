@@ -5,6 +5,7 @@ Imports no torch, so that `--help` and a wrong flag answer at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -270,6 +271,26 @@ GROUPS: dict[str, type] = {
     "hardware": HardwareOptions,
     "run": RunOptions,
 }
+
+
+LOADER = (
+    "batch_size",
+    "device_batch_size",
+    "crop_scale",
+    "hflip",
+    "auto_augment",
+    "color_jitter",
+    "random_erasing",
+    "workers",
+    "seed",
+    "steps_per_epoch",
+)
+"""Those that a data module takes."""
+
+
+def fields(config: object, names: Sequence[str]) -> dict[str, Any]:
+    """Some settings by name, as arguments of what takes no config."""
+    return {name: getattr(config, name) for name in names}
 
 
 def flag(field: str) -> str:

@@ -26,20 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from finetune.data.splits import ratio
 from finetune.networks.linear_probe import LinearProbe
 
 NOTEWORTHY = 3.0
 """Class ratio from which on the remedies are named."""
-
-
-def ratio(counts: Sequence[int]) -> float:
-    """Images of the largest class over those of the smallest that has any.
-
-    Args:
-        counts: Images of each class.
-    """
-    present = [count for count in counts if count]
-    return max(present) / min(present) if present else 1.0
 
 
 def summary(counts: Sequence[int], classes: Sequence[str], remedy: str) -> str:

@@ -19,15 +19,14 @@ from lightning.pytorch.profilers import Profiler
 
 from finetune.console import interactive, is_main_process
 from finetune.errors import ConfigError
-from finetune.evaluation.predictions import Predictions
 from finetune.loading.allocator import freed_memory_kept
-from finetune.loading.datamodule import ImageDataModule
+from finetune.loading.datamodule import RowsDataModule
 from finetune.networks import models
 from finetune.networks.feature_data import FeatureDataModule
 from finetune.runs.runfolder import RunFolder
 from finetune.settings import durations
 from finetune.settings.config import RunConfig
-from finetune.tasks import ImageClassificationTask
+from finetune.task import Learning
 from finetune.training import checkpoint_io, hardware, launch, loggers, memory
 from finetune.training.callbacks.accumulation import Accumulation
 from finetune.training.callbacks.batch_norm import HoldBatchNorm
@@ -36,16 +35,15 @@ from finetune.training.callbacks.drop_block import DropBlockSchedule
 from finetune.training.callbacks.ema import EMA
 from finetune.training.callbacks.epoch_log import EpochLog
 from finetune.training.callbacks.freezing import FreezeBackbone
-from finetune.training.callbacks.head_start import HeadStart
 from finetune.training.callbacks.limits import Limits
 from finetune.training.callbacks.non_finite import StopOnNonFinite
-from finetune.training.callbacks.predictions import CollectPredictions
 from finetune.training.callbacks.signals import StopOnSignal
 from finetune.training.callbacks.step_log import StepLog
 from finetune.training.data_wait import DataWait
+from finetune.training.module import TaskModule
 from finetune.training.sharding import FSDP
 
-Images = ImageDataModule | FeatureDataModule
+Images = RowsDataModule | FeatureDataModule
 
 
 def make_trainer(
@@ -138,24 +136,26 @@ class Session:
     Args:
         config: Resolved settings.
         folder: Where checkpoints and metrics go.
+        baseline: Of another seed's session, where it is the same; the task's own when not given.
 
     Attributes:
-        head: Starts the classifier; to be told with what before `fit`.
+        baseline: What the training has to beat; None before `plan`, and to be told of what before `fit`.
+        collector: Keeps what was predicted; None before `plan`.
         predictions: By role, what `evaluate` saw; in the first process only.
         feature_seconds: That it took to find or compute a frozen backbone's features, where the training was on these.
     """
 
-    def __init__(self, config: RunConfig, folder: RunFolder) -> None:
-        self.config, self.folder = config, folder
+    def __init__(self, config: RunConfig, folder: RunFolder, baseline: Any = None) -> None:
+        self.config, self.folder, self.baseline = config, folder, baseline
         signals = StopOnSignal()
         advice = f"go on with: python -m finetune --resume {folder.root}"
         self.limits = Limits(config.patience, durations.seconds(config.max_time) if config.max_time else None)
-        self.head = HeadStart(config.head_init or "probe", config.imbalance, config.seed, required=config.solved)
-        self.checkpoints = Checkpoints(folder.checkpoints, signals, config.save_every, advice, self.limits, self.head)
-        self.epochs = EpochLog(folder.metrics, config.epochs or 0, DataWait(), self.head)
+        self.checkpoints = Checkpoints(folder.checkpoints, signals, config.save_every, advice, self.limits)
+        self.epochs = EpochLog(folder.metrics, config.epochs or 0, DataWait())
+        self.accumulation, self.non_finite = Accumulation(), StopOnNonFinite()
         self.loggers: list[Logger] = []
-        self.collector = CollectPredictions()
-        self.predictions: dict[str, Predictions] = {}
+        self.collector: Any = None
+        self.predictions: dict[str, Any] = {}
         chosen: list[L.Callback] = [DropBlockSchedule(config.drop_block)] if config.drop_block else []
         chosen += [EMA(config.ema)] if config.ema else []
         chosen += [StepLog(self.epochs)] if config.logger != "none" else []
@@ -171,14 +171,12 @@ class Session:
             config.accelerator,
             config.devices,
             [
-                self.head,  # before EMA copies the model
                 self.checkpoints,
                 self.epochs,
                 self.limits,
                 signals,
-                self.collector,
-                Accumulation(),
-                StopOnNonFinite(),
+                self.accumulation,
+                self.non_finite,
                 *chosen,
             ],
             precision,
@@ -192,14 +190,19 @@ class Session:
         )
         self.precision = str(self.trainer.precision)  # on a CPU Lightning turns 16-mixed into bf16-mixed
 
-    def plan(self, config: RunConfig) -> None:
-        """Take over the settings that wait for the data: the number of epochs."""
+    def plan(self, config: RunConfig, task: Learning) -> None:
+        """Take over what waits for the data: the number of epochs, and what is learnt."""
         self.config = config
+        self.baseline, self.collector = self.baseline or task.baseline(config), task.collector()
+        self.checkpoints.measure(self.baseline, task.ranking)
+        self.epochs.measure(self.baseline, task.scores, task.ranking[0])
+        # The baseline before EMA, which copies the model.
+        self.trainer.callbacks[:0] = [self.baseline, self.collector]  # type: ignore[attr-defined]
         self.epochs.epochs = self.trainer.fit_loop.max_epochs = config.epochs or 0
 
     def fit(
         self,
-        task: ImageClassificationTask,
+        task: TaskModule,
         loader: Images,
         identity: dict[str, Any],
         start: Path | None,
@@ -214,6 +217,7 @@ class Session:
         """
         self.checkpoints.identity, self.checkpoints.start = identity, start
         self.epochs.images = loader.epoch_images
+        self.accumulation.images = self.non_finite.images = loader
         # Processes that Lightning starts from here find in the cache what this one has fetched.
         online = os.environ.get("HF_HUB_OFFLINE")
         os.environ |= {} if self.config.streaming else {"HF_HUB_OFFLINE": "1"}
@@ -232,7 +236,7 @@ class Session:
         world = self.trainer.world_size
         return memory.advised(loader.epoch_images, config.batch_size or 0, world, config.device_batch_size, advice)
 
-    def _connect_logger(self, task: ImageClassificationTask, start: Path | None) -> None:
+    def _connect_logger(self, task: TaskModule, start: Path | None) -> None:
         if self.config.logger == "none" or not is_main_process():
             return
         step = None if start is None else checkpoint_io.load(start, mmap=True)["global_step"]
@@ -245,7 +249,7 @@ class Session:
         for logger in self.loggers:
             loggers.finish(logger, self.folder.settings(), results, self.trainer.global_step)
 
-    def evaluate(self, task: ImageClassificationTask, loader: Images, role: str) -> dict[str, float]:
+    def evaluate(self, task: TaskModule, loader: Images, role: str) -> dict[str, float]:
         """Scores of the task's weights on `validation` or `test`, in float32."""
         # The best weights' scores are no further point of the training's curves.
         self.loggers, self.trainer.loggers = self.loggers or self.trainer.loggers, []

@@ -14,7 +14,7 @@ from scipy import stats
 from timm.models import save_for_hf
 from torch.nn.functional import cross_entropy
 
-from finetune.data.dataset import prepare
+from tests.finetune.classes import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"model": "resnet10t", "image_size": 32, "score": "test", "subsets": 2, "threads": 1}

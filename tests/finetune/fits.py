@@ -8,9 +8,9 @@ from PIL import Image as PILImage
 from torch import nn
 
 from finetune import ImageClassificationTask, ImageDataModule
-from finetune.data.dataset import prepare
 from finetune.training import session
 from finetune.training.callbacks.accumulation import Accumulation
+from tests.finetune.classes import prepare
 
 
 def images(count=50, size=8):
@@ -48,7 +48,7 @@ def fit(module=None, task=None, callbacks=(), data=None, epochs=1, clip_grad=Non
     data = data or ImageDataModule(images(), image_size=8, workers=0, **options)
     options = {"optimizer": "sgd", "lr": 0.1, "warmup_epochs": 0}
     task = task or ImageClassificationTask(network() if module is None else module, 2, **options)
-    hooks = [Accumulation(), *callbacks, seen]
+    hooks = [Accumulation(data), *callbacks, seen]
     trainer = session.make_trainer("cpu", "1", hooks, precision, max_epochs=epochs, clip_grad=clip_grad)
     if precision == "64-true":
         trainer.limit_val_batches = 0

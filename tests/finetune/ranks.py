@@ -10,7 +10,7 @@ import traceback
 
 # Not forked from the test's own process: where autograd has run, it cannot run in a fork.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["finetune.commands.train", "finetune.tasks", "timm"])  # imported once
+SERVER.set_forkserver_preload(["finetune.commands.train", "finetune.tasks.modules", "timm"])  # imported once
 
 
 def free_port():

@@ -39,7 +39,7 @@ AUTHORS = (
 )
 GLUON = ("resnest50", "resnest101", "resnest50_fast_1s1x64d", "resnest50_fast_4s2x40d", "resnest50_fast_1s4x24d")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=5)
 
 
 def run_authors(framework: str, folder: Path, names: tuple[str, ...]) -> Path:

@@ -34,7 +34,7 @@ torch.save(logits, sys.argv[1])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=30)
 def test_stock_timm_gives_equal_logits_for_equal_weights(tmp_path: Path) -> None:
     """Every variant at its full depth; both sides fill the same state dict alike."""
     forms = {name: stock_form(name, ARGUMENTS) for name in NAMES}

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
+
+
+class HasMicroBatches(Protocol):
+    """A data module that cuts a device's share of each batch into so many."""
+
+    @property
+    def micro_batches(self) -> int:
+        """How many; known when the number of processes is."""
 
 
 class Accumulation(L.Callback):
@@ -12,15 +20,19 @@ class Accumulation(L.Callback):
 
     Under DDP Lightning exchanges gradients with the last of them alone. A run that goes on with another number (on
     other devices, or with another `--device-batch-size`) goes on at the same optimizer step.
+
+    Args:
+        images: The data module that the Trainer gets.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, images: HasMicroBatches | None = None) -> None:
+        self.images = images
         self.parts = 1
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Asks the data module, now that the number of processes is known."""
-        if stage == "fit":
-            self.parts = trainer.accumulate_grad_batches = trainer.datamodule.micro_batches  # type: ignore[attr-defined]
+        if stage == "fit" and self.images is not None:
+            self.parts = trainer.accumulate_grad_batches = self.images.micro_batches
 
     def state_dict(self) -> dict[str, int]:
         """What Lightning's count of batches means."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from finetune.console import log
 from finetune.errors import CheckpointError, Stopped
+from finetune.evaluation.metrics import RANKING
+from finetune.task import Baseline, Score
 from finetune.training.callbacks.agreement import largest
 from finetune.training.callbacks.head_start import HeadStart
 from finetune.training.callbacks.limits import Limits
@@ -26,11 +28,11 @@ _NOTHING, _SAVE, _STOP = range(3)
 
 
 class Checkpoints(Checkpoint):
-    """Saves `last.ckpt` during and after every epoch, and `best.ckpt` when it is the best by validation accuracy.
+    """Saves `last.ckpt` during and after every epoch, and `best.ckpt` when it is the best on validation.
 
-    Ties go to the lower loss, and then to the earlier epoch; Lightning's ModelCheckpoint has one monitor only. The
-    linear probe, where there is one, is the first of the epochs. While training goes on, the last but one stays as
-    `previous.ckpt`, for the case that the last one is lost to the disk.
+    Ties of the first score go to the next, and then to the earlier epoch; Lightning's ModelCheckpoint has one monitor
+    only. The linear probe, where there is one, is the first of the epochs. While training goes on, the last but one
+    stays as `previous.ckpt`, for the case that the last one is lost to the disk.
 
     Args:
         folder: Where to write.
@@ -38,14 +40,13 @@ class Checkpoints(Checkpoint):
         save_every: Optimizer steps between saves within an epoch; every 15 minutes when not given.
         advice: How the run goes on, for messages.
         limits: Told of each epoch's place, and may stop the training.
-        head: Has the linear probe.
 
     Attributes:
         io: Writes the files; the Trainer needs it as a plugin.
         identity: What the checkpoints belong to, see `finetune.training.resume`; stored in them.
         start: The checkpoint that the run goes on from, if any.
         chooses: Whether there are enough validation images to tell which epoch is the best; else it is the last.
-        best: (accuracy, -loss) of what `best.ckpt` holds.
+        best: Scores, the larger the better, of what `best.ckpt` holds.
         best_epoch: Which one it is, from 0; -1 for the linear probe.
         best_trained: The best of the epochs that were trained, and which one it is.
     """
@@ -57,20 +58,23 @@ class Checkpoints(Checkpoint):
         save_every: int | None = None,
         advice: str = "resume it",
         limits: Limits | None = None,
-        head: HeadStart | None = None,
     ) -> None:
         self.limits = limits or Limits()
-        self.head = head or HeadStart("timm")
+        self.measure(HeadStart("timm"), RANKING)
         self.folder, self.signals, self.save_every, self.advice = folder, signals, save_every, advice
         self.io = AtomicCheckpointIO()
         self.identity: dict[str, Any] = {}
         self.start: Path | None = None
         self.chooses = True
-        self.best: tuple[float, float] | None = None
+        self.best: tuple[float, ...] | None = None
         self.best_epoch: int | None = None
-        self.best_trained: tuple[float, float, int] | None = None
+        self.best_trained: tuple[Any, ...] | None = None
         self.saving_probe = False
         self.saved_at = 0.0
+
+    def measure(self, head: Baseline, ranking: Sequence[Score]) -> None:
+        """Say what the training has to beat, and by which scores an epoch is the best; else accuracy, then loss."""
+        self.head, self.ranking = head, ranking
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The linear probe is the best so far: it is what is left of a training that makes nothing better.
@@ -78,11 +82,10 @@ class Checkpoints(Checkpoint):
         Raises:
             CheckpointError: The checkpoint cannot be written.
         """
-        found, solved = self.head.epoch0, trainer.max_epochs == 0
+        found, solved = self.head.scores, trainer.max_epochs == 0
         if self.start is not None or found is None or not (self.chooses or solved):
             return
-        scores = found.scores["validation"]
-        self.best, self.best_epoch = (scores["accuracy"], -scores["loss"]), -1
+        self.best, self.best_epoch = self._rank(found["validation"]), -1
         self.saving_probe = True
         try:
             self._save(trainer, self._keep_probe if solved else self._keep_best)
@@ -139,18 +142,20 @@ class Checkpoints(Checkpoint):
             Stopped: A signal has come.
             CheckpointError: The checkpoint cannot be written.
         """
-        metrics = trainer.callback_metrics
-        rank = (float(metrics["val_accuracy"]), -float(metrics["val_loss"]))
+        rank = self._rank({of.key: float(trainer.callback_metrics[f"val_{of.key}"]) for of in self.ranking})
         improved = not self.chooses or self.best is None or rank > self.best
         if improved:
             self.best, self.best_epoch = rank, trainer.current_epoch
         # A training may take a while to come up to its probe: patience is with what it has reached itself.
-        if self.best_trained is None or rank > self.best_trained[:2]:
+        if self.best_trained is None or rank > self.best_trained[:-1]:
             self.best_trained = (*rank, trainer.current_epoch)
-        self.limits.decide(trainer, trainer.current_epoch - self.best_trained[2])
+        self.limits.decide(trainer, trainer.current_epoch - self.best_trained[-1])
         self._save_last(trainer, improved)
         if largest(trainer, _STOP if self.signals.received else _NOTHING) == _STOP:
             self._stop()
+
+    def _rank(self, scores: Mapping[str, float]) -> tuple[float, ...]:
+        return tuple(scores[of.key] if of.higher else -scores[of.key] for of in self.ranking)
 
     def _stop(self) -> None:
         raise Stopped(f"stopped by {self.signals.received or 'a signal to another process'}; {self.advice}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
 from finetune.console import interactive, log
+from finetune.evaluation.metrics import RANKING, SCORES
 from finetune.runs.runfolder import write_text
+from finetune.task import Baseline, Score
 from finetune.training import hardware
 from finetune.training.callbacks.accumulation import batches_of_epoch
 from finetune.training.callbacks.agreement import largest
@@ -20,19 +23,14 @@ from finetune.training.callbacks.head_start import HeadStart
 from finetune.training.data_wait import DataWait
 from finetune.training.optim import head_lr
 
-COLUMNS = (
-    "epoch",
-    "train_loss",
-    "val_loss",
-    "val_accuracy",
-    "val_macro_f1",
-    "val_balanced_accuracy",
-    "lr",
-    "seconds",
-    "images_per_second",
-    "memory_mb",
-    "data_wait",
-)
+COSTS = ("lr", "seconds", "images_per_second", "memory_mb", "data_wait")
+
+
+def columns(scores: Sequence[Score]) -> tuple[str, ...]:
+    """Those of metrics.csv: the losses first."""
+    logged = [f"val_{score.key}" for score in scores if score.logged]
+    first = [name for name in logged if name == "val_loss"]
+    return ("epoch", "train_loss", *first, *(name for name in logged if name not in first), *COSTS)
 
 
 class EpochLog(L.Callback):
@@ -45,7 +43,6 @@ class EpochLog(L.Callback):
         path: The file.
         epochs: Of the whole run, for the printed line.
         wait: Times the waiting for data; the Trainer needs it as its profiler.
-        head: Has the linear probe.
 
     Attributes:
         images: Training images of a whole epoch; of a stream, as planned.
@@ -59,8 +56,8 @@ class EpochLog(L.Callback):
         row: The last one.
     """
 
-    def __init__(self, path: Path, epochs: int, wait: DataWait | None = None, head: HeadStart | None = None) -> None:
-        self.head = head or HeadStart("timm")
+    def __init__(self, path: Path, epochs: int, wait: DataWait | None = None) -> None:
+        self.measure(HeadStart("timm"), SCORES, RANKING[0])
         self.path, self.epochs, self.wait = path, epochs, wait or DataWait()
         self.images, self.trained = 0, 0.0
         self.count, self.passes, self.seconds, self.train_seconds, self.waited = 0, 0.0, 0.0, 0.0, 0.0
@@ -70,12 +67,15 @@ class EpochLog(L.Callback):
         self.training, self.wait_before, self.share = 0.0, 0.0, 1.0  # of the same
         self.whole = True  # the same was not cut short
 
+    def measure(self, head: Baseline, scores: Sequence[Score], shown: Score) -> None:
+        """Say which scores there are, the one that is printed of every epoch, and what the training has to beat."""
+        self.head, self.columns, self.shown = head, columns(scores), shown
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begins the file with the linear probe, where there is one."""
-        if self.head.epoch0 is not None and trainer.is_global_zero and not self.path.exists():
-            scores = self.head.epoch0.scores["validation"]
-            found = {f"val_{name}": value for name, value in scores.items()}
-            self._append({"epoch": 0} | {name: value for name, value in found.items() if name in COLUMNS})
+        if self.head.scores is not None and trainer.is_global_zero and not self.path.exists():
+            found = {f"val_{name}": value for name, value in self.head.scores["validation"].items()}
+            self._append({"epoch": 0} | {name: value for name, value in found.items() if name in self.columns})
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock of an epoch that goes on; Lightning does not start it again."""
@@ -121,7 +121,7 @@ class EpochLog(L.Callback):
             "memory_mb": memory,
             "data_wait": waited / training,
         }
-        self.row |= {name: float(value) for name, value in trainer.callback_metrics.items() if name in COLUMNS}
+        self.row |= {name: float(value) for name, value in trainer.callback_metrics.items() if name in self.columns}
         if trainer.is_global_zero:
             self._append(self.row)
             if not interactive():
@@ -129,9 +129,10 @@ class EpochLog(L.Callback):
 
     def _line(self) -> str:
         row = self.row
+        loss = f"validation loss {row['val_loss']:.4f}, " if "val_loss" in row else ""
         return (
-            f"epoch {row['epoch']}/{self.epochs}: train loss {row['train_loss']:.4f}, validation loss "
-            f"{row['val_loss']:.4f}, validation accuracy {row['val_accuracy']:.4f}, {row['seconds']:.1f} s, "
+            f"epoch {row['epoch']}/{self.epochs}: train loss {row['train_loss']:.4f}, {loss}"
+            f"validation {self.shown.title} {row[f'val_{self.shown.key}']:.4f}, {row['seconds']:.1f} s, "
             f"{row['images_per_second']:.4g} images/s, {row['data_wait']:.0%} waiting for data"
         )
 
@@ -142,7 +143,7 @@ class EpochLog(L.Callback):
             with self.path.open(newline="", encoding="utf-8") as file:
                 before = [of for of in csv.DictReader(file) if int(float(of["epoch"])) < row["epoch"]]
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS)
+        writer = csv.DictWriter(text, self.columns)
         writer.writeheader()
         writer.writerows([*before, row])
         write_text(self.path, text.getvalue())

@@ -56,6 +56,11 @@ class HeadStart(L.Callback):
         self.predictions: dict[str, Predictions] = {}
         self.entries: dict[str, Tensor] = {}
 
+    @property
+    def scores(self) -> dict[str, dict[str, float]] | None:
+        """The probe's of `validation` and `test`; None where there is no probe."""
+        return None if self.epoch0 is None else self.epoch0.scores
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Probes, and starts the classifier.
 
@@ -101,7 +106,7 @@ class HeadStart(L.Callback):
         return made
 
     def _fit(self, features: FeatureDataModule, classes: int, device: torch.device, began: float) -> Epoch0:
-        labels = {role: part.labels for role, part in features.data.splits.parts.items()}
+        labels = {role: part.targets for role, part in features.data.splits.parts.items()}
         values = features.values
         probe = linear_probe.fit(
             values["train"],

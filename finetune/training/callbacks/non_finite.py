@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from finetune.errors import NonFiniteError
-from finetune.loading.datamodule import ImageDataModule
 from finetune.training.callbacks.accumulation import batches_of_epoch
 from finetune.training.sharding import here
 
@@ -41,9 +40,13 @@ class StopOnNonFinite(L.Callback):
 
     On a CUDA GPU a loss is looked at one batch later, when it has arrived by itself: nobody waits for it. Before a
     checkpoint is saved everything is looked at, the weights included, so that none holds what cannot be gone on with.
+
+    Args:
+        images: The data module that the Trainer gets: it says which images were in the batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, images: Any = None) -> None:
+        self.images = images
         self.pending: _Loss | None = None
 
     def on_train_batch_end(
@@ -81,7 +84,7 @@ class StopOnNonFinite(L.Callback):
         if loss.arrival is not None:
             loss.arrival.synchronize()
         if not loss.total.isfinite().all():
-            raise NonFiniteError(_message(trainer, loss))
+            raise NonFiniteError(_message(trainer, loss, self.images))
 
 
 def to_cpu(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
@@ -108,7 +111,7 @@ def _gathered(trainer: L.Trainer, value: Tensor) -> Tensor:
     return torch.stack(found).cpu()
 
 
-def _message(trainer: L.Trainer, loss: _Loss) -> str:
+def _message(trainer: L.Trainer, loss: _Loss, images: Any) -> str:
     """Says where, on which images, and what to try; called on all processes."""
     mean = float(loss.total[0] / loss.total[1])
     parts = trainer.accumulate_grad_batches
@@ -116,11 +119,10 @@ def _message(trainer: L.Trainer, loss: _Loss) -> str:
     where = f"epoch {loss.epoch + 1}, step {loss.batch // parts + 1} of {steps}"
     finite = _gathered(trainer, loss.here.isfinite())
     ranks = [rank for rank, whole in enumerate(finite.tolist()) if not whole]
-    return f"the loss became {mean} in {where}{_images(trainer, loss, ranks)}: {REMEDY}"
+    return f"the loss became {mean} in {where}{_images(images, loss, ranks)}: {REMEDY}"
 
 
-def _images(trainer: L.Trainer, loss: _Loss, ranks: list[int]) -> str:
+def _images(images: Any, loss: _Loss, ranks: list[int]) -> str:
     """The images that the given processes had at that moment; called on all processes."""
-    module = trainer.datamodule  # type: ignore[attr-defined]
-    known = isinstance(module, ImageDataModule) and module.batch_images(loss.epoch, loss.batch, ranks)
+    known = hasattr(images, "batch_images") and images.batch_images(loss.epoch, loss.batch, ranks)
     return f", on the images in {known}" if known else ""

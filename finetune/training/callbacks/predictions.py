@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -16,16 +17,21 @@ from finetune.evaluation.predictions import Predictions
 class CollectPredictions(L.Callback):
     """Keeps the logits and targets of `Trainer.validate` and `Trainer.test`, in row order, in the first process.
 
-    Needs steps that return logits `[B, C]`, batches whose second entry are targets `[B]`, and as many batches in every
-    process, each process with consecutive rows: as `loading.sampler.EvalBatches` deals them. Batches are gathered
-    one by one at the end, so that a device never holds more than one batch of each process.
+    Needs steps that return a tensor with a row an image, such as logits `[B, C]`, batches whose second entry are
+    targets `[B, ...]`, and as many batches in every process, each process with consecutive rows: as
+    `loading.sampler.EvalBatches` deals them. Batches are gathered one by one at the end, so that a device never holds
+    more than one batch of each process.
+
+    Args:
+        kind: What is made of all outputs and all targets.
 
     Attributes:
         last: Predictions of the last validation or test outside of training; None in the other processes.
     """
 
-    def __init__(self) -> None:
-        self.last: Predictions | None = None
+    def __init__(self, kind: Callable[[Tensor, Tensor], Any] = Predictions) -> None:
+        self.kind = kind
+        self.last: Any = None
         self.batches: list[tuple[Tensor, Tensor]] = []
 
     def _start(self) -> None:
@@ -44,7 +50,7 @@ class CollectPredictions(L.Callback):
         if trainer.is_global_zero and gathered:
             # [batch][process] -> all of the first process's batches, then the second's: row order.
             parts = [part for of_process in zip(*gathered, strict=True) for part in of_process]
-            self.last = Predictions(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+            self.last = self.kind(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets the last."""

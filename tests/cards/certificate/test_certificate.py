@@ -225,7 +225,7 @@ def test_inputs_are_real_test_images_of_all_classes(digits_run):
     assert set(counts) == {3, 4}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 def test_export_and_certificate_by_the_real_libraries(digits_run, tmp_path, monkeypatch, capsys):
     """All at once, for the imports cost most: export, verify, refuse after a change, fail with other weights."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")

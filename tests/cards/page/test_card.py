@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 import cards
 from cards import CardError, build, render
 from cards.__main__ import main
-from cards.page.head import METRICS
+from cards.tasks import TASKS
 from tests.cards.results import CLASSES, RESULT, changed, named, tables, text_of, without_code
 
 # --- the YAML head ---------------------------------------------------------------------------------------------------
@@ -209,6 +209,7 @@ def test_a_run_of_an_earlier_version_has_a_card_too(run_of):
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
+METRICS = TASKS["image-classification"].metrics
 FIXED = {"95", "32", "5", "1", "10", "256"}
 """Of the text: float32, Top-5, F1, SHA-256, fewer than 10 test images; the level is tested by itself."""
 NOT_SHOWN = (
@@ -496,3 +497,8 @@ def test_building_again_replaces_the_card_and_leaves_nothing_else(run_of):
     path = build(run_of(changed(seed=7), figures=False))
     assert "| seed | 7 |" in path.read_text(encoding="utf-8")
     assert sorted(p.name for p in path.parent.iterdir()) == ["README.md", "figures"]
+
+
+def test_a_task_without_a_row_in_the_table_is_refused_by_its_name(run_of):
+    with pytest.raises(CardError, match="no card for the task 'image-captioning': this version knows image-class"):
+        render(run_of(changed(task="image-captioning")))

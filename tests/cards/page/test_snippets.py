@@ -92,7 +92,7 @@ def check_answers(run, card, photo, folder, cwd, environment=os.environ):
     assert abs(temperature - 1) > 0.1  # else the test would not see whether it is used
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_the_code_runs_as_it_stands(exported, photo, tmp_path):
     """In a copy of the folder, beside the photograph."""
     card = (exported / "model/README.md").read_text(encoding="utf-8")
@@ -101,7 +101,7 @@ def test_the_code_runs_as_it_stands(exported, photo, tmp_path):
     check_answers(exported, card, photo, tmp_path, tmp_path / "model")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=30)
 def test_the_published_code_runs_anywhere(exported, photo, cli, tmp_path):
     """With the repository on a Hub, on a branch, and nothing but the photograph here."""
     (elsewhere := tmp_path / "elsewhere").mkdir()

@@ -31,7 +31,7 @@ print(json.dumps({"said": said, "known": known, "nothing": app.classify(None), "
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=20)
 @needs_gradio
 def test_the_app_says_what_predict_says(digits_run, tmp_path):
     paths = []

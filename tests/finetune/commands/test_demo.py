@@ -227,7 +227,7 @@ def demo_of(run, uploads):
             demo.kill()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=30)
 @needs_gradio
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian's package chromium)")
 def test_in_a_browser_an_image_goes_in_and_its_label_comes_out(digits_run, predictor, digits, tmp_path):

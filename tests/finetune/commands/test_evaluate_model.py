@@ -77,7 +77,7 @@ def expected(model, images, transform):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=10)
 @pytest.mark.parametrize(
     ("layout", "protocol"),
     [
@@ -105,7 +105,7 @@ def test_folders_of_imagenet_give_the_numbers_of_a_plain_loop(model, folder, ima
     assert said["published"] is None  # these weights were never published
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=25)
 def test_any_number_of_devices_counts_every_image_once(folder, imagenet, cli, capsys):
     arguments = ["--dataset", str(imagenet / "ILSVRC2012"), "--image-size", "32", "--max-samples", "101", "--json"]
     arguments = ["evaluate", f"local-dir:{folder}", *arguments, "--accelerator", "cpu", "--workers", "0", "--devices"]
@@ -119,7 +119,7 @@ def test_any_number_of_devices_counts_every_image_once(folder, imagenet, cli, ca
     assert two["metrics"]["accuracy"] == one["metrics"]["accuracy"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=25)
 def test_published_number_stands_beside_and_a_difference_is_said_plainly(model, imagenet, cli, tmp_path):
     """Weights from the Hub: random ones here, so far from the published accuracy."""
     weights = safetensors.torch.save({k: v.contiguous() for k, v in model.state_dict().items()})

@@ -13,13 +13,13 @@ from timm.optim import create_optimizer_v2
 from finetune import ImageDataModule, RunConfig, run
 from finetune.cli import parse_train
 from finetune.commands.evaluate import evaluate
-from finetune.data.dataset import prepare
 from finetune.errors import ConfigError, ModelError
 from finetune.loading.sampler import TrainBatches
 from finetune.networks import features, models
 from finetune.networks.feature_data import classifier_inputs
 from finetune.settings.presets import FROZEN_PRESET, PRETRAINED_PRESET, SCRATCH_PRESET
 from finetune.settings.verbs import EvaluateOptions
+from tests.finetune.classes import prepare
 
 SETTINGS = {"model": "resnest14d", "dataset": "digits", "pretrained": False, "image_size": 32, "max_samples": 100}
 SETTINGS |= {"accelerator": "cpu", "devices": "1", "workers": 0, "freeze": "backbone", "epochs": 3, "batch_size": 16}
@@ -160,11 +160,11 @@ def everything(data):
     """The training split, in order, by a loop of its own."""
     part = data.data.splits.parts["train"]
     images = data.data.source.splits[part.source]
-    for row, label in zip(part.rows.tolist(), part.labels.tolist(), strict=True):
+    for row, label in zip(part.rows.tolist(), part.targets.tolist(), strict=True):
         yield data.normalize(data.eval_transform(images[row]["image"].convert("RGB"))[None]), torch.tensor([label])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_two_processes_share_the_images_and_train_one_classifier(cli, tmp_path):
     flags = "--model resnest14d --dataset digits --no-pretrained --image-size 32 --max-samples 110 --accelerator cpu"
     flags += " --workers 0 --freeze backbone --epochs 3 --batch-size 16 --devices"

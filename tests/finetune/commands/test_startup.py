@@ -56,7 +56,7 @@ def watch(tmp_path):
 @pytest.fixture(scope="module")
 def remembered():
     """timm's names are in the cache, as after any first command."""
-    code = "from finetune import timm_names; timm_names.names(); print(timm_names.cache_file().is_file())"
+    code = "from finetune.networks import timm_names; timm_names.names(); print(timm_names.cache_file().is_file())"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "True"
 

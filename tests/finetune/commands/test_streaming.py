@@ -18,6 +18,7 @@ from finetune.errors import ConfigError, DatasetError, RunFolderError, SchemaErr
 from finetune.loading import stream_source
 from finetune.runs.runfolder import RunFolder
 from finetune.settings.verbs import EvaluateOptions, PredictOptions
+from finetune.tasks.classification.task import CLASSIFICATION
 from finetune.training.resume import identity
 from tests.finetune.fits import network
 from tests.finetune.ranks import ranks
@@ -77,7 +78,7 @@ def test_a_run_from_beginning_to_end(tmp_path, capsys, monkeypatch):
         evaluate(EvaluateOptions(model=str(tmp_path / "run"), accelerator="cpu", workers=0))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=30)
 def test_two_processes_train_on_webdataset_shards(tmp_path):
     """Classes are plain integers; of 7 and 6 test images, batches of 6 leave one process without a second batch."""
     data = write(tmp_path / "tars", tar, "tar")
@@ -96,7 +97,7 @@ def test_two_processes_train_on_webdataset_shards(tmp_path):
 
 def stopping(arguments):
     """SIGTERM in the third step of the second epoch; then the run goes on."""
-    from finetune.tasks import ImageClassificationTask
+    from finetune import ImageClassificationTask
 
     step, count = ImageClassificationTask.training_step, itertools.count()
 
@@ -109,7 +110,7 @@ def stopping(arguments):
     return main(arguments), main([*arguments, "--resume", "auto"]), next(count)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=20)
 def test_a_stopped_run_goes_on_within_the_epoch(folder, tmp_path):
     """Bit for bit: what has been seen is read again, and not trained on again."""
     arguments = ["--dataset", str(folder), *RUN, "--steps-per-epoch", "9"]
@@ -123,7 +124,7 @@ def test_a_stopped_run_goes_on_within_the_epoch(folder, tmp_path):
         assert results[0][key] == results[1][key]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=10)
 def test_a_training_whose_time_is_over_counts_what_it_has_seen(folder, tmp_path, monkeypatch):
     from finetune.training.callbacks.limits import Limits
 
@@ -136,7 +137,7 @@ def test_a_training_whose_time_is_over_counts_what_it_has_seen(folder, tmp_path,
     assert result["dataset"]["splits"]["train"] == sum(result["dataset"]["class_counts"]["train"]) == 24
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=20)
 def test_shards_are_read_from_a_hub_and_none_is_kept(cli, folder, tmp_path):
     asked = ["--dataset", "owner/shards", *RUN, "--steps-per-epoch", "3", "--workers", "2"]
     with HubStandIn() as hub:
@@ -187,10 +188,12 @@ def test_what_a_stream_needs_is_in_the_config_and_repeats_the_run(tmp_path, monk
 
 def test_a_stream_of_other_images_is_another_run(folder, tmp_path):
     config = RunConfig(model="resnest14d", dataset=str(folder))
-    first, same = (identity(config, stream_source.prepare(str(folder), **NAMES), network()) for _ in range(2))
+    first, same = (
+        identity(config, stream_source.prepare(str(folder), CLASSIFICATION, **NAMES), network()) for _ in range(2)
+    )
     assert first == same
     write(tmp_path, lambda numbers: parquet([n + 1 for n in numbers]))
-    other = identity(config, stream_source.prepare(str(tmp_path), **NAMES), network())
+    other = identity(config, stream_source.prepare(str(tmp_path), CLASSIFICATION, **NAMES), network())
     assert {name for name in first if first[name] != other[name]} == {f"{role} split" for role in stream_source.ROLES}
     assert first["train split"].startswith("5 shards, ")
 
@@ -198,27 +201,27 @@ def test_a_stream_of_other_images_is_another_run(folder, tmp_path):
 def test_classes_that_are_not_declared_are_asked_for(tmp_path, folder):
     write(tmp_path, lambda numbers: parquet(numbers, declared=False))
     with pytest.raises(SchemaError, match=r"column 'label' \(integer\) does not declare its classes.*give --classes"):
-        stream_source.prepare(str(tmp_path), **NAMES)
+        stream_source.prepare(str(tmp_path), CLASSIFICATION, **NAMES)
     (tmp_path / "names, all.txt").write_text("a\nb\n\nc\n")
     for given, names in (
         ("3", ("0", "1", "2")),
         ("x, y,z", ("x", "y", "z")),
         (tmp_path / "names, all.txt", ("a", "b", "c")),
     ):
-        found = stream_source.prepare(str(tmp_path), classes=str(given), **NAMES)
+        found = stream_source.prepare(str(tmp_path), CLASSIFICATION, classes=str(given), **NAMES)
         assert found.schema.classes == names
         assert found.schema.encode([2, 0]).tolist() == [2, 0]
     for wrong, message in (("1", "at least 2 different classes"), ("a,a", "at least 2"), ("/no", "expected a number")):
         with pytest.raises(SchemaError, match=message):
-            stream_source.prepare(str(tmp_path), classes=wrong, **NAMES)
+            stream_source.prepare(str(tmp_path), CLASSIFICATION, classes=wrong, **NAMES)
     with pytest.raises(SchemaError, match="--classes: column 'label' names its 3 classes itself"):
-        stream_source.prepare(str(folder), classes="3", **NAMES)
+        stream_source.prepare(str(folder), CLASSIFICATION, classes="3", **NAMES)
 
 
 def test_what_cannot_be_streamed_is_refused(folder):
     memory = DatasetDict(train=Dataset.from_dict({"image": [picture(0)], "label": [0]}))
     for dataset in ("digits", memory):
         with pytest.raises(DatasetError, match=r"--streaming reads parquet and WebDataset files.* is none of these"):
-            stream_source.prepare(dataset, **NAMES)
+            stream_source.prepare(dataset, CLASSIFICATION, **NAMES)
     with pytest.raises(SplitError, match="--val-split: no split 'val'"):
-        stream_source.prepare(str(folder), **NAMES | {"val_split": "val"})
+        stream_source.prepare(str(folder), CLASSIFICATION, **NAMES | {"val_split": "val"})

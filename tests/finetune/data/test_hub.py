@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 import resnest_timm  # noqa: F401
 from tests.hub_standin import TOKEN, HubStandIn
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=20)
 
 CARD = """---
 license: other

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, LargeList, List, Value
 
-from finetune.data.schema import UNLABELLED, DatasetSchema, infer
+from finetune.data.columns import UNLABELLED
 from finetune.errors import SchemaError
+from finetune.tasks.classification.schema import DatasetSchema, infer
 
 PETS = ClassLabel(names=["cat", "dog"])
 BOXES = {"bbox": List(Value("float32"), length=4), "category": PETS}

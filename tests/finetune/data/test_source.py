@@ -16,10 +16,11 @@ from sklearn.datasets import load_digits
 
 from finetune.data import dataset as dataset_module
 from finetune.data import images, source
-from finetune.data.dataset import excluded, prepare
+from finetune.data.dataset import excluded
 from finetune.data.sample import digits
 from finetune.data.scan import Scan
 from finetune.errors import DatasetError, SchemaError, SplitError
+from tests.finetune.classes import prepare
 
 NAMES = ["ant", "bee", "cow"]
 
@@ -132,7 +133,7 @@ def test_every_form_gives_the_same_images_and_classes(form, tmp_path):
     class_of = {pixels(n).tobytes(): n % 100 % 3 for n in [*range(30), *range(100, 112), *range(200, 209)]}
     for role, part in ready.splits.parts.items():
         rows = ready.encoded(role)
-        for row, label in zip(part.rows, part.labels, strict=True):
+        for row, label in zip(part.rows, part.targets, strict=True):
             decoded = images.decode(rows[int(row)][ready.schema.image_column])
             assert class_of[np.asarray(decoded).tobytes()] == label
 
@@ -404,9 +405,9 @@ def test_a_missing_image_file_is_found(tmp_path):
 def test_the_number_of_images_is_limited_by_split_and_class(caplog):
     ready = prepare(DatasetDict(train=table(300), test=table(90)), max_samples=60)
     assert ready.splits.counts() == {"train": 54, "validation": 6, "test": 60}
-    used = np.concatenate([ready.splits.parts[role].labels for role in ("train", "validation")])
+    used = np.concatenate([ready.splits.parts[role].targets for role in ("train", "validation")])
     assert np.bincount(used).tolist() == [20, 20, 20]
-    assert np.bincount(ready.splits.parts["test"].labels).tolist() == [20, 20, 20]
+    assert np.bincount(ready.splits.parts["test"].targets).tolist() == [20, 20, 20]
     assert not ready.splits.parts["test"].whole
     again = prepare(DatasetDict(train=table(300), test=table(90)), max_samples=60)
     other = prepare(DatasetDict(train=table(300), test=table(90)), max_samples=60, seed=1)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from finetune.data.schema import UNLABELLED
+from finetune.data.columns import UNLABELLED
 from finetune.data.splits import ROLES, SplitRows, Splits, assign, carve, make, subset
 from finetune.errors import SplitError
+from finetune.tasks.classification.schema import DatasetSchema
 
 
 def generator(seed=0):
@@ -26,7 +27,14 @@ def made(counts, roles=None, extra=None, **options):
     labels = {"train": labels_of(counts)} | (extra or {})
     usable = {name: np.flatnonzero(column != UNLABELLED) for name, column in labels.items()}
     names = [f"class {k}" for k in range(len(counts))]
-    return labels, make(labels, usable, roles or {"train": "train"}, names, **options)
+    return labels, make(labels, usable, roles or {"train": "train"}, schema(names), **options)
+
+
+def schema(names):
+    """Of a dataset with these classes."""
+    return DatasetSchema(
+        "image-classification", "image", "label", "class-label", tuple(names), tuple(range(len(names)))
+    )
 
 
 # --- assign ----------------------------------------------------------------------------------------------------------
@@ -217,8 +225,8 @@ def test_train_alone_is_cut_in_three_and_fractions_are_of_the_whole(counts, frac
     check_partition(splits, {"train": np.arange(sum(counts))})
     for role, fraction in (("validation", validation), ("test", test)):
         part = splits.parts[role]
-        np.testing.assert_array_equal(part.labels, labels["train"][part.rows])
-        taken = np.bincount(part.labels, minlength=len(counts))
+        np.testing.assert_array_equal(part.targets, labels["train"][part.rows])
+        taken = np.bincount(part.targets, minlength=len(counts))
         # Two draws round one after the other, each by less than one image a class; a small class gives at least one.
         assert (np.abs(taken - np.maximum(fraction * np.array(counts), 1)) < 2).all()
         if min(counts) >= 30:
@@ -227,7 +235,7 @@ def test_train_alone_is_cut_in_three_and_fractions_are_of_the_whole(counts, frac
         assert not part.whole
     assert list(splits.parts) == list(splits.counts()) == list(ROLES)
     assert splits.counts() == {role: len(splits.parts[role].rows) for role in ROLES}
-    assert all(np.bincount(part.labels, minlength=len(counts)).min() >= 1 for part in splits.parts.values())
+    assert all(np.bincount(part.targets, minlength=len(counts)).min() >= 1 for part in splits.parts.values())
 
 
 def test_digits_split_by_hand():
@@ -235,9 +243,9 @@ def test_digits_split_by_hand():
     _, splits = made([178, 182, 177, 183, 181, 182, 181, 179, 174, 180])
     assert splits.counts() == {"train": 1437, "validation": 180, "test": 180}
     # A tenth of each class is 17.4 to 18.3: the floors make 176, and the four largest remainders rise to 18.
-    assert np.bincount(splits.parts["test"].labels).tolist() == [18] * 10
+    assert np.bincount(splits.parts["test"].targets).tolist() == [18] * 10
     # Of the 1,617 that stay, 179.7 / 1617: class 3 has 18.3368 and class 8 has 17.3366, the last to rise or not.
-    assert np.bincount(splits.parts["validation"].labels).tolist() == [18, 18, 18, 19, 18, 18, 18, 18, 17, 18]
+    assert np.bincount(splits.parts["validation"].targets).tolist() == [18, 18, 18, 19, 18, 18, 18, 18, 17, 18]
 
 
 def test_validation_is_held_out_where_the_test_is_given():
@@ -248,7 +256,7 @@ def test_validation_is_held_out_where_the_test_is_given():
     assert splits.held_out == {"validation": {"from": "train", "fraction": 0.2}}
     assert splits.parts["test"].whole
     assert splits.parts["test"].source == "val"
-    np.testing.assert_array_equal(splits.parts["test"].labels, labels["val"])
+    np.testing.assert_array_equal(splits.parts["test"].targets, labels["val"])
 
 
 def test_three_given_splits_stay_whole_and_the_rest_is_listed_as_ignored():
@@ -264,7 +272,7 @@ def test_three_given_splits_stay_whole_and_the_rest_is_listed_as_ignored():
 def test_unusable_rows_are_in_no_part_and_a_split_without_them_is_not_whole():
     labels = {"train": labels_of([30, 30]), "test": labels_of([5, 5])}
     usable = {"train": np.setdiff1d(np.arange(60), [0, 7, 59]), "test": np.setdiff1d(np.arange(10), [4])}
-    splits = make(labels, usable, {"train": "train", "test": "test"}, ["a", "b"])
+    splits = make(labels, usable, {"train": "train", "test": "test"}, schema(["a", "b"]))
     check_partition(splits, usable)
     assert not splits.parts["test"].whole
     assert splits.parts["test"].to_json() == {"source": "test", "rows": [0, 1, 2, 3, 5, 6, 7, 8, 9]}
@@ -334,7 +342,7 @@ def test_an_empty_split_is_refused_by_its_name(role):
     roles = {"train": "a", "test": "b"}
     usable = {"a": np.arange(10), "b": np.arange(10)} | {roles[role]: np.arange(0)}
     with pytest.raises(SplitError, match=f"the {role} split \\('{roles[role]}'\\) has no usable image"):
-        make(labels, usable, roles, ["x", "y"])
+        make(labels, usable, roles, schema(["x", "y"]))
 
 
 # --- subset ----------------------------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from sklearn import metrics
 
-from finetune.data.dataset import prepare
 from finetune.evaluation import assessment
 from finetune.evaluation.predictions import Predictions
 from finetune.loading.sampler import EvalBatches
 from finetune.training.callbacks import predictions as collecting
 from finetune.training.callbacks.predictions import CollectPredictions
+from tests.finetune.classes import prepare
 
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 
@@ -123,7 +123,7 @@ def test_a_real_runs_evaluation_is_that_of_its_model(digits_run):
     entry = result["evaluation"]
     data = prepare("digits", max_samples=400)
     model = timm.create_model(f"local-dir:{digits_run / 'model'}", pretrained=True).eval()
-    from finetune.loading.datamodule import ImageDataModule
+    from finetune import ImageDataModule
 
     loader = ImageDataModule(data, data_config=timm.data.resolve_model_data_config(model), workers=0)
     found = {}
@@ -131,7 +131,7 @@ def test_a_real_runs_evaluation_is_that_of_its_model(digits_run):
         with torch.inference_mode():
             batches = [(model(loader.normalize(pixels)), targets) for pixels, targets in loader.eval_dataloader(role)]
         found[role] = Predictions(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
-    again = assessment.assess(found["validation"], found["test"], data.splits.parts["train"].labels, loader.classes, 0)
+    again = assessment.assess(found["validation"], found["test"], data.splits.parts["train"].targets, loader.classes, 0)
     assert again["per_class"] == entry["per_class"]
     assert again["confusion"] == entry["confusion"]
     assert again["majority_class"] == entry["majority_class"]

@@ -9,13 +9,13 @@ from timm.data import ImageNetInfo
 
 import resnest_timm  # noqa: F401
 from finetune.data.dataset import LabelledImages
-from finetune.data.schema import DatasetSchema
 from finetune.data.source import Source
 from finetune.data.splits import SplitRows, Splits
 from finetune.evaluation import published
 from finetune.evaluation.evaluation import Evaluation
 from finetune.evaluation.intervals import wilson
 from finetune.evaluation.published import Published
+from finetune.tasks.classification.schema import DatasetSchema
 
 WORDNET_IDS = tuple(ImageNetInfo("imagenet-1k").label_names())
 NUMBERS = tuple(sorted(str(i) for i in range(1000)))

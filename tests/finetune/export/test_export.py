@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 import cards
-from finetune import RunConfig, export, run
+from finetune import RunConfig, run
 from finetune.cli import main
+from finetune.commands import export as flow
 from finetune.errors import ExportError
-from finetune.export import certify, flow
+from finetune.export import certify, formats
 from tests.conftest import need
 
 
@@ -78,7 +79,7 @@ class Forgetful(nn.Module):
 
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_a_file_that_differs_is_not_written(name, tmp_path):
-    form = export.named(name)
+    form = formats.named(name)
     for package in (*form.writes, form.runs):
         need(package, name)
     path, pixels = tmp_path / form.file, torch.randn(9, 3, 2, 2)

@@ -15,7 +15,8 @@ from torch import nn
 
 from finetune import Predictor
 from finetune.cli import main
-from finetune.export import flow, named
+from finetune.commands import export as flow
+from finetune.export.formats import named
 from tests.conftest import need
 
 FILES = {"onnx": "model.onnx", "openvino": "model.xml"}

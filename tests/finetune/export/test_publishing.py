@@ -113,3 +113,6 @@ def test_errors_and_tracebacks_of_the_command_line_hold_no_token(hub, monkeypatc
     assert word not in said
     assert TOKEN not in said
     assert console.without_tokens("http://me:pass@host/x") == "http://***@host/x"
+    assert console.without_tokens(f"no {'api_org_' + 'Ab1' * 9}") == "no ***"
+    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "another-token")
+    assert console.without_tokens("no another-token") == "no ***"

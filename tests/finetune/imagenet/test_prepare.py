@@ -78,11 +78,11 @@ def test_the_dataset_flag_reads_the_folder(prepared, originals):
     assert not ready.unlabelled
     # With train and one other, the other is the test split.
     assert ready.splits.parts["test"].source == "validation"
-    assert ready.splits.parts["test"].labels.tolist() == [label for _, _, label in originals.expected_validation()]
+    assert ready.splits.parts["test"].targets.tolist() == [label for _, _, label in originals.expected_validation()]
     assert ready.splits.parts["validation"].source == "train"
     images = originals.expected_train()
     encoded = ready.encoded("train")
-    for row, label in zip(ready.splits.parts["train"].rows, ready.splits.parts["train"].labels, strict=True):
+    for row, label in zip(ready.splits.parts["train"].rows, ready.splits.parts["train"].targets, strict=True):
         image = encoded[int(row)]["image"]
         assert (image["bytes"], label) == images[image["path"]]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from finetune import ImageClassificationTask
 from finetune.cli import main
 from finetune.loading import allocator
 from finetune.serving.predictor import Predictor
-from finetune.tasks import ImageClassificationTask
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc of glibc")
 
@@ -23,7 +23,7 @@ LARGE = 2 * MAPS * SIZE
 """Bytes; what no free range of the heap can hold, where several maps may still find their old place."""
 PROGRAM = f"""
 import os, resource, torch
-from finetune import allocator, datamodule
+from finetune.loading import allocator, datamodule
 
 def step(sizes):
     maps = [torch.ones(size, dtype=torch.uint8) for size in sizes]

@@ -11,8 +11,8 @@ from timm.data import create_transform
 from torch import nn
 
 from finetune import ImageClassificationTask, ImageDataModule
-from finetune.data.dataset import prepare
 from finetune.training.session import quiet
+from tests.finetune.classes import prepare
 
 
 @pytest.fixture(scope="module")

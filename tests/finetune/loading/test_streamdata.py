@@ -14,6 +14,7 @@ from finetune.errors import DatasetError, PeerError, SchemaError, SplitError
 from finetune.loading import stream_source
 from finetune.loading.stream_module import StreamDataModule
 from finetune.loading.stream_rows import Chunk, merged, parts, shuffled
+from finetune.tasks.classification.task import CLASSIFICATION
 from finetune.training import launch
 from tests.finetune.ranks import ranks
 from tests.finetune.streams import number, parquet, shards, write
@@ -28,7 +29,7 @@ def folder(tmp_path_factory):
 
 
 def module(folder, workers=0, steps=100, batch=6, hflip=0.0, **options):
-    data = stream_source.prepare(str(folder), **NAMES)
+    data = stream_source.prepare(str(folder), CLASSIFICATION, **NAMES)
     options = {"image_size": 32, "batch_size": batch, "workers": workers, "hflip": hflip} | options
     return StreamDataModule(data, steps_per_epoch=steps, **options)
 
@@ -52,7 +53,7 @@ def read(folder, workers, steps):
     loaders = {"train": data.train_dataloader(), "validation": data.val_dataloader(), "test": data.test_dataloader()}
     batches = {role: numbers(loader) for role, loader in loaders.items()}
     data.teardown("fit")
-    parts = {role: (part.rows, part.labels, part.whole) for role, part in data.stream.splits.parts.items()}
+    parts = {role: (part.rows, part.targets, part.whole) for role, part in data.stream.splits.parts.items()}
     del peers
     return batches, parts, data.stream.epochs
 
@@ -285,7 +286,7 @@ def test_a_shard_that_cannot_be_read_is_named_and_nobody_waits(tmp_path):
 
 def test_a_value_that_is_none_of_the_classes_is_named(tmp_path):
     write(tmp_path, lambda numbers: parquet(numbers, declared=False))
-    data = stream_source.prepare(str(tmp_path), classes="2", **NAMES)
+    data = stream_source.prepare(str(tmp_path), CLASSIFICATION, classes="2", **NAMES)
     for workers in (0, 1):
         loader = StreamDataModule(data, steps_per_epoch=9, image_size=32, workers=workers).train_dataloader()
         with pytest.raises(SchemaError, match="'label' of split 'train' holds 2, which is none of the 2 classes: give"):

@@ -168,8 +168,8 @@ LABELS = np.arange(COUNT) % 3
 
 def rows_of(source, seed=0, training=True):
     config = config_of("resnest50d.in1k", 24)
-    transform = transforms.training(config) if training else transforms.evaluation(config)
-    return ImageRows(source, "photo", ROWS, LABELS, transform, seed)
+    both = transforms.ImageAlone(transforms.training(config), transforms.evaluation(config))
+    return ImageRows(source, "photo", ROWS, LABELS, both, training, seed)
 
 
 def by_item(rows, batches, workers):
@@ -225,7 +225,7 @@ def test_augmentation_differs_by_seed_and_epoch(source, seed, epoch, same):
 
 def test_the_same_image_twice_is_cropped_twice(source):
     """Two items of one row draw apart, as the index decides and not the image."""
-    rows = ImageRows(source, "photo", np.array([3, 3]), LABELS[:2], rows_of(source).transform)
+    rows = ImageRows(source, "photo", np.array([3, 3]), LABELS[:2], rows_of(source).inputs, training=True)
     first, second = rows[[(0, 0), (0, 1)]][0]
     assert not torch.equal(first, second)
 

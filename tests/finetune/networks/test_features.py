@@ -8,10 +8,10 @@ import timm
 import torch
 
 import resnest_timm  # noqa: F401
-from finetune.data.dataset import prepare
 from finetune.data.splits import SplitRows, Splits
 from finetune.networks import features
 from finetune.networks.freezing import classifier_of
+from tests.finetune.classes import prepare
 
 VALUES = np.random.default_rng(0).standard_normal((20, 5)).astype(np.float32)
 
@@ -96,7 +96,7 @@ def test_the_name_says_all_that_the_features_depend_on(data, monkeypatch):
     part = data.splits.parts["train"]
 
     def with_rows(rows):
-        return dataclasses.replace(data, splits=Splits({"train": SplitRows(part.source, rows, part.labels)}))
+        return dataclasses.replace(data, splits=Splits({"train": SplitRows(part.source, rows, part.targets)}))
 
     again = prepare("digits", max_samples=60)
     assert path() == path(again) == path(with_rows(part.rows.copy())) == path(config=dict(reversed(CONFIG.items())))

@@ -30,7 +30,7 @@ def asked(tmp_path, monkeypatch):
 
 
 def test_a_process_of_its_own_remembers_what_timm_says(tmp_path):
-    code = "import sys; from finetune import timm_names; found = timm_names.names(); "
+    code = "import sys; from finetune.networks import timm_names; found = timm_names.names(); "
     code += "print('timm' in sys.modules, len(found.models), 'resnest50_fast_2s1x64d' in found.models)"
     environment = os.environ | {"HF_ASSETS_CACHE": str(tmp_path)}
     said = [

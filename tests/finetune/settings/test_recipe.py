@@ -16,12 +16,11 @@ from timm.layers import DropBlock2d
 from torch import nn
 
 import resnest_timm
-from finetune import RunConfig, run
+from finetune import ImageClassificationTask, RunConfig, run
 from finetune.cli import main, parse_train
 from finetune.errors import ConfigError
 from finetune.loading.randomness import seeded
 from finetune.settings import recipe
-from finetune.tasks import ImageClassificationTask
 from finetune.training import hardware, session
 from resnest_timm.resnest import ALIASES, VARIANTS
 
@@ -130,7 +129,7 @@ def noise():
     return DatasetDict(train=split(4), validation=split(2), test=split(2))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=6)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_two_steps_of_the_recipe(name, noise, monkeypatch, tmp_path):
     """One step an epoch, two epochs: so the first and the last of everything that changes."""

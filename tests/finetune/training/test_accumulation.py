@@ -157,7 +157,7 @@ def test_counts_of_batches_become_those_of_another_number_of_parts():
     assert progress["current"] == progress["total"] == rescaled(saved, 3, 2)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=30)
 def test_two_processes_in_parts_train_what_one_trains_whole(cli, tmp_path):
     """test_convnext has no BatchNorm, so that nothing but rounding differs."""
     command = "--model test_convnext --dataset digits --no-pretrained --image-size 32 --accelerator cpu --workers 0"

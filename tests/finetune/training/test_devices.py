@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=40)
 
 RUN = ["--model", "resnest14d", "--dataset", "digits", "--no-pretrained", "--image-size", "32", "--accelerator", "cpu"]
 

@@ -50,7 +50,7 @@ def test_averaged_weights_are_validated_and_saved_beside_the_raw_ones(tmp_path):
     checkpoints = Checkpoints(tmp_path, StopOnSignal())
     task = ImageClassificationTask(network(norm=True), 2, optimizer="sgd", lr=0.1)
     callback, epochs = EMA(0.5), 2
-    hooks = [Accumulation(), callback, checkpoints]
+    hooks = [Accumulation(data), callback, checkpoints]
     trainer = session.make_trainer("cpu", "1", hooks, "32-true", max_epochs=epochs)
     with session.quiet():
         trainer.fit(task, data)

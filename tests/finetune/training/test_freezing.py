@@ -194,7 +194,7 @@ def test_which_of_the_two_happens_is_said(tmp_path, caplog):
     assert (result.training["freeze"], result.training["unfreeze_every"]) == ("backbone", None)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=30)
 def test_two_processes_thaw_as_one_does(cli, tmp_path):
     """DDP learns of the stages that join. Without BatchNorm, gradients do not depend on the number of processes."""
     flags = "--model test_vit --dataset digits --no-pretrained --image-size 32 --accelerator cpu --workers 0 --hflip 0"

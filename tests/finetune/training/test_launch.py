@@ -204,7 +204,7 @@ def training(folder):
     return [*codes, main(arguments)]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_slurm_trains_one_model_saves_on_its_signal_and_goes_on(tmp_path):
     """Nobody names the run folder, and nobody says how many nodes there are: srun has said it."""
     second = str(free_port())
@@ -227,7 +227,7 @@ def assert_one_run(folder, epochs):
     assert (runs[0] / "model/model.safetensors").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_torchrun_on_two_machines_trains_one_model(tmp_path):
     """The command of docs/how-to/resume.md, with both machines here; nobody names the run folder."""
     commands = [line for line in example("torchrun", "docs/how-to/resume.md").splitlines() if line]

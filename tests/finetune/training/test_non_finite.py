@@ -36,9 +36,9 @@ class Poisoned(nn.Module):
 def bad_image(monkeypatch):
     sample = ImageRows._sample
 
-    def spoil(self, epoch, index, value):
-        pixels = sample(self, epoch, index, value)
-        return torch.full_like(pixels, 255) if (epoch, index) == (1, BAD) else pixels
+    def spoil(self, epoch, index, value, target):
+        pixels, target = sample(self, epoch, index, value, target)
+        return (torch.full_like(pixels, 255) if (epoch, index) == (1, BAD) else pixels), target
 
     monkeypatch.setattr(ImageRows, "_sample", spoil)
 
@@ -81,14 +81,14 @@ def test_the_message_names_the_place_the_images_and_what_to_try(bad_image, value
         rf"the loss became (nan|inf) in epoch 2, step {step} of 3, on the images in rows {re.escape(str(rows)[1:-1])} "
     )
     with pytest.raises(NonFiniteError, match=where + "of split 'train': lower --lr, give --clip-grad 1, or train with"):
-        fit(Poisoned(value), data=data, callbacks=[StopOnNonFinite(), count := Count()], epochs=2)
+        fit(Poisoned(value), data=data, callbacks=[StopOnNonFinite(data), count := Count()], epochs=2)
     parts = 1 if most is None else 4
     assert count.begun == 3 * parts + number + 1  # on a CPU at once
 
 
 def test_a_loss_on_its_way_from_a_gpu_is_looked_at_a_batch_later(bad_image, monkeypatch):
     data, number, rows = data_and_place(4)
-    events, callback, count = [], StopOnNonFinite(), Count()
+    events, callback, count = [], StopOnNonFinite(data), Count()
 
     def on_its_way(values):
         assert all(event.waited for event in events[:-1]), "two batches old and not looked at"
@@ -110,7 +110,11 @@ def test_no_checkpoint_holds_what_cannot_be_gone_on_with(bad_image, monkeypatch,
     checkpoints = Checkpoints(tmp_path, StopOnSignal(), save_every=1)
     with pytest.raises(NonFiniteError, match=f"step {number + 1} of 3"):
         fit(
-            Poisoned(float("nan")), data=data, callbacks=[StopOnNonFinite(), checkpoints], epochs=2, precision="32-true"
+            Poisoned(float("nan")),
+            data=data,
+            callbacks=[StopOnNonFinite(data), checkpoints],
+            epochs=2,
+            precision="32-true",
         )
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 3 + number
@@ -129,11 +133,11 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     with pytest.raises(
         NonFiniteError, match=r"the weights became .* in epoch 1, by optimizer step 2, with a finite loss"
     ):
-        fit(data=data, callbacks=[Spoil(), StopOnNonFinite(), checkpoints], precision="32-true")
+        fit(data=data, callbacks=[Spoil(), StopOnNonFinite(data), checkpoints], precision="32-true")
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=20)
 def test_all_processes_stop_and_one_says_why(cli, tmp_path):
     command = "--model test_convnext --dataset digits --no-pretrained --image-size 32 --accelerator cpu --workers 0"
     command += " --max-samples 100 --epochs 1 --batch-size 20 --optimizer sgd --lr 10000 --warmup-epochs 0 --devices 2"

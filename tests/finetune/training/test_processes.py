@@ -12,10 +12,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
 from torch import nn
 
-from finetune.loading.datamodule import ImageDataModule
+from finetune import ImageClassificationTask, ImageDataModule
 from finetune.loading.sampler import cut
 from finetune.networks import models
-from finetune.tasks import ImageClassificationTask
 from finetune.training.session import quiet
 from tests.finetune.ranks import ranks
 

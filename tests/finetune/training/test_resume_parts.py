@@ -16,7 +16,6 @@ from timm.layers import DropBlock2d
 from torch import nn
 
 from finetune import ImageDataModule, RunConfig
-from finetune.data.dataset import prepare
 from finetune.errors import CheckpointError, ResumeError
 from finetune.loading.randomness import seeded
 from finetune.loading.sampler import TrainBatches
@@ -28,6 +27,7 @@ from finetune.training.callbacks.drop_block import DropBlockSchedule
 from finetune.training.callbacks.epoch_log import EpochLog
 from finetune.training.callbacks.signals import StopOnSignal
 from finetune.training.checkpoint_io import AtomicCheckpointIO, damage, same_content
+from tests.finetune.classes import prepare
 
 # --- checkpoint files ------------------------------------------------------------------------------------------------
 

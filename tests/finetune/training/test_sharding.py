@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from datasets import DatasetDict
 from torch.utils.data import DataLoader
 
+from finetune import ImageClassificationTask
 from finetune.errors import ModelError
-from finetune.tasks import ImageClassificationTask
 from finetune.training import sharding
 from finetune.training.checkpoint_io import AtomicCheckpointIO, load
 from finetune.training.session import quiet

@@ -36,7 +36,7 @@ def outputs(model, x):
     return out
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=2)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_variant_gives_equal_logits_without_batchnorm(name):
     assert set(NAMES) == VARIANTS.keys()
@@ -335,7 +335,7 @@ def test_what_a_compiled_form_would_hide_is_refused(value, dtype):
     assert optimize(model, dtype=dtype)(images(1, 64).float()).isnan().all()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_compiled_and_frozen_gives_equal_logits():
     logging.disable(logging.DEBUG)  # pytest would keep every line of the compiler's trace
     torch.compiler.reset()

@@ -87,7 +87,7 @@ def test_split_attention_has_the_outputs_and_gradients_of_float64(interpreted):
 
 
 @needs_triton
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_kernels_compile_to_machine_code_that_moves_16_bytes_at_once(tmp_path):
     """For compute capability 8.0 and 9.0, by the compilers in Triton; no GPU is needed for that."""
     found = run_program("triton_compiled", TRITON_CACHE_DIR=str(tmp_path))

@@ -1,0 +1,84 @@
+"""What cards need to know of each task, one row each, by result.json's `task`; data alone, and nothing else asks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cards.errors import CardError
+
+
+@dataclass(frozen=True)
+class CardTask:
+    """A row.
+
+    Attributes:
+        title: For the model index.
+        library: The Hub's `library_name`.
+        tags: The card's, besides the task's own name, which is its pipeline tag too.
+        metrics: By key of result.json: the Hub's metric type, and the name to print.
+        parts: Module of `cards.page` with the page's own parts: `sections(result, model)` and `limitations(result)`.
+        template: The page, in `cards/page/`.
+        clients: Strangers that load model/: library -> script in `cards/certificate/clients/`.
+        required: The one without which nothing is certified.
+        app: The Space's app, in `cards/space/`.
+    """
+
+    title: str
+    library: str
+    tags: tuple[str, ...]
+    metrics: Mapping[str, tuple[str, str]]
+    parts: str
+    template: str
+    clients: Mapping[str, str] = field(default_factory=dict)
+    required: str = "timm"
+    app: str = "app.py"
+
+
+TASKS = {
+    "image-classification": CardTask(
+        title="Image classification",
+        library="timm",
+        tags=("timm", "transformers"),
+        metrics={
+            "accuracy": ("accuracy", "Accuracy"),
+            "top5_accuracy": ("accuracy", "Top-5 accuracy"),
+            "macro_f1": ("f1", "Macro F1"),
+            "balanced_accuracy": ("accuracy", "Balanced accuracy"),
+            "loss": ("loss", "Loss"),
+        },
+        parts="cards.page.classification",
+        template="template.md",
+        clients={"timm": "stock_timm", "transformers": "stock_transformers"},
+    ),
+}
+
+
+def of(result: Mapping[str, Any]) -> CardTask:
+    """The row of a run.
+
+    Raises:
+        CardError: This version has no such task.
+    """
+    name = result.get("task")
+    if name not in TASKS:
+        raise CardError(f"no card for the task {name!r}: this version knows {', '.join(TASKS)}; update it")
+    return TASKS[name]
+
+
+def of_model(model: Path) -> CardTask:
+    """The row of a model's folder: by the result.json beside it; classification where there is none.
+
+    Raises:
+        CardError: This version has no such task.
+    """
+    path = model.parent / "result.json"
+    if not path.is_file():
+        return TASKS["image-classification"]
+    try:
+        return of(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, AttributeError) as error:
+        raise CardError(f"{path} is not JSON: {error}") from error

@@ -1,0 +1,90 @@
+"""What is said of a classifier besides its scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from finetune.console import log
+from finetune.data.dataset import LabelledImages
+from finetune.data.splits import SplitRows, Splits
+from finetune.evaluation import calibration, intervals, labels, spread
+from finetune.evaluation.predictions import Predictions
+from finetune.runs.result import RunResult
+
+
+def aligned(data: LabelledImages, model: nn.Module) -> tuple[LabelledImages, int, dict[str, Any]]:
+    """A dataset's test split with the outputs of any model as targets, matched by name.
+
+    Returns:
+        The dataset, the number of outputs, and what the evaluation says of it.
+
+    Raises:
+        ModelError: The dataset's classes are not the model's.
+    """
+    count = len(data.schema.classes)
+    mapping = labels.match(data.schema.classes, model)
+    log.info(f"classes: {count} of the model's {mapping.num_outputs} outputs, by {mapping.rule}")
+    part = data.splits.parts["test"]
+    mapped = SplitRows(part.source, part.rows, mapping.outputs[part.targets], part.whole)
+    target = dataclasses.replace(data, splits=Splits({"test": mapped}))
+    return target, mapping.num_outputs, {"classes": count, "classes_by": mapping.rule}
+
+
+def reassess(found: Predictions, result: RunResult, model: Path) -> dict[str, Any]:
+    """What result.json says of the test split besides the scores, of any split; as `Evaluation` takes it."""
+    drawn = intervals.bootstrap(found.pairs(), found.num_classes, result.seed)
+    assessed: dict[str, Any] = {"bootstrapped": drawn.ends}
+    if "majority_class" in result.evaluation:
+        name = result.evaluation["majority_class"]["class"]
+        share = (found.targets == result.dataset["classes"].index(name)).double().mean().item()
+        assessed["majority_class"] = {"class": name, "accuracy": share}
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    if "calibration" in config:
+        temperature = config["calibration"]["temperature"]
+        assessed["calibration"] = {
+            "temperature": temperature,
+            "error": calibration.calibration_error(found),
+            "error_calibrated": calibration.calibration_error(found, temperature),
+        }
+    return assessed
+
+
+def floors(evaluation: dict[str, Any]) -> Iterator[tuple[str, float, str, float]]:
+    """Rows of the table that ends a run: title, test, its interval, validation."""
+    if floor := evaluation.get("majority_class"):
+        yield "always one class", floor["test"], "", floor["validation"]
+    if probe := evaluation.get("probe"):
+        low, high = probe["intervals"]["test"]["accuracy"]
+        yield "linear probe", probe["test"]["accuracy"], f"[{low:.4f}, {high:.4f}]", probe["validation"]["accuracy"]
+
+
+def remarks(evaluation: dict[str, Any]) -> Iterator[str]:
+    """What the numbers of the table rest on."""
+    if "majority_class" in evaluation:
+        yield f"always one class: the accuracy of answering {evaluation['majority_class']['class']!r} every time"
+    if probe := evaluation.get("probe"):
+        yield probe_line(probe)
+    if seeds := evaluation.get("seeds"):
+        yield spread.line(seeds)
+    if found := evaluation.get("calibration"):
+        test = found["test"]
+        yield calibration.line(found["temperature"], test["error"], test["error_calibrated"])
+        if "note" in found:
+            yield f"temperature {found['note']}"
+
+
+def probe_line(probe: dict[str, Any]) -> str:
+    """One line on the linear probe, for people."""
+    text = f"linear probe: the accuracy of a logistic regression on the frozen features of {probe['images']} images"
+    if "difference" not in probe:
+        return text
+    difference = probe["difference"]
+    low, high = difference["interval"]
+    verdict = "better" if low > 0 else "worse" if high < 0 else "not to be told apart"
+    return f"{text}; against it {difference['accuracy']:+.4f} [{low:+.4f}, {high:+.4f}] on test: {verdict}"

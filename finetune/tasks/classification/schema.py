@@ -1,0 +1,334 @@
+"""One class an image: which column holds the image, which the class, and the classes' names.
+
+Pure functions of the dataset's features and values; nothing here opens a network or a file but that of `--classes`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from datasets import ClassLabel, Value
+
+from finetune.data import class_names, splits
+from finetune.data.columns import UNLABELLED, check_named, is_image, the_image, type_name
+from finetune.errors import SchemaError, SplitError, listing
+
+TargetKind = Literal["class-label", "integer", "boolean", "string"]
+
+TARGET_NAMES = ("label", "labels", "class", "target", "category", "cls")
+
+
+@dataclass(frozen=True)
+class DatasetSchema:
+    """What a dataset holds.
+
+    Attributes:
+        task: Hub's name of the task, for instance `image-classification`.
+        image_column: Column of the images.
+        target_column: Column of the classes.
+        target_kind: How the classes are written there.
+        classes: Names, in the order of the class indices; empty until the values have been seen, see `with_values`.
+        values: What stands in the column for each class; the class index itself for a ClassLabel.
+    """
+
+    task: str
+    image_column: str
+    target_column: str
+    target_kind: TargetKind
+    classes: tuple[str, ...] = ()
+    values: tuple[Any, ...] = ()
+
+    def with_values(self, columns: Iterable[Sequence[Any]]) -> DatasetSchema:
+        """The same schema, with the classes that occur in the target columns of all splits.
+
+        Args:
+            columns: The values of the target column of each split.
+
+        Raises:
+            SchemaError: Fewer than two classes.
+        """
+        schema = self
+        if self.target_kind != "class-label":
+            splits = [{_plain(value) for value in column} for column in columns]
+            # A split of nothing but -1 is one without labels, also where -1 is no ClassLabel's.
+            seen = {value for split in splits if not split <= {UNLABELLED, None} for value in split}
+            values = tuple(sorted(value for value in seen if not _is_missing(value)))
+            schema = dataclasses.replace(self, values=values, classes=tuple(str(value) for value in values))
+        if len(schema.classes) < 2:
+            raise SchemaError(
+                f"column {self.target_column!r} has {len(schema.classes)} class"
+                f"{'' if len(schema.classes) == 1 else 'es'} ({listing(schema.classes)}); expected at least 2. "
+                "Name another column by --target-column"
+            )
+        return schema
+
+    def encode(self, column: Sequence[Any]) -> np.ndarray:
+        """Class indices of a target column.
+
+        Args:
+            column: Values as they stand in the dataset.
+
+        Returns:
+            int64 `[len(column)]`; `UNLABELLED` where there is no label (null, NaN, or -1 of a ClassLabel).
+        """
+        index = {value: i for i, value in enumerate(self.values)}
+        return np.array([index.get(_plain(value), UNLABELLED) for value in column], dtype=np.int64)
+
+    def described(self) -> str:
+        """For the line that says what was recognised."""
+        return (
+            f"images in column {self.image_column!r}, {len(self.classes)} classes in column {self.target_column!r} "
+            f"({self.target_kind}): {listing(self.classes, 6)}"
+        )
+
+    def declared(self, classes: str | None) -> DatasetSchema:
+        """The same schema with the classes of a stream.
+
+        Args:
+            classes: What `--classes` says: a number, names with commas between, or a file of one name per line.
+
+        Raises:
+            SchemaError: The column does not declare them, and nothing or something unfit is given.
+        """
+        if self.target_kind == "class-label":
+            if classes is not None:
+                raise SchemaError(
+                    f"--classes: column {self.target_column!r} names its {len(self.classes)} classes itself: leave it "
+                    "out"
+                )
+            return self.with_values([])
+        if classes is None:
+            raise SchemaError(
+                f"column {self.target_column!r} ({self.target_kind}) does not declare its classes, and a stream "
+                "cannot be read twice to find them: give --classes (their number, their names with commas between, or "
+                "a file of one name per line)"
+            )
+        names = read_names(classes)
+        values: tuple[Any, ...] = names
+        if self.target_kind == "integer":
+            values = tuple(range(len(names)))
+        elif self.target_kind == "boolean":
+            values = (False, True)
+        if len(names) < 2 or len(names) != len(values) or len(set(names)) < len(names):
+            raise SchemaError(f"--classes: expected at least 2 different classes, for booleans 2, got {listing(names)}")
+        return dataclasses.replace(self, classes=names, values=values)
+
+    def check_split(self, name: str, feature: Any) -> None:
+        """Whether the classes of another split are the same.
+
+        Raises:
+            SchemaError: They are not.
+        """
+        names = getattr(feature, "names", ())
+        if tuple(names) != self.classes:
+            raise SchemaError(
+                f"column {self.target_column!r} of split {name!r} has classes {listing(names)}, in another split they "
+                f"are {listing(self.classes)}: cast all splits to one ClassLabel (DatasetDict.cast_column)"
+            )
+
+    def check_stream(self, name: str, feature: Any) -> None:
+        """Whether the classes of another split of a stream are the same, as far as it declares them.
+
+        Raises:
+            SchemaError: They are not.
+        """
+        if self.target_kind == "class-label" and tuple(getattr(feature, "names", ())) != self.classes:
+            raise SchemaError(
+                f"column {self.target_column!r} of split {name!r} does not have the classes of the training split"
+            )
+
+    def labelled(self, targets: np.ndarray) -> np.ndarray:
+        """Bool `[N]` of int64 `[N]`."""
+        found: np.ndarray = targets != UNLABELLED
+        return found
+
+    def strata(self, targets: np.ndarray) -> np.ndarray:
+        """The class indices themselves."""
+        return targets
+
+    def draw(self, targets: np.ndarray, size: int | None, rng: np.random.Generator) -> np.ndarray:
+        """Rows of at most `size` labelled images, each class in its share; int64, ascending."""
+        return splits.subset(targets, size, rng)
+
+    def carve(self, targets: np.ndarray, fraction: float, rng: np.random.Generator, keep: int) -> np.ndarray:
+        """Bool `[N]`, a share of every class; `keep` images of each stay."""
+        return splits.carve(targets, fraction, rng, keep)
+
+    def check_sizes(self, targets: np.ndarray, carved: Sequence[str]) -> None:
+        """Whether every class has enough images to be split.
+
+        Raises:
+            SplitError: One has not.
+        """
+        counts = self.counts(targets)
+        needed = 1 + len(carved)
+        small = [f"{self.classes[i]!r} ({n})" for i, n in enumerate(counts) if 0 < n < needed]
+        if carved and small:
+            raise SplitError(
+                f"too few images to hold out {' and '.join(carved)}: every class needs at least {needed} images, not "
+                f"{listing(small)}. Add images (or raise --max-samples), leave the class out, or name splits by "
+                "--val-split and --test-split"
+            )
+
+    def counts(self, targets: np.ndarray) -> list[int]:
+        """Images of each class."""
+        found: list[int] = np.bincount(targets, minlength=len(self.classes)).tolist()
+        return found
+
+    def remarks(self, targets: np.ndarray) -> Iterator[str]:
+        """Classes without a training image, names that look like a mistake, and how unequal the classes are."""
+        counts = np.array(self.counts(targets))
+        absent = [self.classes[i] for i in np.flatnonzero(counts == 0)]
+        if absent:
+            yield f"warning: no training image of {listing(absent)}; the model cannot learn these classes"
+        for line in class_names.remarks(self.classes):
+            yield f"warning: {line}"
+        present = counts[counts > 0]
+        if present.max() > 1.5 * present.min():
+            factor = present.max() / present.min()
+            yield f"imbalance: the largest class has {factor:.1f} times the images of the smallest"
+
+    def facts(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Images of each class by role, and how unequal the training classes are."""
+        counts = {role: self.counts(of) for role, of in targets.items()}
+        return {"class_counts": counts, "imbalance_ratio": round(splits.ratio(counts["train"]), 3)}
+
+
+def read_names(classes: str) -> tuple[str, ...]:
+    """Names of `--classes`: a number, names with commas between, or a file of one name per line.
+
+    Raises:
+        SchemaError: It is none of these.
+    """
+    if classes.isdigit():
+        return tuple(str(number) for number in range(int(classes)))
+    path = Path(classes).expanduser()
+    if "," in classes and not path.is_file():
+        return tuple(name.strip() for name in classes.split(","))
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SchemaError(
+            f"--classes {classes}: expected a number, names with commas between, or a text file of one name per line"
+        ) from error
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _plain(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or value != value
+
+
+def infer(
+    features: Mapping[str, Any], image_column: str | None = None, target_column: str | None = None
+) -> DatasetSchema:
+    """Find out what a dataset holds.
+
+    Args:
+        features: Of the dataset.
+        image_column: The images' column, where the caller knows it.
+        target_column: The classes' column, where the caller knows it.
+
+    Returns:
+        A schema whose `classes` are known only if the target is a ClassLabel; else see `DatasetSchema.with_values`.
+
+    Raises:
+        SchemaError: No or several candidate columns, or a task that is not supported yet.
+    """
+    check_named(features, image_column, target_column)
+    if target_column is None:
+        _refuse_other_tasks(features)
+    image_column = image_column or the_image(features)
+    target_column = target_column or _find_target(features, image_column)
+    kind = _target_kind(features[target_column])
+    if kind is None:
+        raise _wrong_target(target_column, features[target_column])
+    names = tuple(features[target_column].names) if kind == "class-label" else ()
+    values = tuple(range(len(names)))
+    return DatasetSchema("image-classification", image_column, target_column, kind, names, values)
+
+
+def _wrong_target(column: str, feature: Any) -> SchemaError:
+    pandas = "If missing values made floats of integers, as in pandas, write astype('Int64'). "
+    return SchemaError(
+        f"column {column!r} has type {type_name(feature)}; expected one class per image: a ClassLabel, an integer, a "
+        f"boolean or a string. {pandas if _is_float(feature) else ''}Name another column by --target-column"
+    )
+
+
+def _is_float(feature: Any) -> bool:
+    return isinstance(feature, Value) and feature.dtype.startswith("float")
+
+
+def _find_target(features: Mapping[str, Any], image_column: str) -> str:
+    others = {n: f for n, f in features.items() if n != image_column and not n.startswith("__")}
+    labels = [name for name, feature in others.items() if isinstance(feature, ClassLabel)]
+    plain = [name for name, feature in others.items() if _target_kind(feature) is not None]
+    named = [name for name in plain if name.lower() in TARGET_NAMES]
+    for candidates in (labels, named, plain):
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
+            raise SchemaError(
+                f"{len(candidates)} columns could hold the classes ({listing(candidates)}): pick one by --target-column"
+            )
+    fractions = [name for name, feature in others.items() if name.lower() in TARGET_NAMES and _is_float(feature)]
+    if fractions:
+        raise _wrong_target(fractions[0], others[fractions[0]])
+    raise SchemaError(
+        f"no column holds classes: columns are {', '.join(f'{n} ({type_name(f)})' for n, f in features.items())}. In "
+        "a folder of images put each class into a folder of its own; else name the column by --target-column"
+    )
+
+
+def _refuse_other_tasks(features: Mapping[str, Any]) -> None:
+    if any(isinstance(feature, ClassLabel) for feature in features.values()):
+        return
+    for name, feature in features.items():
+        inner = getattr(feature, "feature", feature[0] if isinstance(feature, list) and feature else feature)
+        if isinstance(inner, dict) and any("bbox" in key or "box" in key for key in inner):
+            raise SchemaError(
+                f"this is an object detection dataset (boxes in column {name!r}); only image classification is "
+                "supported yet. To classify whole images, name a column of classes by --target-column"
+            )
+        if inner is not feature and isinstance(inner, ClassLabel):
+            raise SchemaError(
+                f"this is a multi-label dataset (column {name!r} holds several classes per image); only one class per "
+                "image is supported yet. Name another column by --target-column"
+            )
+    images = [name for name, feature in features.items() if is_image(feature)]
+    masks = [n for n in images if any(word in n.lower() for word in ("mask", "segment", "annotation", "label"))]
+    if len(images) > 1 and masks:
+        raise SchemaError(
+            f"this is a segmentation dataset (masks in column {masks[0]!r}); only image classification is supported "
+            "yet. To classify whole images, name --image-column and --target-column"
+        )
+
+
+def _target_kind(feature: Any) -> TargetKind | None:
+    if isinstance(feature, ClassLabel):
+        return "class-label"
+    if not isinstance(feature, Value):
+        return None
+    if feature.dtype == "bool":
+        return "boolean"
+    if feature.dtype in ("string", "large_string"):
+        return "string"
+    return "integer" if feature.dtype.lstrip("u").startswith("int") else None
+
+
+class _Reading:
+    """`finetune.task.Reading` of this task."""
+
+    recognise = staticmethod(infer)
+
+
+READING = _Reading()
