@@ -64,8 +64,8 @@ LAST, SOLVED = "the last epoch", "solved"
 def chooses(config: RunConfig, data: LabelledImages) -> bool:
     """Whether the best epoch is chosen on validation.
 
-    From pretrained weights the last one is as good where only few images would decide (docs/presets.md). How many a
-    stream has is not known before it is read: it chooses.
+    From pretrained weights the last one is as good where only few images would decide
+    (docs/explanation/presets.md). How many a stream has is not known before it is read: it chooses.
     """
     return not config.pretrained or config.streaming or data.splits.counts()["validation"] >= FEWEST_TO_CHOOSE_BY
 

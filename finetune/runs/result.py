@@ -20,7 +20,7 @@ _PACKAGES = ("resnest-timm", "torch", "torchvision", "timm", "lightning", "torch
 
 @dataclass(frozen=True, repr=False)
 class RunResult:
-    """The outcome of a run, see the README for each key.
+    """The outcome of a run, see docs/reference/result.md for each key.
 
     Attributes:
         task: Hub's name of the task.
