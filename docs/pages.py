@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-import itertools
 import os
 import posixpath
 import re
@@ -25,6 +24,7 @@ ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 
 from finetune import cli  # noqa: E402  (needs the path)
+from finetune.settings import help  # noqa: E402
 from finetune.settings.options import flag  # noqa: E402
 
 OUTPUT = ROOT / "build" / "docs"
@@ -140,7 +140,7 @@ def _place(field: tuple[str, Any, Any]) -> str:
 
 
 def _table(kind: Any) -> str:
-    texts = dict(_field_docs(kind))
+    texts = dict(help.docs(kind))
     rows = ["| flag | value | default | |", "|---|---|---|---|"]
     for field in _fields(kind):
         name, annotation, default = field
@@ -186,15 +186,6 @@ def _default(annotation: Any, default: Any) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
     return "none" if default == () else f"`{default}`"
-
-
-def _field_docs(kind: Any) -> Iterator[tuple[str, str]]:
-    """The sentence under each field, as it stands in the source."""
-    for parent in reversed(kind.__mro__[:-1]):
-        body = ast.parse(inspect.cleandoc("\n" + inspect.getsource(parent))).body[0].body  # type: ignore[attr-defined]
-        for field, text in itertools.pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                yield field.target.id, " ".join(str(text.value.value).split())  # type: ignore[union-attr]
 
 
 def _doc(kind: Any) -> str:

@@ -21,7 +21,7 @@ from finetune import console
 from finetune.errors import ConfigError, FinetuneError, suggest
 from finetune.imagenet.options import PrepareOptions
 from finetune.runs import runfolder
-from finetune.settings import recipe
+from finetune.settings import help, recipe
 from finetune.settings.config import RunConfig
 from finetune.settings.options import GROUPS, NONE, RESUME_AUTO, RunOptions, flag
 from finetune.settings.verbs import DemoOptions, EvaluateOptions, ExportOptions, PredictOptions
@@ -206,8 +206,12 @@ def parse_train(argv: Sequence[str]) -> RunConfig:
     flags: type[Any] = make_dataclass("Flags", fields, frozen=True)
     flags.__doc__ = (
         "Finetune an image model: from a dataset's name to a model that stock timm and transformers load.\n\n"
-        f"Verbs: {', '.join(VERBS)} (the default is train); `{PROG} VERB --help` describes each."
+        f"Verbs: {', '.join(VERBS)} (the default is train); `{PROG} VERB --help` describes each. `{PROG} -h` is "
+        "shorter, with examples."
     )
+    if "-h" in argv:
+        print(help.short(PROG, groups, list(VERBS)))
+        raise SystemExit(0)
     given = parse(flags, argv, prog=PROG)
     run_flags = given.run
     auto = run_flags.resume == RESUME_AUTO

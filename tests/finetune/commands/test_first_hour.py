@@ -15,6 +15,7 @@ from finetune import PredictOptions, RunConfig, console
 from finetune.cli import main
 from finetune.errors import ConfigError
 from finetune.runs.result import RunResult
+from finetune.settings.help import SHOWN
 from finetune.training.session import EpochBar
 from tests.examples import ROOT
 
@@ -111,3 +112,14 @@ def test_a_terminal_shows_what_a_pipe_shows_and_counts_epochs_from_one(tmp_path)
 
 def test_the_bar_is_lightnings():
     assert EpochBar().refresh_rate > 0
+
+
+def test_the_short_help_fits_on_a_screen_and_names_what_most_people_need(capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["-h"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 48
+    assert max(map(len, lines)) <= 140
+    known = {line.split()[0] for line in lines if line.startswith("  --")}
+    assert known == {f"--{name.replace('_', '-')}" for name in SHOWN}
+    assert "python -m finetune --help" in lines[-1]
