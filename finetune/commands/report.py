@@ -248,7 +248,9 @@ def table(result: RunResult, task: Judging, scores: Sequence[Score]) -> str:
     lines += [_row(*floor) for floor in task.floors(result)]
     lines += [f"{'images':20}{counts['test']:>10}{'':20}{counts['validation']:>12}"]
     if best := result.training.get("best_epoch"):
-        lines.append(f"{'epoch':20}{best:>10} of {result.training['epochs']}, by {result.training['chosen_by']}")
+        lines.append(
+            f"{'exported epoch':20}{best:>10} of {result.training['epochs']}, by {result.training['chosen_by']}"
+        )
     lines.append("")
     if result.model.get("weights") == "averaged":
         lines.insert(-1, f"{'weights':20}averaged over the steps (--ema {result.training['ema']:g})")

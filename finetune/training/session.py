@@ -20,7 +20,7 @@ from lightning.pytorch.profilers import Profiler
 from finetune.console import interactive, is_main_process
 from finetune.errors import ConfigError
 from finetune.loading.allocator import freed_memory_kept
-from finetune.loading.datamodule import RowsDataModule
+from finetune.loading.datamodule import ImageDataModule
 from finetune.networks import models
 from finetune.networks.feature_data import FeatureDataModule
 from finetune.runs.runfolder import RunFolder
@@ -43,7 +43,7 @@ from finetune.training.data_wait import DataWait
 from finetune.training.module import TaskModule
 from finetune.training.sharding import FSDP
 
-Images = RowsDataModule | FeatureDataModule
+Images = ImageDataModule | FeatureDataModule
 
 
 def make_trainer(
