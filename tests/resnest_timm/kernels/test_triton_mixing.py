@@ -258,7 +258,7 @@ def test_errors_that_pytorch_would_have_too_are_passed_on(kernels, error):
 def test_the_environment_turns_them_off(value, used):
     env = {name: text for name, text in os.environ.items() if name != "RESNEST_TRITON"}
     code = "import sys; from resnest_timm.kernels import fused; "
-        f"print(fused.load_kernels() is not None, '{OURS}' in sys.modules)"
+    code += f"print(fused.load_kernels() is not None, '{OURS}' in sys.modules)"
     env |= {} if value is None else {"RESNEST_TRITON": value}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.split() == [str(used), str(used)]
