@@ -10,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-from finetune.console import log
+from finetune.console import log, shown
 from finetune.data import hub
 from finetune.errors import DatasetError, suggest
 
@@ -28,6 +28,9 @@ SHORT_NAMES = {
     "tiny-imagenet": "zh-plus/tiny-imagenet",
 }
 FILE_READERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
+TABLES = (".csv", ".tsv", ".jsonl", ".json")
+FILES = (*FILE_READERS, ".zip", ".tgz", ".tar.gz", *TABLES)
+"""Suffixes of files that are a dataset: of images, archives of images, and tables that name images."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,14 @@ def find(dataset: str | os.PathLike[str], config: str | None = None, revision: s
         DatasetError: It does not exist, or cannot be reached.
     """
     path = Path(dataset).expanduser()
+    if dataset == "digits":
+        if path.exists():
+            log.info("dataset: the sample digits, not the folder of that name here: write ./digits for that")
+        return Place()
     if path.exists():
         return _on_disk(path, config)
     check(dataset)
-    name = str(dataset)
-    return Place() if name == "digits" else _on_hub(*_repository(name), config, revision)
+    return _on_hub(*_repository(str(dataset)), config, revision)
 
 
 def check(dataset: str | os.PathLike[str]) -> None:
@@ -80,18 +86,20 @@ def check(dataset: str | os.PathLike[str]) -> None:
     path, name = Path(dataset).expanduser(), str(dataset)
     if path.exists() or name == "digits":
         return
-    if name.startswith((".", "/", "~")) or path.suffix in FILE_READERS:
+    if name.startswith((".", "/", "~")) or path.name.lower().endswith(FILES):
         raise DatasetError(f"no such file or folder: {path.absolute()}")
     _repository(name)
 
 
 def _on_disk(path: Path, config: str | None) -> Place:
     path = path.resolve()
-    log.info(f"dataset: {'folder' if path.is_dir() else 'file'} {path}")
+    log.info(f"dataset: {'folder' if path.is_dir() else 'file'} {shown(str(path))}")
     if path.is_file():
-        if path.suffix.lower() in FILE_READERS:
+        if path.name.lower().endswith(FILES):
             return Place(path, config=config)
-        raise DatasetError(f"{path}: expected a folder or a {', '.join(FILE_READERS)} file, got {path.suffix!r}")
+        raise DatasetError(f"{path}: expected a folder or a {', '.join(FILES)} file, got {path.suffix!r}")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise DatasetError(f"cannot read folder {shown(str(path))}: permission denied (chmod u+rx gives access)")
     if not any(p.is_file() and not p.name.startswith(".") for p in path.rglob("*")):
         raise DatasetError(
             f"{path} holds no files; expected a folder of images (one folder a class) or of parquet files"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tarfile
 from collections.abc import Callable, Iterator
@@ -15,8 +16,11 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, constants
 
 from cards.hub.patience import TransportError
-from finetune.data import hub, image_folder, places
-from finetune.data.places import FILE_READERS, Place
+from finetune.data import hub, places, shaping
+from finetune.data.folder import archives
+from finetune.data.folder import read as folders
+from finetune.data.folder.shards import Shards
+from finetune.data.places import FILE_READERS, TABLES, Place
 from finetune.data.sample import digits
 from finetune.errors import DatasetError
 
@@ -32,6 +36,8 @@ class Source:
         config: Its configuration, if it has several.
         revision: Commit on the Hub.
         license: As its card names it.
+        folder: That paths in its columns start from.
+        remark: Why there is nothing to learn, where that is known.
     """
 
     splits: DatasetDict
@@ -40,6 +46,8 @@ class Source:
     config: str | None = None
     revision: str | None = None
     license: str | None = None
+    folder: Path | None = None
+    remark: str = ""
 
 
 def load(
@@ -60,11 +68,11 @@ def load(
         DatasetError: It does not exist, cannot be reached, or cannot be read.
     """
     if isinstance(dataset, Dataset):
-        return Source(DatasetDict(train=dataset), "memory")
+        dataset = DatasetDict(train=dataset)
     if isinstance(dataset, DatasetDict):
         if not dataset:
             raise DatasetError("the DatasetDict has no splits: expected at least one, train")
-        return Source(dataset, "memory")
+        return Source(shaping.plain(dataset), "memory")
     if not isinstance(dataset, str | os.PathLike | Place):
         raise DatasetError(
             f"dataset must be a name, a path, a datasets.Dataset or a DatasetDict, got {type(dataset).__name__}; "
@@ -72,24 +80,53 @@ def load(
         )
     place = dataset if isinstance(dataset, Place) else places.find(dataset, config, revision)
     if place.path is not None:
-        return _from_path(place.path, place.config, streaming)
+        return _plain(_from_path(place.path, place.config, streaming))
     if place.repo is not None:
-        return _from_hub(place.repo, place, streaming)
+        return _plain(_from_hub(place.repo, place, streaming))
     return Source(DatasetDict(train=digits()), "digits", license="cc-by-4.0")
+
+
+def _plain(opened: Source) -> Source:
+    return dataclasses.replace(opened, splits=shaping.plain(opened.splits, opened.folder))
 
 
 def _from_path(path: Path, config: str | None, streaming: bool) -> Source:
     if path.is_file():
-        reader = FILE_READERS[path.suffix.lower()]
-        opened = _read(str(path), lambda: datasets.load_dataset(reader, data_files=str(path), streaming=streaming))
-        return Source(opened, path.stem)
+        return _from_file(path, streaming)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         opened = _read(str(path), lambda: datasets.load_from_disk(path))
         splits = opened if isinstance(opened, DatasetDict) else DatasetDict(train=opened)
         return Source(splits, path.name, license=_card_license(path))
-    splits = None if config or _declares_files(path) else image_folder.read(path)
-    splits = splits or _read(str(path), lambda: datasets.load_dataset(str(path), name=config, streaming=streaming))
-    return Source(splits, path.name, config=config, license=_card_license(path))
+    license_name = _card_license(path)
+    found = None if config or _declares_files(path) else folders.read(path)
+    if isinstance(found, folders.Folder):
+        return Source(found.splits, path.name, license=license_name, folder=path, remark=found.remark)
+    if found is not None:
+        return Source(_shards(path, found, streaming), path.name, license=license_name, folder=path)
+    splits = _read(str(path), lambda: datasets.load_dataset(str(path), name=config, streaming=streaming))
+    return Source(splits, path.name, config=config, license=license_name, folder=path)
+
+
+def _from_file(path: Path, streaming: bool) -> Source:
+    """A file of images, an archive of them, or a table that names them."""
+    reader = FILE_READERS.get(path.suffix.lower())
+    if reader == "webdataset" and archives.is_plain(str(path)):
+        reader = None
+    if reader is not None:
+        opened = _shards(path, Shards(reader, {"train": [str(path)]}), streaming)
+        return Source(opened, path.stem, folder=path.parent)
+    if path.suffix.lower() in TABLES:
+        found = folders.read_table(path)
+    else:
+        found = folders.read(archives.unpack(str(path)))
+    if not isinstance(found, folders.Folder):
+        raise DatasetError(f"cannot read {path}: it holds no rows of a table, and no images")
+    return Source(found.splits, path.stem, folder=path.parent, remark=found.remark)
+
+
+def _shards(path: Path, planned: Shards, streaming: bool) -> Any:
+    files: Any = planned.files
+    return _read(str(path), lambda: datasets.load_dataset(planned.reader, data_files=files, streaming=streaming))
 
 
 def _declares_files(folder: Path) -> bool:
