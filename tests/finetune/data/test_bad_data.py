@@ -617,7 +617,7 @@ def test_a_folder_with_all_of_them_gives_a_model_that_says_what_it_left_out(tmp_
         (
             ["ant/*.png", "bee/more/*.png", "bee/less/*.png"],
             [],
-            r"2 columns .*--target-column: folder_1 \(ant, bee\), folders \(ant, bee/less, bee/more\)",
+            r"3 columns .*--target-column: folder_1 \(ant, bee\), folder_2 \(less, more\), folders \(ant, bee/less",
         ),
         (["0.png", "1.png"], [], "no column holds classes: .* a folder of its own"),
         (PETS, ["--max-image-pixels", 100], "24 x 20 = 480 pixels, more than the 100 allowed; .* --max-image-pixels"),
