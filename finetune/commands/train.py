@@ -13,7 +13,7 @@ import cards
 from finetune.commands import report, seeds
 from finetune.commands.start import Start, begin
 from finetune.commands.trained import Trained
-from finetune.console import is_main_process, log
+from finetune.console import is_main_process, log, show_in_notebooks
 from finetune.data.dataset import LabelledImages
 from finetune.export import certify, model_folder, publishing
 from finetune.loading import choose
@@ -42,6 +42,7 @@ def run(config: RunConfig, begun: Start | None = None) -> RunResult:
     Raises:
         FinetuneError: A mistake that the user can mend; the message says how. Nothing that looks finished is left.
     """
+    show_in_notebooks()
     begun = begun or begin(config)
     config, peers, folder = begun.config, begun.peers, begun.folder
     if folder.complete:  # `--resume auto` repeated after the end; anything else is refused by `choose`
@@ -53,6 +54,7 @@ def run(config: RunConfig, begun: Start | None = None) -> RunResult:
     data = peers.in_turn(lambda: choose.load(config, registry.READING, begun.place))
     task = registry.get(data.schema.task)
     config = config if config.streaming else config.for_images(data.splits.counts()["train"])
+    log.info(report.plan(config, folder, session))
     trained = seeds.train(
         config, folder, session, lambda seed, session: _train(config, seed, task, data, session, peers)
     )
