@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 from finetune.console import log
 from finetune.data.columns import is_image
 from finetune.data.folder import names
-from finetune.data.folder.matching import is_split_column
+from finetune.data.folder.matching import split_of
 from finetune.data.folder.tree import image_suffixes
 from finetune.errors import listing
 
@@ -147,17 +147,16 @@ def _by_column(splits: dict[str, Dataset]) -> dict[str, Dataset]:
         return splits
     whole = next(iter(splits.values()))
     for head, feature in whole.features.items():
-        is_text = isinstance(feature, Value) and feature.dtype in ("string", "large_string")
-        if not (is_text or isinstance(feature, ClassLabel)) or not is_split_column(head, ["train"]):
+        if not isinstance(feature, Value | ClassLabel) or not (split_of(head, ["train"]) or split_of(head, [True])):
             continue
         values: list[Any] = whole[head][:]
         if isinstance(feature, ClassLabel):
             values = [None if value in (None, -1) else feature.int2str(value) for value in values]
-        if not is_split_column(head, values):
+        if (role_of := split_of(head, values)) is None:
             continue
         rows: dict[str, list[int]] = {}
         for row, value in enumerate(values):
-            rows.setdefault((names.split_name(value) if value is not None else None) or "", []).append(row)
+            rows.setdefault(role_of(value) or "", []).append(row)
         without = rows.pop("", [])
         counts = listing(f"{len(found)} {name}" for name, found in rows.items())
         log.info(f"splits: as column {head!r} says ({counts})")

@@ -135,7 +135,7 @@ def _splits(paths: Collection[Path], depth: int) -> tuple[int, dict[str, str]]:
     if with_folders & strict.keys():
         # Where one of them holds class folders, a test folder of nothing but images is a split too.
         return depth, strict
-    if strict and len(strict) == len(below):
+    if strict and all(name in strict or names.is_aside(name) for name in below):
         return depth, strict
     if "train" in strict.values() and len(set(strict.values())) > 1:
         return depth, strict

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from finetune.data.folder import names
@@ -139,18 +141,24 @@ def split_columns(columns: Mapping[str, Collection[Any]]) -> list[str]:
     Args:
         columns: Values by heading.
     """
-    return [head for head, values in columns.items() if is_split_column(head, values)]
+    return [head for head, values in columns.items() if split_of(head, values) is not None]
 
 
-def is_split_column(head: str, values: Collection[Any]) -> bool:
-    """Whether a column says the split of each row: it is called so, and has the names of splits alone.
+def split_of(head: str, values: Collection[Any]) -> Callable[[Any], str | None] | None:
+    """How a column says the split of a row: by its name, or by yes and no (`is_valid`); None of another column.
 
     Args:
         head: Of the column.
         values: In it.
     """
-    plain = head.lower().replace("_", "").replace(" ", "")
+    present = {value for value in values if isinstance(value, str | int | float)}
+    if not present:
+        return None
+    if (role := names.flag(head, present)) is not None:
+        return partial(names.flagged, role)
+    plain = re.sub(r"[\W_]", "", head.lower())
     if plain not in ("split", "splits", "subset", "partition", "phase", "datasplit", "datasetsplit", "set", "usage"):
-        return False
-    present = {value for value in values if value is not None}
-    return bool(present) and all(isinstance(v, str) and names.split_name(v) is not None for v in present)
+        return None
+    if not all(isinstance(value, str) and names.split_name(value) is not None for value in present):
+        return None
+    return lambda value: None if value is None else names.split_name(value)

@@ -21,7 +21,7 @@ from datasets.table import InMemoryTable
 
 from finetune.console import log, shown
 from finetune.data.columns import UNLABELLED
-from finetune.data.folder import archives, labels, layout, matching, shards, tables, tree
+from finetune.data.folder import archives, labels, layout, matching, names, shards, tables, tree
 from finetune.data.folder.names import SPLIT_WORDS
 from finetune.data.folder.shards import Shards
 from finetune.data.folder.tables import Table
@@ -73,8 +73,8 @@ def read(root: Path, only: Path | None = None) -> Folder | Shards | None:
         _say_shards(planned, found, data)
         return planned
     found = _unpacked(found)
-    given = [file for file in found.tables if only is None or file.place == str(only)]
-    sources = [table for file in given if (table := tables.read(file)) is not None]
+    _check_masks(found.images)
+    sources = _tables(found, only)
     if not found.images:
         return _of_tables(sources) if sources else None
     return _of_images(root, found, sources)
@@ -120,6 +120,41 @@ def _data(found: Tree, only: Path | None) -> list[File]:
             by_suffix.setdefault(suffix, []).append(file)
     kind = next((suffix for suffix in shards.READERS if suffix in by_suffix), None)
     return by_suffix[kind] if kind else []
+
+
+def _tables(found: Tree, only: Path | None) -> list[Table]:
+    """The tables that can be read; where folders could be the classes, one that cannot is only said."""
+    sources = []
+    classes = len({image.folders for image in found.images}) > 1
+    for file in found.tables:
+        if only is not None and file.place != str(only):
+            continue
+        try:
+            table = tables.read(file)
+        except DatasetError as error:
+            if not classes or only is not None:
+                raise
+            log.info(f"warning: {error}")
+            continue
+        if table is not None:
+            sources.append(table)
+    return sources
+
+
+def _check_masks(images: Sequence[File]) -> None:
+    """Refuse folders of images and of masks of the same names, which would become classes."""
+    stems: dict[str, set[str]] = {}
+    for image in images:
+        kind = next((found for folder in image.folders if (found := names.kind(folder)) is not None), None)
+        if kind is not None:
+            stems.setdefault(kind, set()).add(os.path.splitext(image.name)[0])
+    masks = stems.get("masks", set())
+    if 2 * len(masks & stems.get("images", set())) > len(masks):
+        raise DatasetError(
+            f"this is a segmentation dataset ({len(masks)} masks in folders beside those of images); "
+            "semantic-segmentation is not supported yet, only one class per image: to classify, give --dataset the "
+            "folder of images"
+        )
 
 
 def _unpacked(found: Tree) -> Tree:
@@ -274,7 +309,7 @@ def _key(root: Path, found: Tree, joined: labels.Labels, columns: dict[str, tupl
     key = hashlib.sha256(os.fsencode(root))
     for file in (*found.images, *(match.table.file for match in joined.used)):
         key.update(f"{file.path} {file.state}\n".encode())
-    key.update(repr([(head, names) for head, (names, _) in columns.items()] + list(joined.others)).encode())
+    key.update(repr([(head, classes) for head, (classes, _) in columns.items()] + list(joined.others)).encode())
     return key.hexdigest()
 
 

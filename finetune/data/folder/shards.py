@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from finetune.data.folder import names
 from finetune.data.folder.tree import File
 from finetune.errors import DatasetError, listing
 
+_NUMBERED = re.compile(r"(\w+)-\d+-of-\d+(?:-\w+)?\.\w+")
 READERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 
 
@@ -54,8 +56,8 @@ def holds_images(parquet: str) -> bool:
 def plan(files: Sequence[File]) -> Shards:
     """Lay files of one kind out by split.
 
-    The split is what the name of a file, or of a folder above, begins with or is; where these words are not in all of
-    them, they are parts of one set, `train`: `datasets` would read but those with a word in it.
+    A file that is called as a split, or lies in a folder that is, belongs to it; so does one with the word of a split
+    in its name where all files have one. All others are `train`, or left out where train and another are there.
 
     Args:
         files: Of one suffix.
@@ -63,30 +65,32 @@ def plan(files: Sequence[File]) -> Shards:
     Raises:
         DatasetError: Parquet files of one split have other columns.
     """
-    roles = {file: _role(file) for file in files}
-    known = {role for role in roles.values() if role}
-    left: list[str] = []
+    numbered = {file: match[1] for file in files if (match := _NUMBERED.fullmatch(file.name))}
+    if len(numbered) == len(files):  # as the Hub names them, whatever the split is called
+        roles = {file: names.split_name(name) or name for file, name in numbered.items()}
+    else:
+        strict = {file: _role(file, names.split_name) for file in files}
+        loose = {file: strict[file] or _role(file, names.role) for file in files}
+        found = loose if all(loose.values()) else strict
+        known = set(found.values()) - {None}
+        # One word in some of the names says nothing of the others: they are all one set.
+        other = "" if "train" in known and len(known) > 1 else "train"
+        roles = {file: role or other for file, role in found.items()}
+    left = tuple(file.path for file, role in roles.items() if not role)
     splits: dict[str, list[str]] = {}
     for file, role in roles.items():
-        if role is None and len(known) > 1:
-            left.append(file.path)
-        else:
-            # One word in some of the names alone says nothing of the others.
-            all_named = all(roles.values())
-            splits.setdefault((role if all_named or len(known) > 1 else None) or "train", []).append(file.place)
+        if role:
+            splits.setdefault(role, []).append(file.place)
     suffix = os.path.splitext(files[0].name)[1].lower()
     if suffix == ".parquet":
         _check_columns(splits)
-    ordered = {name: splits[name] for name in names.SPLIT_WORDS if name in splits}
-    return Shards(READERS[suffix], ordered, tuple(left))
+    order = [*names.SPLIT_WORDS, *sorted(splits.keys() - names.SPLIT_WORDS.keys())]
+    return Shards(READERS[suffix], {name: splits[name] for name in order if name in splits}, left)
 
 
-def _role(file: File) -> str | None:
+def _role(file: File, read: Callable[[str], str | None]) -> str | None:
     stem = os.path.splitext(file.name)[0]
-    for name in (stem, *reversed(file.folders)):
-        if (role := names.split_name(name.replace("of", "")) or names.role(name)) is not None:
-            return role
-    return None
+    return next((role for name in (stem, *reversed(file.folders)) if (role := read(name)) is not None), None)
 
 
 def _check_columns(splits: dict[str, list[str]]) -> None:

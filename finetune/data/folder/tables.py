@@ -53,9 +53,12 @@ def read(file: File) -> Table | None:
             return Table(file, pq.read_table(file.place).to_pydict(), text=False)
         except (OSError, pa.ArrowException) as error:
             raise DatasetError(f"cannot read {file.path}: {' '.join(str(error).split())[:200]}") from error
-    text = _decoded(Path(file.place).read_bytes())
-    if suffix in (".csv", ".tsv"):
-        return _delimited(file, text)
+    try:
+        text = _decoded(Path(file.place).read_bytes())
+        if suffix in (".csv", ".tsv"):
+            return _delimited(file, text)
+    except (OSError, csv.Error) as error:
+        raise DatasetError(f"cannot read {file.path}: {error}") from error
     rows = _objects(file, text, lines=suffix != ".json")
     if not rows:
         return None
@@ -124,11 +127,11 @@ def _headings(row: Sequence[str]) -> list[str]:
 
 def _delimiter(text: str) -> str:
     """The separator that splits the first lines into most fields of the same number."""
-    lines = [line for line in text.splitlines()[:20] if line.strip()]
+    lines = [line for line in text.splitlines()[:20] if line.strip()] or [""]
 
     def fields(delimiter: str) -> int:
         counts = Counter(len(row) for row in csv.reader(lines, delimiter=delimiter))
-        most, often = counts.most_common(1)[0]
+        most, often = max(counts.items(), key=lambda item: item[1], default=(1, 0))
         return most if often >= 0.8 * len(lines) else 1
 
     return max((",", ";", "\t", "|"), key=fields)

@@ -205,6 +205,19 @@ LAYOUTS = {
         ["not read: 6 pictures of the README in figures"],
     ),
     "a split word in an image's name": ([*AB, "ant/my test photo.png"], "ant bee", {"train": 13}, []),
+    "images without labels beside the splits": (
+        [*(f"train/{p}" for p in AB), "unlabeled/*.png"],
+        "ant bee",
+        {"train": 12},
+        ["warning: left out: 6 images outside of the split folders (6 in unlabeled)"],
+    ),
+    "masks beside images": (
+        ["images/train/*.png", "masks/train/*.png"],
+        r"segmentation dataset \(6 masks in folders .*semantic-segmentation is not supported yet",
+        None,
+        [],
+    ),
+    "a class called mask": (["images/mask/*.png", "images/no_mask/*.png"], "mask no_mask", {"train": 12}, []),
     # tables
     "a table beside the images": (["*.png", ("metadata.csv", two(["*.png"]))], "ant bee", {"train": 6}, []),
     "a table above a folder of images": (
@@ -359,6 +372,34 @@ LAYOUTS = {
         {"train": 8, "test": 4},
         ["splits: as column 'split' says"],
     ),
+    "a column of yes and no for a split": (
+        [*SOME, ("t.csv", table([(f, "ab"[n % 2], n >= 8) for n, f in enumerate(SOME)], ("id", "label", "is_valid")))],
+        "a b",
+        {"train": 8, "validation": 4},
+        ["splits: as column 'is_valid' says"],
+    ),
+    "a table of test images without labels": (
+        ["train/*.png", "test/*.png", ("train.csv", two(["*.png"])), ("sample_submission.csv", two(["*.png"]))],
+        "ant bee",
+        {"train": 6, "test": 6},
+        ["not read: 1 .csv files, no images; 6 images without a row in train.csv"],
+    ),
+    "a table of boxes, one an image": (
+        [
+            "*.png",
+            ("b.csv", table([(f, 1, 2, 3, 4, "x") for f in names("*.png")], "file xmin ymin xmax ymax class".split())),
+        ],
+        r"boxes in column 'bbox'\); object-detection",
+        None,
+        [],
+    ),
+    "an empty table": ([*AB, ("t.csv", b"")], "ant bee", {"train": 12}, ["not read: 1 .csv files, no images"]),
+    "a damaged table beside class folders": (
+        [*AB, ("log.csv", b"a,b\n1\n2,3,4\n")],
+        "ant bee",
+        {"train": 12},
+        ["warning: log.csv: row 3 has 3 fields", "not read: 1 .csv files, no images"],
+    ),
     "a column of splits against the folders": (
         [
             "train/*.png",
@@ -465,6 +506,18 @@ LAYOUTS = {
         "ant bee",
         {"train": 6, "test": 6},
         ["warning: left out: 1 files that no split's name is on (more.parquet)"],
+    ),
+    "parquet files of the Hub with splits of their own": (
+        [(f"data/{s}-00000-of-00001.parquet", held(6, 20 * k)) for k, s in enumerate(("train", "extra", "test"))],
+        "ant bee",
+        {"train": 6, "test": 6, "extra": 6},
+        [],
+    ),
+    "a parquet file of the test beside others": (
+        [("test.parquet", held(6)), ("birds.parquet", held(12, 20))],
+        "ant bee",
+        {"train": 12, "test": 6},
+        [],
     ),
     "parquet files of other columns": (
         [("a.parquet", held(6)), ("b.parquet", held(6, hue=[1] * 6))],
