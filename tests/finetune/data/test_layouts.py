@@ -603,3 +603,22 @@ def test_layouts(name, tmp_path, caplog):
     # Each image is there once, under its own class where a folder says it.
     images = [row for split in opened.splits.values() for row in split]
     assert len(images) == sum(counts.values())
+
+
+def row(name):
+    """How the page of the documentation begins the row of a layout."""
+    files = " ".join(f"`{entry if isinstance(entry, str) else entry[0]}`" for entry in LAYOUTS[name][0])
+    return f"| {name} | {files} | "
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_page_of_the_documentation_has_every_layout(name):
+    page = (Path(__file__).resolve().parents[3] / "docs/how-to/layouts.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith(row(name))]
+    assert len(rows) == 1
+    _, classes, counts, _ = LAYOUTS[name]
+    outcome = rows[0].removeprefix(row(name))
+    assert outcome.startswith("refused: " if counts is None else "")
+    for split, images in (counts or {}).items():
+        assert f"{images} {split}" in outcome, outcome
+    assert counts is None or f"`{'`, `'.join(classes.split())}`" in outcome
