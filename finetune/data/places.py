@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from finetune.console import log, shown
-from finetune.data import hub
+from finetune.data import converted, hub
 from finetune.errors import DatasetError, suggest
 
 SHORT_NAMES = {
@@ -44,6 +44,7 @@ class Place:
         revision: Branch, tag or commit on the Hub that was asked for.
         commit: On the Hub; None where it could not be asked, for what is cached may do.
         license: As the Hub names it.
+        converted: Whether the commit is of the Hub's conversion of a loading script.
     """
 
     path: Path | None = None
@@ -52,6 +53,7 @@ class Place:
     revision: str | None = None
     commit: str | None = None
     license: str | None = None
+    converted: bool = False
 
 
 def find(dataset: str | os.PathLike[str], config: str | None = None, revision: str | None = None) -> Place:
@@ -126,13 +128,15 @@ def _on_hub(
     repo: str, named_config: str | None, named_revision: str | None, config: str | None, revision: str | None
 ) -> Place:
     config, revision = config or named_config, revision or named_revision
-    commit, license_name = _hub_facts(repo, revision)
+    commit, license_name, is_conversion = _hub_facts(repo, revision)
     log.info(f"dataset: {repo}{f', configuration {config}' if config else ''} at {commit or 'the cached revision'}")
-    return Place(repo=repo, config=config, revision=revision, commit=commit, license=license_name)
+    return Place(
+        repo=repo, config=config, revision=revision, commit=commit, license=license_name, converted=is_conversion
+    )
 
 
-def _hub_facts(repo: str, revision: str | None) -> tuple[str | None, str | None]:
-    """Commit and licence of a Hub dataset; (None, None) where the Hub cannot be asked, for what is cached may do."""
+def _hub_facts(repo: str, revision: str | None) -> tuple[str | None, str | None, bool]:
+    """Commit, licence and kind of a Hub dataset; nothing where the Hub cannot be asked, for what is cached may do."""
     try:
         info = hub.patiently(lambda: HfApi().dataset_info(repo, revision=revision))
     except GatedRepoError as error:
@@ -146,9 +150,10 @@ def _hub_facts(repo: str, revision: str | None) -> tuple[str | None, str | None]
         ) from error
     except Exception as error:  # no connection, offline mode, a server's fault: the client's classes vary by version
         log.info(f"cannot ask {constants.ENDPOINT} about {repo} ({type(error).__name__}); trying the local cache")
-        return None, None
+        return None, None, False
     card_license = info.card_data.get("license") if info.card_data else None
-    return info.sha, card_license if isinstance(card_license, str) else None
+    is_conversion = converted.is_conversion(file.rfilename for file in info.siblings or [])
+    return info.sha, card_license if isinstance(card_license, str) else None, is_conversion
 
 
 def gated(repo: str) -> DatasetError:

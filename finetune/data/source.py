@@ -16,7 +16,7 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, constants
 
 from cards.hub.patience import TransportError
-from finetune.data import hub, places, shaping
+from finetune.data import converted, hub, places, shaping
 from finetune.data.folder import archives
 from finetune.data.folder import read as folders
 from finetune.data.folder.shards import Shards
@@ -155,8 +155,23 @@ def _card_license(folder: Path) -> str | None:
 
 def _from_hub(repo: str, place: Place, streaming: bool) -> Source:
     page = f"{constants.ENDPOINT}/datasets/{repo}"
-    splits = _read(repo, lambda: _fetch(repo, place.config, place.commit or place.revision, streaming), page)
+    if place.converted:
+        return _converted(repo, place, streaming, page, place.commit)
+    try:
+        splits = _read(repo, lambda: _fetch(repo, place.config, place.commit or place.revision, streaming), page)
+    except DatasetError as error:
+        if not converted.has_script(error.__cause__):
+            raise
+        converted.check_revision(repo, place.revision)
+        return _converted(repo, place, streaming, page)
     return Source(splits, repo, hub=True, config=place.config, revision=place.commit, license=place.license)
+
+
+def _converted(repo: str, place: Place, streaming: bool, page: str, commit: str | None = None) -> Source:
+    """A dataset with a loading script, by the Hub's conversion of it."""
+    chosen = _read(repo, lambda: converted.find(repo, place.config, commit), page)
+    splits = _read(repo, lambda: _fetch_files(repo, chosen.files, streaming), page)
+    return Source(splits, repo, hub=True, config=chosen.config, revision=chosen.commit, license=place.license)
 
 
 def _fetch(repo: str, config: str | None, revision: str | None, streaming: bool) -> Any:
@@ -164,17 +179,27 @@ def _fetch(repo: str, config: str | None, revision: str | None, streaming: bool)
     if streaming:
         return datasets.load_dataset(repo, name=config, revision=revision, streaming=True)
 
-    def derived(splits: Any) -> Iterator[Path]:
-        for split in splits.values() if isinstance(splits, DatasetDict) else [splits]:
-            yield from (Path(file["filename"]).parent for file in split.cache_files)
+    return hub.read_whole(repo, lambda: datasets.load_dataset(repo, name=config, revision=revision), _derived)
 
-    return hub.read_whole(repo, lambda: datasets.load_dataset(repo, name=config, revision=revision), derived)
+
+def _fetch_files(repo: str, files: Any, streaming: bool) -> Any:
+    """Parquet files of a Hub dataset, in the same way."""
+    if streaming:
+        return datasets.load_dataset("parquet", data_files=files, streaming=True)
+    return hub.read_whole(repo, lambda: datasets.load_dataset("parquet", data_files=files), _derived)
+
+
+def _derived(splits: Any) -> Iterator[Path]:
+    for split in splits.values() if isinstance(splits, DatasetDict) else [splits]:
+        yield from (Path(file["filename"]).parent for file in split.cache_files)
 
 
 def _read(name: str, read: Callable[[], Any], page: str | None = None) -> Any:
     """Call a reader of the `datasets` library, and say in our words what went wrong; `page` is a Hub dataset's."""
     try:
         splits = read()
+    except DatasetError:  # said already
+        raise
     except datasets.exceptions.DatasetNotFoundError as error:
         if "gated" in str(error):  # its facts are public, its files are not
             raise places.gated(name) from error
