@@ -53,6 +53,11 @@ def set_up(stream: TextIO) -> None:
     guard()
 
 
+def shown(name: str) -> str:
+    """A file's name as it can be printed and stored: UTF-8, whatever the locale; bytes that are none are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def without_tokens(text: str) -> str:
     """What may be printed of an error; what knows the tokens is imported only where there may be one."""
     known = (os.environ.get(name, "\0") for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))

@@ -33,6 +33,7 @@ _UPRIGHT: dict[Any, PILImage.Transpose] = {
     8: PILImage.Transpose.ROTATE_90,
 }
 _SIXTEEN_BITS = (np.arange(65536) * (255 / 65535)).round().astype(np.uint8)
+_LONGEST = 4096  # characters of a path, on all systems we know
 _BLOCK = 2**20  # pixels that are scaled at once
 
 
@@ -108,6 +109,10 @@ def _open(value: dict[str, Any]) -> PILImage.Image:
         return PILImage.open(BytesIO(content))
     if path is not None and re.match(r"https?://", path) and not path.startswith(constants.ENDPOINT):
         raise ImageError("a web address and no image: download the images first")
+    if path is not None and len(path) > _LONGEST:
+        raise ImageError(
+            f"{len(path)} characters of text, and no path: expected paths, encoded images or base64 of them"
+        )
     if path is None or "://" in path:  # refused, or a file on the Hub or within an archive
         from datasets import Image  # a second or more; nothing else here needs it
 

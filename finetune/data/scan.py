@@ -27,6 +27,7 @@ from finetune.data import images
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 
 _PIXELS_AT_ONCE = 2**27  # over all threads; with a converted copy of them about 1 GB
+_LONGEST = 1000  # characters of a path that is shown
 _CHUNK = 64  # images that a thread looks at in one go
 
 
@@ -146,7 +147,8 @@ class _Gate:
 
 
 def _path(value: Any) -> str | None:
-    return value["path"] if isinstance(value, dict) and value["bytes"] is None else None
+    path = value["path"] if isinstance(value, dict) and value["bytes"] is None else None
+    return path if path is None or len(path) < _LONGEST else None
 
 
 def _cache_file(dataset: Dataset, column: str, rows: np.ndarray, max_pixels: int) -> Path:
