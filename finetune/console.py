@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -40,6 +41,8 @@ def show_in_notebooks() -> None:
 
 def set_up(stream: TextIO) -> None:
     """Print the log's messages to `stream`; no progress bars where nobody watches."""
+    if isinstance(stream, io.TextIOWrapper):  # names of any letters, in a locale that lacks them
+        stream.reconfigure(errors="backslashreplace")
     handler = _AboveBars(stream) if interactive() else logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers[:] = [handler]
