@@ -366,4 +366,15 @@ def _of_tables(sources: Sequence[Table]) -> Folder:
         if rows:
             splits[name] = Dataset(InMemoryTable(table.take(pa.array(rows))), split=NamedSplit(name))
     log.info(f"read: {sum(map(len, sources))} rows of {listing(table.file.path for table in sources)}")
-    return Folder(DatasetDict(splits))
+    return Folder(DatasetDict(splits), _absent(sources))
+
+
+def _absent(sources: Sequence[Table]) -> str:
+    """Which table names images that are not there, as far as the suffixes of its values tell."""
+    for table in sources:
+        for head, values in table.columns.items():
+            some = [value for value in values[:20] if isinstance(value, str)]
+            named = some and all(Path(value).suffix.lower() in tree.image_suffixes() for value in some)
+            if named and not _are_files(Path(table.file.place).parent, some):
+                return f"column {head!r} of {table.file.path} names images that are not there ({listing(some, 2)})"
+    return ""

@@ -57,6 +57,8 @@ def read(file: File) -> Table | None:
         text = _decoded(Path(file.place).read_bytes())
         if suffix in (".csv", ".tsv"):
             return _delimited(file, text)
+        if suffix == ".txt":
+            return _listed(file, text)
     except (OSError, csv.Error) as error:
         raise DatasetError(f"cannot read {file.path}: {error}") from error
     rows = _objects(file, text, lines=suffix != ".json")
@@ -82,7 +84,18 @@ def _objects(file: File, text: str, lines: bool) -> list[dict[str, Any]]:
         if not lines:
             return []
         raise DatasetError(f"{file.path} is not one JSON object a line: {error}") from error
+    if isinstance(found, dict) and found and all(isinstance(value, str | int) for value in found.values()):
+        return [{"file_name": name, "label": value} for name, value in found.items()]
     return found if isinstance(found, list) and all(isinstance(row, dict) for row in found) else []
+
+
+def _listed(file: File, text: str) -> Table | None:
+    """Lines of an image and its class, with spaces or a separator between; the name may hold spaces."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    pairs = [re.split(r"[\s,;]+(?=[^\s,;]+$)", line, maxsplit=1) for line in lines]
+    if not pairs or any(len(pair) != 2 or Path(pair[0]).suffix.lower() not in image_suffixes() for pair in pairs):
+        return None
+    return Table(file, {"file_name": [name for name, _ in pairs], "label": [label for _, label in pairs]}, text=True)
 
 
 def _delimited(file: File, text: str) -> Table | None:

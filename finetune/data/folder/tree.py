@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image as PILImage
 
 from finetune.console import shown
+from finetune.data.folder.names import words
 from finetune.errors import DatasetError
 
 TABLE_SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".json"}
@@ -18,6 +19,19 @@ ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 _LARGEST_JSON = 2**28  # bytes; no table beside images is larger, but annotations of boxes are
 
+_LISTS = {
+    "label",
+    "labels",
+    "annotation",
+    "annotations",
+    "list",
+    "train",
+    "val",
+    "valid",
+    "validation",
+    "test",
+    "trainval",
+}
 _NO_IMAGES = {"MPEG", "HDF5", "GRIB", "BUFR"}  # Pillow knows of them and does not decode them
 _HEIC = {".heic", ".heif", ".hif"}  # read with a plugin, and without it counted as images that do not decode
 _LITTER = {"thumbs.db", "desktop.ini"}
@@ -88,7 +102,9 @@ def walk(root: Path, above: tuple[str, ...] = ()) -> Tree:
         elif folders == above and name.startswith(("readme", "license")):
             if name == "readme.md":
                 tree.readme = Path(entry.path).read_text("utf-8", "replace")
-        elif name == "metadata.parquet" or (suffix in TABLE_SUFFIXES and not _is_large_json(suffix, file.state)):
+        elif name == "metadata.parquet" or _may_be_list(name):
+            tree.tables.append(file)
+        elif suffix in TABLE_SUFFIXES and not _is_large_json(suffix, file.state):
             tree.tables.append(file)
         elif name.endswith(ARCHIVES):
             tree.archives.append(file)
@@ -97,6 +113,12 @@ def walk(root: Path, above: tuple[str, ...] = ()) -> Tree:
     for files in (tree.images, tree.tables, tree.data, tree.archives, tree.others):
         files.sort(key=lambda file: file.path)
     return tree
+
+
+def _may_be_list(name: str) -> bool:
+    """Whether a text file may be a list of images and classes; most are notes, or boxes of one image."""
+    stem, suffix = os.path.splitext(name)
+    return suffix == ".txt" and bool(words(stem) & _LISTS)
 
 
 def _is_large_json(suffix: str, state: str) -> bool:

@@ -486,6 +486,24 @@ LAYOUTS = {
         {"train": 6},
         [],
     ),
+    "a list of lines": (
+        ["images/*.png", ("labels.txt", b"\n".join(f"{n:03}.png {n % 2}".encode() for n in range(6)))],
+        "0 1",
+        {"train": 6},
+        [],
+    ),
+    "a JSON object of names and classes": (
+        ["images/*.png", ("labels.json", json.dumps({f"{n:03}.png": "ab"[n % 2] for n in range(6)}).encode())],
+        "a b",
+        {"train": 6},
+        [],
+    ),
+    "a table without its images": (
+        [("t.csv", two(["*.png"]))],
+        r"column 'file_name' of t.csv names images that are not there \(000.png, 001.png",
+        None,
+        [],
+    ),
     "a table in parquet": (
         ["pics/*.png", ("all.parquet", parquet(image_path=names("pics/*.png"), label=["ant", "bee"] * 3))],
         "ant bee",
