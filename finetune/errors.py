@@ -78,6 +78,10 @@ class PeerError(FinetuneError):
     shared = True
 
 
+class LostPeerError(FinetuneError):
+    """Another process of the same run is gone without a word."""
+
+
 class Stopped(FinetuneError):
     """A signal ended the training after the state was saved."""
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from lightning.pytorch.callbacks import Callback
 
 from finetune.commands import start
@@ -21,6 +19,7 @@ from finetune.loading import choose, transforms
 from finetune.loading.allocator import freed_memory_kept
 from finetune.loading.datamodule import RowsDataModule
 from finetune.networks import models
+from finetune.runs import model_files
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
 from finetune.settings.limits import MAX_IMAGE_PIXELS
@@ -149,8 +148,9 @@ def reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
 
     Raises:
         DatasetError: The dataset is gone, was in memory, or has changed since.
+        RunFolderError: config.yaml or splits.json is missing, damaged or another than the run has written.
     """
-    config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    config = {"dataset_config": None, "revision": None, "image_column": None, "target_column": None} | folder.settings()
     if config["dataset"] is None:
         raise DatasetError(f"the run in {folder.path} was made from a dataset in memory: it cannot be opened again")
     task = registry.get(result.task)
@@ -163,7 +163,7 @@ def reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
             f"the dataset has changed since the run: its classes were {listing(result.dataset['classes'])}, now they "
             f"are {listing(found.classes)}"
         )
-    entry = json.loads(folder.splits.read_text(encoding="utf-8"))[role]
+    entry = model_files.check_splits(folder.root)[role]
     name, expected = entry["source"], result.dataset["splits"][role]
     targets = found.encode(columns.get(name, []))
     rows = np.arange(len(targets)) if entry["rows"] == "all" else np.array(entry["rows"], dtype=np.int64)
