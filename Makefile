@@ -4,7 +4,7 @@ PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-nightly test-pythons check clean
+.PHONY: help demo docs test test-slow test-nightly test-pythons check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -23,6 +23,11 @@ help:  ## list the targets
 	@$(INSTALL) --editable ".[test]"
 	@touch $@
 
+.venv/.docs: .venv/.demo
+	@echo "make: installing what builds the site into .venv"
+	@$(INSTALL) --editable ".[docs]"
+	@touch $@
+
 demo: .venv/.demo  ## finetune resnest14d on scikit-learn's digits, on the CPU
 	@echo "make: finetuning resnest14d from scratch on 1,797 handwritten digits"
 	@$(PY) -m finetune --model resnest14d --dataset digits --no-pretrained --image-size 32 --epochs 12 --hflip 0 --accelerator cpu
@@ -33,6 +38,11 @@ check: .venv/.test  ## ruff and mypy
 	@.venv/bin/ruff format --check .
 	@echo "make: mypy"
 	@.venv/bin/mypy
+
+docs: .venv/.docs  ## the site, in site/, from README, docs/ and the code; needs no network
+	@echo "make: building site/"
+	@$(PY) docs/pages.py
+	@.venv/bin/zensical build --strict --clean
 
 test: .venv/.test  ## every test but the long ones
 	@echo "make: pytest"
@@ -56,4 +66,4 @@ test-pythons:  ## `make test` on a clean clone with each other supported Python 
 	done
 
 clean:  ## remove .venv and caches
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .cache build site dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from finetune.export import named
+from finetune.export.formats import named
 
 RUNTIMES = {"OpenVINO": "openvino", "onnxruntime": "onnx"}
 """Library -> `--format` of the files that it runs."""

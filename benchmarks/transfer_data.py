@@ -146,7 +146,7 @@ def _divide(data: LabelledImages, case: Case, subsets: int) -> tuple[list[tuple[
         train, validation = (Rows(parts[role].source, parts[role].rows) for role in ("train", "validation"))
         return [(train, validation)], Rows(source, np.empty(0, dtype=np.int64))
     pooled = [parts["train"], *([parts["validation"]] if "validation" in data.splits.held_out else [])]
-    rows, labels = (np.concatenate([getattr(part, name) for part in pooled]) for name in ("rows", "labels"))
+    rows, labels = (np.concatenate([getattr(part, name) for part in pooled]) for name in ("rows", "targets"))
     order = np.argsort(rows)
     drawn, places = draw(labels[order], case.images, subsets)
     pool = rows[order]

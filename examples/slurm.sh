@@ -10,7 +10,7 @@
 #SBATCH --open-mode=append
 
 # sbatch examples/slurm.sh: two machines of eight GPUs. Two minutes before its time is up the training saves and exits with
-# 75; the job then goes back into the queue, and goes on where it was. docs/scaling.md has the rest.
+# 75; the job then goes back into the queue, and goes on where it was. docs/how-to/resume.md has the rest.
 srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     python -m finetune --model resnest50 --dataset food101 --output runs/food --resume auto
 code=$?

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -20,7 +21,7 @@ from finetune import console
 from finetune.errors import ConfigError, FinetuneError, suggest
 from finetune.imagenet.options import PrepareOptions
 from finetune.runs import runfolder
-from finetune.settings import recipe
+from finetune.settings import help, recipe
 from finetune.settings.config import RunConfig
 from finetune.settings.options import GROUPS, NONE, RESUME_AUTO, RunOptions, flag
 from finetune.settings.verbs import DemoOptions, EvaluateOptions, ExportOptions, PredictOptions
@@ -58,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         there was nothing to save. Anything else is a bug of ours and raises.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] in (["--version"], ["-V"]):
+        print(f"resnest-timm {_version()}")
+        return 0
     try:
         verb, arguments = _split_verb(argv)
         VERBS[verb](arguments)
@@ -75,6 +79,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped; nothing was saved", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
+
+
+def _version() -> str:
+    """Of the package, without importing it and torch with it."""
+    try:
+        return metadata.version("resnest-timm")
+    except metadata.PackageNotFoundError:
+        return "of a checkout that is not installed"
 
 
 def _split_verb(argv: list[str]) -> tuple[str, list[str]]:
@@ -194,8 +206,12 @@ def parse_train(argv: Sequence[str]) -> RunConfig:
     flags: type[Any] = make_dataclass("Flags", fields, frozen=True)
     flags.__doc__ = (
         "Finetune an image model: from a dataset's name to a model that stock timm and transformers load.\n\n"
-        f"Verbs: {', '.join(VERBS)} (the default is train); `{PROG} VERB --help` describes each."
+        f"Verbs: {', '.join(VERBS)} (the default is train); `{PROG} VERB --help` describes each. `{PROG} -h` is "
+        "shorter, with examples."
     )
+    if "-h" in argv:
+        print(help.short(PROG, groups, list(VERBS)))
+        raise SystemExit(0)
     given = parse(flags, argv, prog=PROG)
     run_flags = given.run
     auto = run_flags.resume == RESUME_AUTO

@@ -21,9 +21,26 @@ def interactive() -> bool:
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
+class _AboveBars(logging.StreamHandler[TextIO]):
+    """Prints above a progress bar, which then goes on below."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
+def show_in_notebooks() -> None:
+    """Print what a run says where a program that calls it has set up no logging, as a notebook has not."""
+    if not log.hasHandlers() and log.level == logging.NOTSET:
+        set_up(sys.stdout)
+
+
 def set_up(stream: TextIO) -> None:
     """Print the log's messages to `stream`; no progress bars where nobody watches."""
-    handler = logging.StreamHandler(stream)
+    handler = _AboveBars(stream) if interactive() else logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers[:] = [handler]
     log.propagate = False

@@ -294,6 +294,9 @@ class Answers(Protocol):
     def records(self, pixels: torch.Tensor, options: Any) -> list[Record]:
         """What `predict` says of prepared images `[B, 3, H, W]`, under its flags."""
 
+    def brief(self, record: Record) -> str:
+        """A record in short, for a terminal."""
+
     def columns(self, options: Any) -> Sequence[str]:
         """Those of `--format csv`."""
 

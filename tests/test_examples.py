@@ -75,7 +75,7 @@ def _code(script):
 def test_the_job_is_that_of_the_document_and_its_command_can_be_parsed(tmp_path, monkeypatch):
     """tests/test_scaling.py runs the document's script, with stand-ins for SLURM's programs."""
     script = (EXAMPLES / "slurm.sh").read_text(encoding="utf-8")
-    assert _code(script) == _code(example("slurm", "docs/scaling.md"))
+    assert _code(script) == _code(example("slurm", "docs/how-to/resume.md"))
     subprocess.run(["bash", "-n", EXAMPLES / "slurm.sh"], check=True)
     monkeypatch.chdir(tmp_path)
     (command,) = (line for line in script.replace("\\\n", " ").splitlines() if line.startswith("srun"))

@@ -17,7 +17,7 @@ from finetune.evaluation import published
 from finetune.evaluation.evaluation import Evaluation
 from finetune.loading import choose, transforms
 from finetune.loading.allocator import freed_memory_kept
-from finetune.loading.datamodule import RowsDataModule
+from finetune.loading.datamodule import ImageDataModule
 from finetune.networks import models
 from finetune.runs import model_files
 from finetune.runs.result import RunResult
@@ -128,14 +128,16 @@ def _protocol(name: str, data_config: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "image_size": size, **{key: data_config[key] for key in ("crop_pct", "interpolation")}}
 
 
-def _loader(task: Task, data: LabelledImages, data_config: dict[str, Any], options: EvaluateOptions) -> RowsDataModule:
-    loader: RowsDataModule = task.data_module(data, data_config, batch_size=options.batch_size, workers=options.workers)
+def _loader(task: Task, data: LabelledImages, data_config: dict[str, Any], options: EvaluateOptions) -> ImageDataModule:
+    loader: ImageDataModule = task.data_module(
+        data, data_config, batch_size=options.batch_size, workers=options.workers
+    )
     if options.protocol == "paper":
         loader.eval_transform = transforms.paper(data_config)
     return loader
 
 
-def _scores(module: Any, loader: RowsDataModule, options: EvaluateOptions, *callbacks: Callback) -> dict[str, float]:
+def _scores(module: Any, loader: ImageDataModule, options: EvaluateOptions, *callbacks: Callback) -> dict[str, float]:
     trainer = make_trainer(options.accelerator, options.devices, [*callbacks])
     with quiet(), freed_memory_kept():
         trainer.test(module, loader, verbose=False)

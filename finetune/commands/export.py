@@ -57,7 +57,7 @@ def export(options: ExportOptions) -> Path:
     model = models.build(name, None, pretrained=True).eval()
     pixels, what = _pixels(folder, model)
     renew = cards.is_current(folder.parent)
-    path = (options.output or folder / form.file).expanduser().absolute()
+    path = (Path(options.output) if options.output else folder / form.file).expanduser().absolute()
     largest = write(form, model, path, metadata(registry.of_model(folder), model, folder), pixels)
     log.info(
         f"{form.library} gives the model's logits on {what}: largest difference {largest:.1e} of the largest logit"

@@ -94,8 +94,7 @@ def write(options: PredictOptions) -> None:
     start = time.perf_counter()
     try:
         with _opened(options.output) as stream:
-            names = [*inputs.names[0], *answers.columns(options)]
-            line = _csv_lines(stream, names, answers) if options.format == "csv" else _json_lines(stream)
+            line = _lines(stream, options, inputs, answers)
             for records in _answer(answers, inputs, options):
                 for record in records:
                     line(record)
@@ -119,17 +118,16 @@ def write(options: PredictOptions) -> None:
 
 def _report(record: Record) -> None:
     if "error" in record:
-        name = record.get("image") or f"{record['split']}, row {record['row']}"
-        log.info(f"cannot read {name}: {record['error']}")
+        log.info(f"cannot read {_name(record)}: {record['error']}")
 
 
 @contextmanager
-def _opened(path: Path | None) -> Iterator[TextIO]:
+def _opened(path: str | Path | None) -> Iterator[TextIO]:
     """A file that appears whole or not at all, or standard output."""
     if path is None:
         yield sys.stdout
         return
-    path = path.expanduser()
+    path = Path(path).expanduser()
     temporary = path.with_name(f"{path.name}.part")
     try:
         with temporary.open("w", encoding="utf-8", newline="") as stream:
@@ -137,6 +135,30 @@ def _opened(path: Path | None) -> Iterator[TextIO]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _lines(stream: TextIO, options: PredictOptions, inputs: Inputs, answers: Answers) -> Callable[[Record], object]:
+    """What writes a record, in the format that is asked for or fits who reads it."""
+    watched = options.output is None and stream.isatty()
+    form = options.format or ("table" if watched else "json")
+    if form == "csv":
+        return _csv_lines(stream, [*inputs.names[0], *answers.columns(options)], answers)
+    return _table_lines(stream, inputs, answers) if form == "table" else _json_lines(stream)
+
+
+def _table_lines(stream: TextIO, inputs: Inputs, answers: Answers) -> Callable[[Record], object]:
+    """The name of an image, and its answer in short."""
+    width = max(len(_name(name)) for name in inputs.names)
+
+    def write(record: Record) -> None:
+        said = f"error: {record['error']}" if "error" in record else answers.brief(record)
+        stream.write(f"{_encodable(_name(record)):{width}}  {said}\n")
+
+    return write
+
+
+def _name(record: Record) -> str:
+    return str(record.get("image") or f"{record['split']}, row {record['row']}")
 
 
 def _json_lines(stream: TextIO) -> Callable[[Record], object]:

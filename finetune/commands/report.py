@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -62,10 +64,28 @@ LAST, SOLVED = "the last epoch", "solved"
 def chooses(config: RunConfig, data: LabelledImages) -> bool:
     """Whether the best epoch is chosen on validation.
 
-    From pretrained weights the last one is as good where only few images would decide (docs/presets.md). How many a
-    stream has is not known before it is read: it chooses.
+    From pretrained weights the last one is as good where only few images would decide
+    (docs/explanation/presets.md). How many a stream has is not known before it is read: it chooses.
     """
     return not config.pretrained or config.streaming or data.splits.counts()["validation"] >= FEWEST_TO_CHOOSE_BY
+
+
+def plan(config: RunConfig, folder: RunFolder, session: Session) -> str:
+    """What will be trained where, as the training begins."""
+    trainer = session.trainer
+    device = trainer.strategy.root_device.type
+    where = f"{trainer.world_size} x {device}" if trainer.world_size > 1 else device
+    lines = [f"run folder: {folder.path}"]
+    if config.solved:
+        lines.append(f"on {where}, precision {session.precision}: the classifier alone, solved for")
+    else:
+        start = "pretrained weights" if config.pretrained else "random weights"
+        of = "the backbone stays as it is, " if config.freeze == "backbone" else ""
+        lines.append(
+            f"on {where}, precision {session.precision}: {config.epochs} epochs from {start}, {of}batches of "
+            f"{config.batch_size}, {config.optimizer} at {config.lr:g}"
+        )
+    return "\n".join(lines)
 
 
 def describe(
@@ -226,12 +246,21 @@ def table(result: RunResult, task: Judging, scores: Sequence[Score]) -> str:
         if of.key in test
     ]
     lines += [_row(*floor) for floor in task.floors(result)]
-    lines += [f"{'images':20}{counts['test']:>10}{'':20}{counts['validation']:>12}", ""]
+    lines += [f"{'images':20}{counts['test']:>10}{'':20}{counts['validation']:>12}"]
+    if best := result.training.get("best_epoch"):
+        lines.append(
+            f"{'exported epoch':20}{best:>10} of {result.training['epochs']}, by {result.training['chosen_by']}"
+        )
+    lines.append("")
     if result.model.get("weights") == "averaged":
         lines.insert(-1, f"{'weights':20}averaged over the steps (--ema {result.training['ema']:g})")
     lines += [*task.remarks(result), ""] if result.evaluation else []
     paths = {"model": "model", "numbers": "result.json", "card": "model/README.md"}
     lines += [f"{name:20}{folder / path if folder else path}" for name, path in paths.items()]
+    if folder:
+        run = shlex.quote(os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder))
+        verbs = (f"predict {run} IMAGES", f"demo {run}", f"export {run} --format onnx")
+        lines += ["", *(f"{'next' if not n else '':20}python -m finetune {verb}" for n, verb in enumerate(verbs))]
     return "\n".join(lines)
 
 

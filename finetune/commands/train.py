@@ -12,7 +12,7 @@ from torch import nn
 from finetune.commands import report, seeds, write_up
 from finetune.commands.start import Start, begin
 from finetune.commands.trained import Trained
-from finetune.console import is_main_process, log
+from finetune.console import is_main_process, log, show_in_notebooks
 from finetune.data.dataset import LabelledImages
 from finetune.export import model_folder, publishing
 from finetune.loading import choose
@@ -42,6 +42,7 @@ def run(config: RunConfig, begun: Start | None = None) -> RunResult:
     Raises:
         FinetuneError: A mistake that the user can mend; the message says how. Nothing that looks finished is left.
     """
+    show_in_notebooks()
     begun = begun or begin(config)
     try:
         return _run(begun)
@@ -63,6 +64,7 @@ def _run(begun: Start) -> RunResult:
     data = peers.in_turn(lambda: choose.load(config, registry.READING, begun.place))
     task = registry.get(data.schema.task)
     config = config if config.streaming else config.for_images(data.splits.counts()["train"])
+    log.info(report.plan(config, folder, session))
     with write_up.on_disk(folder):
         trained = seeds.train(
             config, folder, session, lambda seed, session: _train(config, seed, task, data, session, peers)

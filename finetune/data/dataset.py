@@ -56,6 +56,13 @@ class LabelledImages:
         rows, encoded = self.splits.parts[role].rows, self.encoded(role)
         return [encoded[int(rows[place])][self.schema.image_column] for place in places]
 
+    def files(self, role: str, places: Sequence[int]) -> list[str]:
+        """Names of the files of images at some places of a role, as far as the dataset says; else empty."""
+        column, rows = self.schema.image_column, self.splits.parts[role].rows
+        table = self.encoded(role).select_columns([column]).with_format("arrow")
+        values = table[[int(rows[place]) for place in places]].column(column) if len(places) else []
+        return [str(value["path"].as_py() or "") for value in values]
+
     def sample(self, role: str, count: int) -> list[Any]:
         """At most `count` encoded images of a role, spread over it."""
         images = len(self.splits.parts[role].rows)

@@ -161,6 +161,24 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
+def mistakes(test: Predictions, temperature: float, data: LabelledImages) -> list[dict[str, Any]]:
+    """All mistakes on the test images, the most sure first: where the image is, its class, what it was taken for."""
+    found = worst(test, temperature, len(test.targets))
+    part, classes = data.splits.parts["test"], data.schema.classes
+    files = data.files("test", [place for place, _, _ in found])
+    return [
+        {
+            "split": part.source,
+            "row": int(part.rows[place]),
+            "file": file,
+            "class": classes[int(test.targets[place])],
+            "predicted": classes[label],
+            "confidence": f"{confidence:.4f}",
+        }
+        for (place, label, confidence), file in zip(found, files, strict=True)
+    ]
+
+
 def worst(test: Predictions, temperature: float, count: int = MISTAKES_SHOWN) -> list[tuple[int, int, float]]:
     """The most confident mistakes: index in the split, predicted class, its calibrated probability; most sure first."""
     confidences = test.confidences(temperature)

@@ -82,6 +82,7 @@ def certify(run: Path) -> None:
     if os.environ.get(VERIFY) == "0":
         log.info(f"not verified ({VERIFY}=0): `python -m cards verify {run}` makes the certificate")
         return
+    log.info("verifying: other libraries load the model, each in a process of its own; some 20 seconds")
     try:
         made = cards.verify(run)
     except (cards.CardError, OSError) as error:

@@ -9,7 +9,7 @@ from finetune.data import dataset
 from finetune.data.dataset import LabelledImages
 from finetune.data.places import Place
 from finetune.loading import stream_source
-from finetune.loading.datamodule import RowsDataModule
+from finetune.loading.datamodule import ImageDataModule
 from finetune.loading.stream_module import StreamDataModule
 from finetune.loading.stream_source import StreamedImages
 from finetune.settings.config import RunConfig
@@ -69,14 +69,14 @@ def reopen_stream(settings: Mapping[str, Any], task: Reading, role: str) -> Labe
     return data
 
 
-def module(data: LabelledImages, steps_per_epoch: int | None = None, **options: Any) -> RowsDataModule:
+def module(data: LabelledImages, steps_per_epoch: int | None = None, **options: Any) -> ImageDataModule:
     """The data module of a dataset.
 
     Args:
         data: As `load` gives it.
         steps_per_epoch: Of a stream, in training.
-        options: Of `RowsDataModule`.
+        options: Of `ImageDataModule`.
     """
     if isinstance(data, StreamedImages):
         return StreamDataModule(data, steps_per_epoch=steps_per_epoch or 1, **options)
-    return RowsDataModule(data, **options)
+    return ImageDataModule(data, **options)

@@ -110,7 +110,7 @@ class ImageRows(TorchDataset[Batch]):
 
 
 class ResumableLoader(DataLoader[Batch]):
-    """A loader that goes on within an epoch; its place is kept by `RowsDataModule`, and its sampler starts there.
+    """A loader that goes on within an epoch; its place is kept by `ImageDataModule`, and its sampler starts there.
 
     Lightning warns of a resume within an epoch unless the loader has these methods, and would call them too late: it
     makes the iterator, which may prefetch, before it restores its loops.
@@ -124,8 +124,11 @@ class ResumableLoader(DataLoader[Batch]):
         """Nothing to restore here."""
 
 
-class RowsDataModule(L.LightningDataModule):
+class ImageDataModule(L.LightningDataModule):
     """The rows of a dataset, ready for Lightning's Trainer, whatever there is to learn of them.
+
+    `finetune.ImageDataModule` is this for one class an image, and opens a dataset by its name. Checkpoints hold the
+    place in the epoch under the name of both.
 
     Loaders give uint8 `[B, 3, H, W]` and targets. In Lightning's Trainer the data module normalises the pixels on the
     device, so that training and evaluation steps get float32; a loop of your own calls `normalize`. Over several

@@ -19,7 +19,7 @@ from finetune.data import images
 from finetune.data.splits import SplitRows
 from finetune.errors import DatasetError, PeerError, SplitError, listing
 from finetune.loading import jpeg
-from finetune.loading.datamodule import ROWS, Batch, RowsDataModule
+from finetune.loading.datamodule import ROWS, Batch, ImageDataModule
 from finetune.loading.sampler import cut, micro_batches, process
 from finetune.loading.stream_rows import Chunk, StreamRows, merged, prepare_stream_worker
 from finetune.loading.stream_source import LeftOut, StreamedImages
@@ -29,7 +29,7 @@ RECENT = 4
 """Lightning asks for a batch ahead, and a loss on its way from a GPU is looked at a batch later."""
 
 
-class StreamDataModule(RowsDataModule):
+class StreamDataModule(ImageDataModule):
     """A stream, ready for Lightning's Trainer, which must have `max_steps`: epochs times `steps_per_epoch`.
 
     Its loaders have no length. Every training step has exactly `batch_size` images over all processes, and all
@@ -38,7 +38,7 @@ class StreamDataModule(RowsDataModule):
     Args:
         dataset: What `finetune.loading.stream_source.prepare` returned.
         steps_per_epoch: Optimizer steps of an epoch at most; fewer where the stream ends before.
-        options: As of `RowsDataModule`.
+        options: As of `ImageDataModule`.
 
     Attributes:
         counts: int64 `[C]`, images of each class that the epoch in progress, or the last one, has trained on.

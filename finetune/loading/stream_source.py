@@ -83,6 +83,10 @@ class StreamedImages(LabelledImages):
             )
         return [found[row] for row in rows]
 
+    def files(self, role: str, places: Sequence[int]) -> list[str]:
+        """Nothing: what is read once has no names to find it by."""
+        return [""] * len(places)
+
     def sample(self, role: str, count: int) -> list[Any]:
         """The first encoded images of a role."""
         return list(islice(self._images(role), count))

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from finetune.console import log
 from finetune.data.dataset import LabelledImages
 from finetune.errors import ModelError
-from finetune.loading.datamodule import Batch, ResumableLoader, RowsDataModule
+from finetune.loading.datamodule import Batch, ImageDataModule, ResumableLoader
 from finetune.loading.sampler import EvalBatches, Item, process
 from finetune.networks import features
 
@@ -65,7 +65,7 @@ class FeatureDataModule(L.LightningDataModule):
         seconds: That `setup` took.
     """
 
-    def __init__(self, images: RowsDataModule, network: nn.Module, classifier: nn.Module, model: nn.Module) -> None:
+    def __init__(self, images: ImageDataModule, network: nn.Module, classifier: nn.Module, model: nn.Module) -> None:
         super().__init__()
         self.images, self.network, self.classifier, self.model = images, network, classifier, model
         self.values: dict[str, np.ndarray] = {}

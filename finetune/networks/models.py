@@ -81,7 +81,7 @@ def _start_all_branches(model: nn.Module) -> None:
     """Let residual branches that timm starts at zero (https://arxiv.org/abs/1706.02677, 5.1) take part at once.
 
     A branch behind a norm of weight zero does not change the output, and its convolutions get no gradient, before that
-    weight has grown; with few steps in all, that costs accuracy (docs/presets.md).
+    weight has grown; with few steps in all, that costs accuracy (docs/explanation/presets.md).
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.GroupNorm) and module.affine and not module.weight.any():

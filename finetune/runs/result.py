@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,9 @@ SCHEMA_VERSION = 1
 _PACKAGES = ("resnest-timm", "torch", "torchvision", "timm", "lightning", "torchmetrics", "datasets", "huggingface_hub")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
-    """The outcome of a run, see the README for each key.
+    """The outcome of a run, see docs/reference/result.md for each key.
 
     Attributes:
         task: Hub's name of the task.
@@ -46,6 +48,27 @@ class RunResult:
     environment: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in _PACKAGES})
     command: list[str] = field(default_factory=list)
     folder: Path | None = None
+
+    def __repr__(self) -> str:
+        """One line: `result.metrics` and the others have the numbers."""
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.get("test", {}).items())
+        return f"RunResult({self.model['architecture']} on {self.dataset['id']}: test {scores}; {self.folder})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the scores and the figures."""
+        roles = [role for role in ("test", "validation") if role in self.metrics]
+        head = "".join(f"<th>{role}</th>" for role in roles)
+        rows = "".join(
+            f"<tr><td>{escape(name)}</td>{''.join(f'<td>{self.metrics[role][name]:.4f}</td>' for role in roles)}</tr>"
+            for name in self.metrics[roles[0]]
+        )
+        pictures = (
+            f'<img style="max-width:48%" alt="{escape(name)}" src="data:image/png;base64,'
+            f'{base64.b64encode(path.read_bytes()).decode()}">'
+            for name, of in self.evaluation.get("figures", {}).items()
+            if self.folder and (path := self.folder / "model" / of).is_file()
+        )
+        return f"<p>{escape(repr(self))}</p><table><tr><th></th>{head}</tr>{rows}</table>{''.join(pictures)}"
 
     def save(self, path: Path) -> None:
         """Write result.json, whole or not at all."""

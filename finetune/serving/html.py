@@ -52,7 +52,7 @@ def unique(names: Sequence[str]) -> list[str]:
 
 def header(title: str, lines: Sequence[str]) -> str:
     """The head of the page."""
-    paragraphs = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    paragraphs = "".join(f"<p>{escape(line).replace(' %', '&nbsp;%')}</p>" for line in lines)
     return f'<div class="fd"><h1>{escape(title)}</h1>{paragraphs}</div>'
 
 

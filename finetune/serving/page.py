@@ -119,7 +119,7 @@ def build(predictor: Predictor, uploads: Path) -> gr.Blocks:
                     label="Image",
                     type="filepath",
                     image_mode=None,
-                    sources=["upload", "clipboard"],
+                    sources=["upload", "webcam", "clipboard"],
                     buttons=["fullscreen"],
                     height=380,
                     elem_id="picture",

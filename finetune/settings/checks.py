@@ -111,8 +111,6 @@ def _head_problems(config: Options) -> list[str]:
             f"--head-init {config.head_init} is for pretrained weights, and --no-pretrained starts from none: leave "
             "one of them out"
         ]
-    if config.head_init == "probe" and config.streaming:
-        return ["--head-init probe reads the training images first, and a stream is not: give zero, or no --streaming"]
     if config.head_init == "probe" and not config.probe_images:
         return ["--head-init probe needs a linear probe, and --probe-images 0 has none: leave out one of them"]
     return []
@@ -128,8 +126,6 @@ def _seed_problems(config: Options) -> list[str]:
             f"{given}: the classifier of --freeze backbone is solved for, and comes out the same whatever the seed: "
             "leave out --seeds, or give --epochs to train it"
         ]
-    if config.streaming:
-        return [f"{given} cannot take --streaming: leave out one of them, or start a run for each --seed"]
     if config.caches_features and not config.pretrained:
         return [
             f"{given} with --freeze backbone and --no-pretrained: each seed would have another random backbone, and "
@@ -160,13 +156,21 @@ def _split_problems(config: Options) -> list[str]:
 
 
 def _stream_problems(config: Options) -> list[str]:
-    """A stream is read once an epoch, and not before: what would need that is refused."""
+    """A stream is read once an epoch, and not before: all that would need that is refused here."""
     if not config.streaming:
         given = [flag(name) for name in ("classes", "steps_per_epoch") if getattr(config, name) is not None]
         return [f"{' and '.join(given)}: only with --streaming"] if given else []
     needed = ("train_split", "val_split", "test_split", "steps_per_epoch")
     missing = [flag(name) for name in needed if getattr(config, name) is None]
     problems = [f"--streaming needs {', '.join(missing)}: a stream is not read to find out"] if missing else []
+    if config.seeds > 1:
+        problems.append(
+            f"--seeds {config.seeds} cannot take --streaming: leave out one of them, or start a run for each --seed"
+        )
+    if config.head_init == "probe":
+        problems.append(
+            "--head-init probe reads the training images first, and a stream is not: give zero, or no --streaming"
+        )
     if config.max_samples is not None:
         problems.append("--max-samples cannot be drawn from a stream: leave it out, and lower --steps-per-epoch")
     if config.imbalance != "none":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from finetune.errors import ConfigError
@@ -29,6 +30,12 @@ class RunConfig(Options):
 
     `dataset` may also be a `datasets.Dataset` or `datasets.DatasetDict` in memory.
     """
+
+    def __post_init__(self) -> None:
+        """Paths may be given as text."""
+        for name in ("output", "resume"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, Path(value))
 
     @classmethod
     def from_recipe(cls, recipe: str, *, model: str, **values: Any) -> RunConfig:

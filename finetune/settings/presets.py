@@ -1,6 +1,6 @@
 """Settings of the training where none are given: for pretrained weights, from scratch, for a frozen backbone.
 
-docs/presets.md has the trials that they come from.
+docs/explanation/presets.md has the trials that they come from.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SCRATCH_PRESET: dict[str, Any] = {
 }
 # A classifier on the features of a backbone that stays as it is. Without augmentation these are computed once, so that
 # many epochs cost little, and larger batches keep the loop's own share small. Adam at 0.05 overfits within a few epochs
-# (docs/presets.md).
+# (docs/explanation/presets.md).
 FROZEN_PRESET: dict[str, Any] = {
     "epochs": 50,
     "batch_size": 128,

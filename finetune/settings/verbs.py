@@ -16,6 +16,7 @@ from finetune.settings.options import AUTO, INFERRED, NONE, OWN
 Protocol = Literal["timm", "paper"]
 
 _DATASET = tyro.conf.arg(metavar="NAME|PATH", help_behavior_hint="(default: the run's own)")
+_FORMAT = tyro.conf.arg(help_behavior_hint="(default: table on a terminal, else json)")
 _STDOUT = tyro.conf.arg(help_behavior_hint="(default: standard output)")
 _IN_MODEL = tyro.conf.arg(help_behavior_hint="(default: RUN/model/model.onnx, or model.xml)")
 _PORT = tyro.conf.arg(help_behavior_hint="(default: the first free one from 7860)")
@@ -113,8 +114,8 @@ class PredictOptions:
     """Most probable classes to name."""
     min_confidence: float = 0.0
     """Abstain (label null) where the most probable class is less probable."""
-    format: Literal["json", "csv"] = "json"
-    """json: one object a line; csv."""
+    format: Annotated[Literal["json", "csv", "table"] | None, _FORMAT] = None
+    """json: one object a line; csv; table: short lines for people."""
     output: Annotated[Path | None, _STDOUT] = None
     """File to write; it appears when everything is done."""
     accelerator: str = "auto"
@@ -133,6 +134,8 @@ class PredictOptions:
             ConfigError: Every problem found, at once.
         """
         problems = _too_small(self, {"top_k": 1, "batch_size": 1, "workers": 0})
+        if isinstance(self.paths, str):
+            raise ConfigError(f"paths must be a sequence of paths, got the text {self.paths!r}: write [{self.paths!r}]")
         if not 0 <= self.min_confidence <= 1:
             problems.append(f"--min-confidence must be at least 0 and at most 1, got {self.min_confidence}")
         if self.paths and (self.dataset or self.split):
@@ -144,7 +147,7 @@ class PredictOptions:
             flags = ", ".join("--" + name.replace("_", "-") for name in of_dataset)
             problems += [f"{flags}: only with --dataset"] if flags else []
         if self.output is not None:
-            problems += output_problems(self.output)
+            problems += output_problems(Path(self.output))
         if problems:
             raise ConfigError("; ".join(problems))
 
@@ -170,9 +173,9 @@ class ExportOptions:
         Raises:
             ConfigError: The file cannot be written.
         """
-        problems = output_problems(self.output) if self.output else []
+        problems = output_problems(Path(self.output)) if self.output else []
         suffix = {"onnx": ".onnx", "openvino": ".xml"}[self.format]
-        if self.output and self.output.suffix != suffix:  # predict knows the format by it
+        if self.output and Path(self.output).suffix != suffix:  # predict knows the format by it
             problems.append(f"--output {self.output}: expected a name that ends in {suffix}")
         if problems:
             raise ConfigError("; ".join(problems))

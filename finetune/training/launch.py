@@ -69,12 +69,12 @@ def check(num_nodes: int, strategy: str) -> None:
     if num_nodes > 1 and _environment() is None and "MASTER_ADDR" not in os.environ:
         raise ConfigError(
             f"--num-nodes {num_nodes}: nothing has started processes on the other machines; start this command "
-            "on each by torchrun or srun, see docs/scaling.md"
+            "on each by torchrun or srun, see docs/how-to/resume.md"
         )
     if strategy != "fsdp" and strategy.startswith(_SPLITTING):
         raise ConfigError(
             f"--strategy {strategy}: of those that split a model over devices only fsdp is known here; take that, or "
-            "build your own Lightning Trainer around the task (docs/scaling.md)"
+            "build your own Lightning Trainer around the task (docs/how-to/python.md)"
         )
     known = ["auto", "fsdp", *(name for name in StrategyRegistry if not name.startswith(_SPLITTING))]
     if strategy not in known:

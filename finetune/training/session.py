@@ -20,7 +20,7 @@ from lightning.pytorch.profilers import Profiler
 from finetune.console import interactive, is_main_process
 from finetune.errors import ConfigError
 from finetune.loading.allocator import freed_memory_kept
-from finetune.loading.datamodule import RowsDataModule
+from finetune.loading.datamodule import ImageDataModule
 from finetune.networks import models
 from finetune.networks.feature_data import FeatureDataModule
 from finetune.runs.runfolder import RunFolder
@@ -44,7 +44,7 @@ from finetune.training.data_wait import DataWait
 from finetune.training.module import TaskModule
 from finetune.training.sharding import FSDP
 
-Images = RowsDataModule | FeatureDataModule
+Images = ImageDataModule | FeatureDataModule
 
 
 def make_trainer(
@@ -80,7 +80,7 @@ def make_trainer(
     """
     launch.check(num_nodes, strategy)
     here = launch.placement()
-    bar: list[L.Callback] = [TQDMProgressBar(leave=True)] if interactive() else []
+    bar: list[L.Callback] = [EpochBar()] if interactive() else []
     try:
         with quiet():
             return L.Trainer(
@@ -129,6 +129,19 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+class EpochBar(TQDMProgressBar):
+    """Counts epochs from 1, as all else that is printed; what an epoch came to is a line of the log."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *arguments: Any) -> None:
+        """Name the epoch."""
+        super().on_train_epoch_start(trainer, *arguments)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+    def get_metrics(self, *arguments: Any) -> dict[str, Any]:
+        """Without Lightning's version number."""
+        return {name: value for name, value in super().get_metrics(*arguments).items() if name != "v_num"}
 
 
 class Session:

@@ -1,4 +1,4 @@
-"""One row per released ResNeSt checkpoint: pretrained configs, the listing and the README's table are made from them.
+"""One row per released ResNeSt checkpoint: pretrained configs, the listing and docs/reference/zoo.md are made of them.
 
 Sources, each with what it says of itself:
 

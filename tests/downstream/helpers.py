@@ -1,4 +1,4 @@
-"""What the tests of docs/downstream.md share: its examples as they run, and one optimisation step."""
+"""What the tests of docs/how-to/downstream.md share: its examples as they run, and one optimisation step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from resnest_timm import ResNeStBottleneck
 from tests.examples import example
 
-DOCUMENT = "docs/downstream.md"
+DOCUMENT = "docs/how-to/downstream.md"
 SINGLE_IMAGE = "ignore:ResNeSt got one image in train mode:UserWarning"
 
 

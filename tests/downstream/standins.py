@@ -1,4 +1,4 @@
-"""The interfaces of Detectron2 and MMDetection that docs/downstream.md relies on, for want of the libraries.
+"""The interfaces of Detectron2 and MMDetection that docs/how-to/downstream.md relies on, for want of the libraries.
 
 Written from what their sources say (facebookresearch/detectron2: `modeling/backbone`, `layers/shape_spec.py`;
 open-mmlab/mmengine: `registry`, `model/base_module.py`): the same names, signatures and checks, and of what they do as

@@ -1,4 +1,4 @@
-"""docs/downstream.md itself: its examples are short and all tested, its table and its versions are true."""
+"""docs/how-to/downstream.md itself: its examples are short and all tested, its table and its versions are true."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The registrations for Detectron2 and MMDetection of docs/downstream.md, against stand-ins of their interfaces."""
+"""The registrations for Detectron2 and MMDetection of docs/how-to/downstream.md, against stand-ins."""
 
 import sys
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""segmentation_models_pytorch on a ResNeSt, as docs/downstream.md shows it."""
+"""segmentation_models_pytorch on a ResNeSt, as docs/how-to/downstream.md shows it."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""torchvision's detectors on a ResNeSt, as docs/downstream.md shows it."""
+"""torchvision's detectors on a ResNeSt, as docs/how-to/downstream.md shows it."""
 
 from copy import deepcopy
 

@@ -1,4 +1,4 @@
-"""transformers' models on a ResNeSt, as docs/downstream.md shows it."""
+"""transformers' models on a ResNeSt, as docs/how-to/downstream.md shows it."""
 
 from copy import deepcopy
 

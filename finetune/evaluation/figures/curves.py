@@ -75,7 +75,15 @@ def _lines(axes: Axes, columns: dict[str, np.ndarray], lines: Iterable[Line]) ->
     for column, label, colour in lines:
         if column in columns and np.isfinite(columns[column]).any():
             few = len(columns["epoch"]) <= 20
-            axes.plot(columns["epoch"], columns[column], color=colour, marker="o" if few else "", label=label)
+            dashes = (0, (3, 2)) if column == "val_balanced_accuracy" else "-"  # it often lies on the accuracy
+            axes.plot(
+                columns["epoch"],
+                columns[column],
+                color=colour,
+                marker="o" if few else "",
+                label=label,
+                linestyle=dashes,
+            )
     if any(not text.startswith("_") for text in axes.get_legend_handles_labels()[1]):
         # Above the axes, where no line can run under it.
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.1, handlelength=1.4)

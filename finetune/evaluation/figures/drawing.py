@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from finetune.console import log
 from finetune.data import images
 from finetune.data.dataset import LabelledImages
+from finetune.evaluation.assessment import mistakes as mistakes_of
 from finetune.evaluation.assessment import worst, write_table
 from finetune.evaluation.figures import confusion, curves, mistakes, reliability, style
 from finetune.evaluation.predictions import Predictions
@@ -54,6 +55,9 @@ def add(result: RunResult, test: Predictions, data: LabelledImages, folder: RunF
     entry["figures"] = draw_all(subject, target)
     if "mistakes" in entry["figures"]:
         entry["mistakes"] = entry["mistakes"] | {"shown": len(worst(test, temperature or 1.0))}
+    wrong = mistakes_of(test, temperature or 1.0, data)
+    if wrong:  # beside model/: names of files are nobody's business
+        attempt("mistakes.csv", lambda: write_table(folder.path / "mistakes.csv", wrong))
     attempt("per_class.csv", lambda: write_table(target / "per_class.csv", entry["per_class"]["test"]))
     result = dataclasses.replace(result, evaluation=entry)
     result.save(folder.result)
@@ -108,7 +112,8 @@ def _make(make: Callable[[Subject], Figure | None], subject: Subject, path: Path
     with style.style():
         drawn = make(subject)
         if drawn is not None:
-            style.save(drawn, path, limit=600_000 if make is _mistakes else 300_000)
+            photographs = make is _mistakes
+            style.save(drawn, path, limit=900_000 if photographs else 300_000, photographs=photographs)
     return drawn is not None
 
 

@@ -60,6 +60,13 @@ def draw(panels: list[tuple[str, np.ndarray]], correct: np.ndarray) -> Figure:
         _histogram(grid[1, column], bins, confidences)
     grid[0, 0].set_ylabel("share of images that are right")
     grid[1, 0].set_ylabel("share of\nimages")
+    # Below everything, where no data can be.
+    made.supxlabel(
+        "orange: from what was promised to what is; below the dashed line: too sure; thin lines: 95 % intervals; "
+        "vertical line: mean",
+        fontsize=8,
+        color=style.GREY,
+    )
     return made
 
 
@@ -74,9 +81,6 @@ def _diagram(axes: Axes, bins: Bins, title: str) -> None:
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
     axes.set_title(title)
     axes.grid()
-    if len(used) and axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # made by subplots
-        where = {"ha": "right", "va": "bottom", "fontsize": 8, "color": style.GREY, "transform": axes.transAxes}
-        axes.text(0.98, 0.03, "below the line: too sure\nthin lines: 95 % intervals", **where)  # type: ignore[arg-type]
 
 
 def _histogram(axes: Axes, bins: Bins, confidences: np.ndarray) -> None:

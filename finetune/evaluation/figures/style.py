@@ -101,16 +101,17 @@ def figure(height: float) -> Figure:
     return made
 
 
-def save(made: Figure, path: Path, limit: int = 300_000) -> None:
-    """Write a PNG of at most 256 colours, which has a third of the size; the file appears whole or not at all.
+def save(made: Figure, path: Path, limit: int = 300_000, photographs: bool = False) -> None:
+    """Write a PNG, as a rule of at most 256 colours; the file appears whole or not at all.
 
     Args:
         made: The figure.
         path: Of the PNG.
         limit: Bytes that it should not exceed; a larger one is drawn again with fewer pixels, down to 800 across.
+        photographs: Keep all colours: a palette, which has a third of the size, would turn skies into steps.
     """
     for dpi in (DPI, 150, 120, 100):
-        encoded = _encode(made, dpi)
+        encoded = _encode(made, dpi, photographs)
         if len(encoded) <= limit:
             break
     temporary = path.with_name(f"{path.name}.part")
@@ -118,10 +119,11 @@ def save(made: Figure, path: Path, limit: int = 300_000) -> None:
     os.replace(temporary, path)
 
 
-def _encode(made: Figure, dpi: int) -> bytes:
+def _encode(made: Figure, dpi: int, photographs: bool) -> bytes:
     drawn, small = io.BytesIO(), io.BytesIO()
     made.savefig(drawn, format="png", dpi=dpi)
-    Image.open(drawn).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+    image = Image.open(drawn).convert("RGB")
+    (image if photographs else image.quantize(256)).save(small, format="png", optimize=True)
     return small.getvalue()
 
 

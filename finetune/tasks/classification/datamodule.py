@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from finetune.data.dataset import LabelledImages, prepare
-from finetune.loading.datamodule import RowsDataModule
+from finetune.loading import datamodule
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 from finetune.tasks.classification import schema
 
 
-class ImageDataModule(RowsDataModule):
+class ImageDataModule(datamodule.ImageDataModule):
     """An image dataset, ready for Lightning's Trainer.
 
     After `__init__` the dataset is open: `classes` and `num_classes` are known (so LightningCLI can link them to the

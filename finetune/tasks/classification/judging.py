@@ -17,6 +17,9 @@ from finetune.evaluation import calibration, intervals, labels, spread
 from finetune.evaluation.predictions import Predictions
 from finetune.runs.result import RunResult
 
+FEW = 100
+"""Validation images below which a temperature is said to be rough."""
+
 
 def aligned(data: LabelledImages, model: nn.Module) -> tuple[LabelledImages, int, dict[str, Any]]:
     """A dataset's test split with the outputs of any model as targets, matched by name.
@@ -64,10 +67,15 @@ def floors(evaluation: dict[str, Any]) -> Iterator[tuple[str, float, str, float]
         yield "linear probe", probe["test"]["accuracy"], f"[{low:.4f}, {high:.4f}]", probe["validation"]["accuracy"]
 
 
-def remarks(evaluation: dict[str, Any]) -> Iterator[str]:
-    """What the numbers of the table rest on."""
+def remarks(evaluation: dict[str, Any], images: int) -> Iterator[str]:
+    """What the numbers of the table rest on.
+
+    Args:
+        evaluation: Of result.json.
+        images: Of the validation split.
+    """
     if "majority_class" in evaluation:
-        yield f"always one class: the accuracy of answering {evaluation['majority_class']['class']!r} every time"
+        yield _floor_line(evaluation)
     if probe := evaluation.get("probe"):
         yield probe_line(probe)
     if seeds := evaluation.get("seeds"):
@@ -75,8 +83,22 @@ def remarks(evaluation: dict[str, Any]) -> Iterator[str]:
     if found := evaluation.get("calibration"):
         test = found["test"]
         yield calibration.line(found["temperature"], test["error"], test["error_calibrated"])
+        if test["error_calibrated"] > test["error"]:
+            yield "the temperature does not help on the test images: their calibration error is higher with it"
+        if images < FEW:
+            yield f"it was fitted on {images} validation images, which are few: it would differ with others"
         if "note" in found:
             yield f"temperature {found['note']}"
+
+
+def _floor_line(evaluation: dict[str, Any]) -> str:
+    """What the floor is, and whether the model is shown to be above it."""
+    floor = evaluation["majority_class"]
+    text = f"always one class: the accuracy of answering {floor['class']!r} every time"
+    ends = evaluation.get("intervals", {}).get("test", {}).get("accuracy")
+    if ends is None:
+        return text
+    return f"{text}; the model is {'above it' if ends[0] > floor['test'] else 'NOT shown to be above it'}"
 
 
 def probe_line(probe: dict[str, Any]) -> str:

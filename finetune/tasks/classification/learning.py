@@ -12,7 +12,7 @@ from finetune.data import splits
 from finetune.errors import ModelError
 from finetune.export import model_folder
 from finetune.loading import choose
-from finetune.loading.datamodule import RowsDataModule
+from finetune.loading.datamodule import ImageDataModule
 from finetune.networks import features, freezing, head_start, models
 from finetune.networks.feature_data import FeatureDataModule
 from finetune.settings.config import RunConfig
@@ -45,7 +45,7 @@ def baseline(config: RunConfig) -> HeadStart:
     return HeadStart(config.head_init or "probe", config.imbalance, config.seed, required=config.solved)
 
 
-def learner(config: RunConfig, images: RowsDataModule, model: nn.Module, head: HeadStart) -> Learner:
+def learner(config: RunConfig, images: ImageDataModule, model: nn.Module, head: HeadStart) -> Learner:
     """What trains on what: the classifier on features, where the backbone would give the same ones in every epoch."""
     classes, counts = images.data.schema.classes, _counts(images)
     log.info(imbalance.summary(counts, classes, config.imbalance))
@@ -62,7 +62,7 @@ def identity(config: RunConfig, model: nn.Module) -> dict[str, Any]:
     return {"weights of the backbone": features.backbone_hash(model, freezing.classifier_of(model))}
 
 
-def _counts(images: RowsDataModule) -> list[int]:
+def _counts(images: ImageDataModule) -> list[int]:
     counts: list[int] = images.data.schema.facts({"train": images.data.targets("train")})["class_counts"]["train"]
     return counts
 
@@ -73,8 +73,8 @@ def _options(config: RunConfig) -> dict[str, Any]:
 
 
 def _frozen(
-    config: RunConfig, task: ImageClassificationTask, images: RowsDataModule, model: nn.Module
-) -> tuple[ImageClassificationTask, RowsDataModule | FeatureDataModule]:
+    config: RunConfig, task: ImageClassificationTask, images: ImageDataModule, model: nn.Module
+) -> tuple[ImageClassificationTask, ImageDataModule | FeatureDataModule]:
     if config.freeze == "none":
         return task, images
     if not config.pretrained:
@@ -96,10 +96,10 @@ def _frozen(
 
 def _start_head(
     config: RunConfig,
-    images: RowsDataModule,
+    images: ImageDataModule,
     head: HeadStart,
     task: ImageClassificationTask,
-    loader: RowsDataModule | FeatureDataModule,
+    loader: ImageDataModule | FeatureDataModule,
     model: nn.Module,
 ) -> None:
     """Say what the classifier starts with, and what the linear probe is fitted to."""
@@ -121,7 +121,7 @@ def _start_head(
         head.features = own or FeatureDataModule(_probed(config, images, head.seed), task, layer, model)
 
 
-def _probed(config: RunConfig, images: RowsDataModule, seed: int) -> RowsDataModule:
+def _probed(config: RunConfig, images: ImageDataModule, seed: int) -> ImageDataModule:
     """The images that the linear probe is fitted to; the same for all seeds of a run."""
     few = splits.sampled(images.data.splits, images.data.schema, "train", config.probe_images, seed)
     if few is images.data.splits:

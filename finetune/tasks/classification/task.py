@@ -120,7 +120,7 @@ class Classification:
         """What these stand for, the seeds, and calibration."""
         from finetune.tasks.classification import judging
 
-        return judging.remarks(result.evaluation)
+        return judging.remarks(result.evaluation, result.dataset["splits"]["validation"])
 
     def reassess(self, found: Any, result: Any, model: Path) -> dict[str, Any]:
         """Intervals, the most frequent class, calibration."""
@@ -208,6 +208,11 @@ class ClassAnswers:
             }
             for prediction in found
         ]
+
+    def brief(self, record: Record) -> str:
+        """The classes and their probabilities, the most probable first."""
+        top = ", ".join(f"{entry['label']} {entry['probability']:.3f}" for entry in record["top"])
+        return f"(abstains) {top}" if record["abstained"] else top
 
     def columns(self, options: Any) -> Sequence[str]:
         """label, confidence, abstained, error, then label_1, probability_1, label_2, ..."""

@@ -11,8 +11,8 @@ class HoldBatchNorm(L.Callback):
     """Normalises by the running statistics of the pretrained weights, in training too; weight and bias of norms train.
 
     A few hundred images of another kind say little about means and variances, and those of each small batch less: the
-    noise costs more than what better statistics would bring (docs/presets.md). torch's BatchNorm does so in eval mode,
-    and other layers (dropout, stochastic depth) stay in train mode.
+    noise costs more than what better statistics would bring (docs/explanation/presets.md). torch's BatchNorm does so in
+    eval mode, and other layers (dropout, stochastic depth) stay in train mode.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""One row of metrics.csv per epoch, and one line where there is no progress bar."""
+"""One row of metrics.csv per epoch, and one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
-from finetune.console import interactive, log
+from finetune.console import log
 from finetune.errors import RunFolderError
 from finetune.evaluation.metrics import RANKING, SCORES
 from finetune.runs.runfolder import write_text
@@ -148,8 +148,7 @@ class EpochLog(L.Callback):
         self.row |= {name: float(value) for name, value in trainer.callback_metrics.items() if name in self.columns}
         if trainer.is_global_zero:
             self._append(self.row)
-            if not interactive():
-                log.info(self._line())
+            log.info(self._line())
 
     def _line(self) -> str:
         row = self.row

@@ -36,8 +36,7 @@ def exported(digits_run, tmp_path_factory):
     pytest.importorskip("transformers", reason="needs the extra `verify`")
     pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
     need("openvino", "openvino")
-    from finetune.export.flow import export
-
+    from finetune.commands.export import export
     from finetune.settings.verbs import ExportOptions
 
     run = tmp_path_factory.mktemp("exported") / "run"

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import yaml
+from sklearn.datasets import load_digits
 
 import resnest_timm  # noqa: F401
 from finetune import RunConfig, run
@@ -44,6 +45,21 @@ def check_strangers(folder: Path, dataset: object, out: Path) -> None:
     assert np.abs(logits["transformers"] - expected).max() < 1e-5
 
 
+def test_every_mistake_is_named_the_most_sure_first(digits_run):
+    result = json.loads((digits_run / "result.json").read_text())
+    with (digits_run / "mistakes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == result["evaluation"]["mistakes"]["count"] > 0
+    used = json.loads((digits_run / "splits.json").read_text())["test"]
+    labels = load_digits().target
+    for row in rows:
+        assert (row["split"], row["file"]) == (used["source"], "")
+        assert int(row["row"]) in used["rows"]
+        assert labels[int(row["row"])] == int(row["class"]) != int(row["predicted"])
+    sure = [float(row["confidence"]) for row in rows]
+    assert sure == sorted(sure, reverse=True)
+
+
 def test_run_folder_is_as_designed(digits_run):
     names = {str(p.relative_to(digits_run)) for p in digits_run.rglob("*") if p.is_file()}
     assert names == {
@@ -54,6 +70,7 @@ def test_run_folder_is_as_designed(digits_run):
         "complete.json",
         "predictions.safetensors",
         "metrics.csv",
+        "mistakes.csv",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "model/config.json",

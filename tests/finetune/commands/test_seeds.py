@@ -25,10 +25,12 @@ from finetune.data.sample import digits
 from finetune.data.splits import Splits
 from finetune.errors import ConfigError, ResumeError
 from finetune.evaluation import spread
+from finetune.evaluation.metrics import SCORES
 from finetune.networks import linear_probe
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder, find
 from finetune.settings import command
+from finetune.tasks.classification.task import CLASSIFICATION
 from finetune.training.callbacks.limits import Limits
 
 FIRST, COUNT = 3, 2
@@ -141,7 +143,7 @@ def test_mean_and_spread_are_printed_and_on_the_card(several):
     entry = several.evaluation["seeds"]
     scores = [one["test"]["accuracy"] for one in entry["each"]]
     mean, spread_of = f"{np.mean(scores):.4f}", f"{np.std(scores, ddof=1):.4f}"
-    lines = table(several).splitlines()
+    lines = table(several, CLASSIFICATION, SCORES).splitlines()
     assert lines[1].endswith("test, 2 seeds")
     assert next(line for line in lines if line.startswith("accuracy ")).endswith(f"{mean} +- {spread_of}")
     (said,) = [line for line in lines if line.startswith("2 seeds: ")]

@@ -168,11 +168,12 @@ def test_predict_needs_torch_and_timm_alone(watch, digits_run, photo):
 
 
 def test_settings_and_what_is_checked_first_import_none_of_the_large_libraries():
-    light = (
-        "config options option_checks presets verbs limits recipes runfolder result loggers publishing peers places "
+    light = "task settings.config settings.options settings.checks settings.presets settings.verbs settings.limits "
+    light += "settings.recipe settings.help runs.runfolder runs.result training.loggers training.peers data.places "
+    light += (
+        "export.publishing networks.model_names networks.timm_names commands.start evaluation.palette loading.cores"
     )
-    light += "model_names timm_names start palette cores"
-    code = f"import sys; from finetune import {', '.join(light.split())}; print(*sys.modules)"
+    code = f"import sys; import {', '.join(f'finetune.{name}' for name in light.split())}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     imported = set(done.stdout.split())
     assert "finetune.commands.start" in imported

@@ -111,7 +111,7 @@ def test_validation_during_training_is_not_kept():
 
 
 def test_predictions_in_another_order_are_refused():
-    data = SimpleNamespace(splits=SimpleNamespace(parts={"test": SimpleNamespace(labels=np.array([0, 1]))}))
+    data = SimpleNamespace(splits=SimpleNamespace(parts={"test": SimpleNamespace(targets=np.array([0, 1]))}))
     found = {"test": Predictions(torch.eye(2), torch.tensor([1, 0]))}
     with pytest.raises(RuntimeError, match="predictions of test are not those of its rows"):
         assessment.add(None, found, data)

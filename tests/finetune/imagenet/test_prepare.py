@@ -22,6 +22,7 @@ from finetune.data import source
 from finetune.data.dataset import prepare as prepare_dataset
 from finetune.errors import DatasetError
 from finetune.imagenet import checksums
+from finetune.tasks.classification.task import CLASSIFICATION
 from tests.finetune.imagenet.originals import CLASSES, ORDER, TRAIN, Originals, md5sums, tree
 
 NAMES = [
@@ -72,7 +73,7 @@ def test_the_dataset_flag_reads_the_folder(prepared, originals):
     assert {name: len(split) for name, split in opened.splits.items()} == {"train": 102, "validation": 30}
     for split in opened.splits.values():
         assert split.features == Features(image=Image(), label=ClassLabel(names=NAMES))
-    ready = prepare_dataset(opened, val_fraction=0.4)
+    ready = prepare_dataset(opened, CLASSIFICATION, val_fraction=0.4)
     assert ready.schema.classes == tuple(NAMES)
     assert not ready.undecodable
     assert not ready.unlabelled

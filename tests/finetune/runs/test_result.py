@@ -11,6 +11,8 @@ import pytest
 from finetune import RunResult
 from finetune.commands.report import table
 from finetune.errors import RunFolderError
+from finetune.evaluation.metrics import SCORES
+from finetune.tasks.classification.task import CLASSIFICATION
 
 KEYS = [
     "schema_version",
@@ -96,7 +98,9 @@ def test_a_result_of_an_earlier_version_has_no_evaluation(tmp_path):
     path.write_text(json.dumps(content))
     loaded = RunResult.load(path)
     assert loaded.evaluation == {}
-    assert "accuracy" in table(dataclasses.replace(loaded, dataset=loaded.dataset | {"splits": COUNTS}))
+    assert "accuracy" in table(
+        dataclasses.replace(loaded, dataset=loaded.dataset | {"splits": COUNTS}), CLASSIFICATION, SCORES
+    )
 
 
 @pytest.mark.parametrize("found", [0, 2, "1", None])

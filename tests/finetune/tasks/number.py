@@ -118,6 +118,9 @@ class Answers:
         with torch.inference_mode():
             return [{"value": value} for value in self.model(pixels)[:, 0].tolist()]
 
+    def brief(self, record):
+        return str(record["value"])
+
     def columns(self, options):
         return ["value", "error"]
 

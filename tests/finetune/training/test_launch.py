@@ -229,8 +229,8 @@ def assert_one_run(folder, epochs):
 
 @pytest.mark.slow(seconds=40)
 def test_torchrun_on_two_machines_trains_one_model(tmp_path):
-    """The command of docs/scaling.md, with both machines here; nobody names the run folder."""
-    commands = [line for line in example("torchrun", "docs/scaling.md").splitlines() if line]
+    """The command of docs/how-to/resume.md, with both machines here; nobody names the run folder."""
+    commands = [line for line in example("torchrun", "docs/how-to/resume.md").splitlines() if line]
     assert len(commands) == 2
     port = str(free_port())
     processes = []

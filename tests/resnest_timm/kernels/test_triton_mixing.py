@@ -24,7 +24,7 @@ OURS = "resnest_timm.kernels.triton"
 
 
 def run_program(name, **environment):
-    command = [sys.executable, "-W", "error", "-m", f"tests.resnest_timm.{name}"]
+    command = [sys.executable, "-W", "error", "-m", f"tests.resnest_timm.kernels.{name}"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
@@ -257,9 +257,8 @@ def test_errors_that_pytorch_would_have_too_are_passed_on(kernels, error):
 @pytest.mark.parametrize(("value", "used"), [("0", False), ("1", True), (None, True)])
 def test_the_environment_turns_them_off(value, used):
     env = {name: text for name, text in os.environ.items() if name != "RESNEST_TRITON"}
-    code = (
-        f"import sys; from resnest_timm import fused; print(fused.load_kernels() is not None, '{OURS}' in sys.modules)"
-    )
+    code = "import sys; from resnest_timm.kernels import fused; "
+    code += f"print(fused.load_kernels() is not None, '{OURS}' in sys.modules)"
     env |= {} if value is None else {"RESNEST_TRITON": value}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.split() == [str(used), str(used)]
@@ -267,7 +266,7 @@ def test_the_environment_turns_them_off(value, used):
 
 def test_without_triton_pytorch_is_used_and_nothing_is_said():
     code = (
-        "import sys, torch; from resnest_timm import fused, mixing; sys.modules['triton'] = None; "
+        "import sys, torch; from resnest_timm.kernels import fused, mixing; sys.modules['triton'] = None; "
         "fused.is_on_gpu, fused.MIN_VALUES = lambda x: True, 0; "
         "print(mixing.global_average(torch.ones(1, 1, 2, 2)).item(), fused.load_kernels())"
     )

@@ -14,7 +14,7 @@ from resnest_timm.zoo.catalogue import CHECKPOINTS, default_checkpoint
 from tests.conftest import Cli
 from tests.resnest_timm.helpers import FACTS
 
-README = (Path(__file__).parents[3] / "README.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs/reference/zoo.md").read_text()
 
 # name: SHA-256 prefix of the .pth, its top-1, first digits of the Gluon SHA-1, its top-1
 AUTHORS = {
@@ -94,7 +94,7 @@ def test_list_prints_a_table_with_computed_numbers(cli: Cli) -> None:
         assert float(cells["params M"]) == pytest.approx(facts.params, abs=5e-4)
         assert float(cells["GMAC"]) == pytest.approx(facts.gmac, abs=0.06 if facts.gmac > 10 else 0.011)
         assert (int(cells["size"]), float(cells["top-1"])) == (facts.size, row.top1)
-    assert done.stdout in README, "the README's table is not what `python -m resnest_timm list` prints"
+    assert done.stdout in PAGE, "the page has not what `python -m resnest_timm list` prints"
 
 
 @pytest.mark.parametrize(

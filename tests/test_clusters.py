@@ -1,6 +1,5 @@
-"""docs/scaling.md: its flags exist, its scripts are scripts."""
+"""The how-tos for several devices and for streams: their flags exist, their scripts are scripts."""
 
-import re
 import shlex
 import subprocess
 
@@ -8,36 +7,26 @@ import pytest
 
 from finetune.cli import parse_train
 from finetune.networks import model_names
-from tests.examples import ROOT, example
+from tests.examples import blocks, example
 
-DOCUMENT = "docs/scaling.md"
-TEXT = (ROOT / DOCUMENT).read_text(encoding="utf-8")
-NAMES = re.findall(r"<!-- example: (.+) -->", TEXT)
-
-
-def commands(name):
-    """The arguments after `-m finetune` in each command of an example."""
-    lines = example(name, DOCUMENT).replace("\\\n", " ").splitlines()
-    return [shlex.split(line.split("-m finetune")[1]) for line in lines if "-m finetune" in line]
+RESUME = "docs/how-to/resume.md"
+EXAMPLES = [block for name in ("devices", "resume", "streaming") for block in blocks(f"docs/how-to/{name}.md")]
 
 
-def test_every_block_is_an_example():
-    assert TEXT.count("```") == 2 * len(NAMES)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_commands_can_be_parsed(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("block", EXAMPLES, ids=lambda block: block.name)
+def test_commands_can_be_parsed(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = commands(name)
-    assert found
-    for arguments in found:
-        model_names.check_name(parse_train(arguments).model)
+    lines = [line for line in block.code.replace("\\\n", " ").splitlines() if "-m finetune" in line]
+    assert lines
+    for line in lines:
+        if "--resume RUN" not in line:
+            model_names.check_name(parse_train(shlex.split(line.split("-m finetune")[1])).model)
 
 
 def test_the_job_script_requeues_what_was_stopped_and_nothing_else(tmp_path):
     """With stand-ins for srun and scontrol."""
     script = tmp_path / "job.sh"
-    script.write_text(example("slurm", DOCUMENT))
+    script.write_text(example("slurm", RESUME))
     for name, code in (("srun", 'exit "$CODE"'), ("scontrol", f'echo "$@" >> {tmp_path}/requeued')):
         (tmp_path / name).write_text(f"#!/bin/sh\n{code}\n")
         (tmp_path / name).chmod(0o755)
