@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Image
 
 from finetune.console import log
-from finetune.data import source, splits
+from finetune.data import outside, source, splits
 from finetune.data.places import Place
 from finetune.data.scan import BadImage, scan
 from finetune.data.source import Source
@@ -212,6 +212,7 @@ def _targets(
     if not any(len(split) for split in opened.splits.values()):
         raise DatasetError(f"the dataset is empty: no row in {listing(opened.splits)}")
     inferred, columns = inspect(opened.splits, task, image_column, target_column)
+    opened = outside.of_source(opened, inferred.image_column)
     targets = {name: inferred.encode(column) for name, column in columns.items()}
     if not _labelled(inferred, targets):
         raise DatasetError(f"column {inferred.target_column!r} has no labels in any split ({listing(targets)})")

@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, constants
 
 from cards.hub.patience import TransportError
-from finetune.data import hub, image_folder, places
+from finetune.data import hub, image_folder, outside, places
 from finetune.data.places import FILE_READERS, Place
 from finetune.data.sample import digits
 from finetune.errors import DatasetError
@@ -32,6 +32,8 @@ class Source:
         config: Its configuration, if it has several.
         revision: Commit on the Hub.
         license: As its card names it.
+        roots: Folders in which its rows may name files, see `finetune.data.outside`; None where they are not a
+            stranger's: in memory, or named by ourselves.
     """
 
     splits: DatasetDict
@@ -40,6 +42,7 @@ class Source:
     config: str | None = None
     revision: str | None = None
     license: str | None = None
+    roots: tuple[str, ...] | None = None
 
 
 def load(
@@ -82,14 +85,16 @@ def _from_path(path: Path, config: str | None, streaming: bool) -> Source:
     if path.is_file():
         reader = FILE_READERS[path.suffix.lower()]
         opened = _read(str(path), lambda: datasets.load_dataset(reader, data_files=str(path), streaming=streaming))
-        return Source(opened, path.stem)
+        return Source(opened, path.stem, roots=outside.roots_of_folder(path.parent))
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         opened = _read(str(path), lambda: datasets.load_from_disk(path))
         splits = opened if isinstance(opened, DatasetDict) else DatasetDict(train=opened)
-        return Source(splits, path.name, license=_card_license(path))
+        return Source(splits, path.name, license=_card_license(path), roots=outside.roots_of_folder(path))
+    outside.check_card(path)
     splits = None if config or _declares_files(path) else image_folder.read(path)
+    roots = None if splits else outside.roots_of_folder(path)  # our own reader has listed the files itself
     splits = splits or _read(str(path), lambda: datasets.load_dataset(str(path), name=config, streaming=streaming))
-    return Source(splits, path.name, config=config, license=_card_license(path))
+    return Source(splits, path.name, config=config, license=_card_license(path), roots=roots)
 
 
 def _declares_files(folder: Path) -> bool:
@@ -119,7 +124,7 @@ def _card_license(folder: Path) -> str | None:
 def _from_hub(repo: str, place: Place, streaming: bool) -> Source:
     page = f"{constants.ENDPOINT}/datasets/{repo}"
     splits = _read(repo, lambda: _fetch(repo, place.config, place.commit or place.revision, streaming), page)
-    return Source(splits, repo, hub=True, config=place.config, revision=place.commit, license=place.license)
+    return Source(splits, repo, True, place.config, place.commit, place.license, outside.roots_of_hub())
 
 
 def _fetch(repo: str, config: str | None, revision: str | None, streaming: bool) -> Any:

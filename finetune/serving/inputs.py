@@ -22,6 +22,7 @@ from finetune.errors import DatasetError
 from finetune.loading import allocator
 from finetune.loading.transforms import Transform
 from finetune.loading.workers import default_workers, ignore_signals
+from finetune.text import unquoted
 
 
 class Batch(NamedTuple):
@@ -124,7 +125,7 @@ class _Batches(TorchDataset[Batch]):
 def _reason(error: Exception) -> str:
     if isinstance(error, DatasetError):
         return str(error)
-    text = re.sub(r" <\S+ object at 0x\w+>", "", " ".join(str(error).split()))
+    text = unquoted(re.sub(r" <\S+ object at 0x\w+>", "", " ".join(str(error).split())))
     return f"{type(error).__name__}: {text[:200]}"
 
 
