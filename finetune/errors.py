@@ -49,7 +49,7 @@ class RunFolderError(FinetuneError, OSError):
 
 
 class OutputError(FinetuneError, OSError):
-    """A dataset that is being prepared cannot be written where it was asked for."""
+    """A dataset that is being prepared, or features, cannot be written where they should lie."""
 
 
 class CheckpointError(FinetuneError, OSError):
