@@ -21,7 +21,7 @@ from finetune.errors import ConfigError, LostImageError, listing
 from finetune.loading import allocator, jpeg, transforms
 from finetune.loading.randomness import seed_augmentation
 from finetune.loading.sampler import EvalBatches, Item, TrainBatches, micro_batches, process
-from finetune.loading.workers import default_workers
+from finetune.loading.workers import default_workers, ignore_signals
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 from finetune.task import Inputs
 
@@ -321,6 +321,7 @@ class ImageDataModule(L.LightningDataModule):
 
 def prepare_worker(_worker: int) -> None:
     """In each process of a loader, before it decodes."""
+    ignore_signals()
     torch.set_num_threads(1)
     allocator.give_back()
     # Pillow would return each image's memory to the system, and each page of the next one would be cleared anew.
