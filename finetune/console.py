@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -50,6 +51,8 @@ class _Visible(logging.Formatter):
 
 def set_up(stream: TextIO) -> None:
     """Print the log's messages to `stream`; no progress bars where nobody watches."""
+    if isinstance(stream, io.TextIOWrapper):  # names of any letters, in a locale that lacks them
+        stream.reconfigure(errors="backslashreplace")
     handler = _AboveBars(stream) if interactive() else logging.StreamHandler(stream)
     handler.setFormatter(_Visible("%(message)s"))
     log.handlers[:] = [handler]

@@ -30,6 +30,7 @@ def is_plain(tar: str) -> bool:
     """
     suffixes = image_suffixes()
     images: set[str] = set()
+    count = 0
     beside: set[str] = set()
     try:
         with tarfile.open(tar) as archive:
@@ -39,11 +40,13 @@ def is_plain(tar: str) -> bool:
                     key = posixpath.join(posixpath.dirname(stem), posixpath.basename(member.name).split(".")[0])
                     is_image = suffix.lower() in suffixes
                     (images if is_image else beside).add(key)
+                    count += is_image
                 if number > _HEAD:
                     break
     except (tarfile.TarError, OSError, EOFError):
         return False  # the reader of WebDatasets says what is wrong
-    return bool(images) and not images & beside and any("/" in key.removeprefix("./") for key in images)
+    paired = count > len(images) or bool(images & beside)
+    return bool(images) and not paired and any("/" in key.removeprefix("./") for key in images)
 
 
 def unpack(path: str) -> Path:

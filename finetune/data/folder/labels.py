@@ -53,6 +53,8 @@ def join(images: Sequence[File], layout: Layout, found: Sequence[tables.Table]) 
         DatasetError: Tables contradict each other or the folders, or do not say which image they mean.
     """
     labels = Labels(dict(layout.columns), roles=list(layout.roles), notes=list(layout.notes))
+    if not found:
+        return labels
     has_splits = any(role for role in layout.roles)
     index = matching.Index(images, layout.roles)
     matches = [one for table in found if (one := matching.match(table, index, has_splits)) is not None]
@@ -168,6 +170,14 @@ def _boxes(columns: dict[str, list[Any]], labels: Labels) -> None:
         labels.others["bbox"] = pa.array(boxes, pa.list_(pa.list_(pa.float64())))
 
 
+def _folders(labels: Labels, rows: set[int]) -> list[tuple[str, int]]:
+    """Class folder of each image that has a row, where there are several that could be classes."""
+    column = labels.classes.get("label", [])
+    named = [(name, place) for place, name in enumerate(column) if name is not None and place in rows]
+    distinct = {name for name, _ in named}
+    return named if len(distinct) > 1 and not all(map(names.is_part, distinct)) else []
+
+
 def _one_hot(columns: dict[str, list[Any]], labels: Labels, rows: set[int]) -> None:
     """A column of 0 and 1 for each class becomes the classes, where each image has one."""
     if any(head.lower() in TARGET_NAMES for head in columns):
@@ -178,7 +188,11 @@ def _one_hot(columns: dict[str, list[Any]], labels: Labels, rows: set[int]) -> N
         return
     chosen = {place: [head for head in heads if columns[head][place] in _TRUE] for place in rows}
     count = len(labels.roles)
-    if any(len(found) != 1 for found in chosen.values()):
+    said = {(name, chosen[place][0]) for name, place in _folders(labels, rows) if len(chosen[place]) == 1}
+    others = bool(said) and any(name != head for name, head in said)
+    if others:
+        labels.notes.append(f"classes: the folders; the table has columns of yes or no ({listing(heads, 6)})")
+    if others or any(len(found) != 1 for found in chosen.values()):
         for head in heads:  # several classes an image, or none: columns of yes or no say so to whoever asks
             values = [head in chosen[place] if place in chosen else None for place in range(count)]
             labels.others[head] = pa.array(values, pa.bool_())

@@ -132,7 +132,7 @@ def _splits(paths: Collection[Path], depth: int) -> tuple[int, dict[str, str]]:
                 return inner, roles
     strict = {name: role for name in below if (role := names.split_name(name)) is not None}
     with_folders = {path[depth] for path in paths if len(path) > depth + 1}
-    if with_folders & strict.keys():
+    if with_folders & strict.keys() and "train" in strict.values():
         # Where one of them holds class folders, a test folder of nothing but images is a split too.
         return depth, strict
     if strict and all(name in strict or names.is_aside(name) for name in below):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Any
 
 SPLIT_WORDS = {
@@ -35,6 +36,7 @@ def words(name: str) -> set[str]:
     return {word for word in re.split(r"[\W_\d]+", name.lower()) if word}
 
 
+@lru_cache(maxsize=4096)
 def role(name: str) -> str | None:
     """The split whose word is in a name, if it is one."""
     found = {_ROLES[word] for word in words(name) if word in _ROLES}
@@ -82,6 +84,7 @@ def is_part(name: str) -> bool:
     return _PART.fullmatch(name) is not None
 
 
+@lru_cache(maxsize=4096)
 def kind(name: str) -> str | None:
     """Whether a folder is called as one of `images` or of `masks`, whatever the split; None of others."""
     said = rest(name)

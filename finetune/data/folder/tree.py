@@ -16,6 +16,8 @@ TABLE_SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".json"}
 DATA_SUFFIXES = {".parquet", ".arrow", ".tar"}
 ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
+_LARGEST_JSON = 2**28  # bytes; no table beside images is larger, but annotations of boxes are
+
 _NO_IMAGES = {"MPEG", "HDF5", "GRIB", "BUFR"}  # Pillow knows of them and does not decode them
 _HEIC = {".heic", ".heif", ".hif"}  # read with a plugin, and without it counted as images that do not decode
 _LITTER = {"thumbs.db", "desktop.ini"}
@@ -86,7 +88,7 @@ def walk(root: Path, above: tuple[str, ...] = ()) -> Tree:
         elif folders == above and name.startswith(("readme", "license")):
             if name == "readme.md":
                 tree.readme = Path(entry.path).read_text("utf-8", "replace")
-        elif suffix in TABLE_SUFFIXES or name == "metadata.parquet":
+        elif name == "metadata.parquet" or (suffix in TABLE_SUFFIXES and not _is_large_json(suffix, file.state)):
             tree.tables.append(file)
         elif name.endswith(ARCHIVES):
             tree.archives.append(file)
@@ -95,6 +97,11 @@ def walk(root: Path, above: tuple[str, ...] = ()) -> Tree:
     for files in (tree.images, tree.tables, tree.data, tree.archives, tree.others):
         files.sort(key=lambda file: file.path)
     return tree
+
+
+def _is_large_json(suffix: str, state: str) -> bool:
+    size = state.split()[0]
+    return suffix == ".json" and size.isdigit() and int(size) > _LARGEST_JSON
 
 
 def _files(

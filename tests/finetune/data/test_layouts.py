@@ -205,6 +205,7 @@ LAYOUTS = {
         ["not read: 6 pictures of the README in figures"],
     ),
     "a split word in an image's name": ([*AB, "ant/my test photo.png"], "ant bee", {"train": 13}, []),
+    "classes called valid and invalid": (["valid/a/*.png", "invalid/a/*.png"], "invalid valid", {"train": 12}, []),
     "images without labels beside the splits": (
         [*(f"train/{p}" for p in AB), "unlabeled/*.png"],
         "ant bee",
@@ -457,6 +458,15 @@ LAYOUTS = {
         r"--target-column: folder \(ant, bee\), label \(x, y\)",
         None,
         [],
+    ),
+    "folders against columns of 0 and 1": (
+        [
+            *AB,
+            ("t.csv", table([(f, n % 2, 1 - n % 2) for p in AB for n, f in enumerate(names(p))], ["id", "old", "new"])),
+        ],
+        "ant bee",
+        {"train": 12},
+        ["classes: the folders"],
     ),
     "folders of parts and a column": (
         ["part1/a*.png", "part2/b*.png", ("t.csv", two(["part1/a*.png", "part2/b*.png"]))],

@@ -14,6 +14,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from finetune import console
 from finetune.data import places, source
 from finetune.data.folder import tree
 from finetune.errors import DatasetError, SchemaError, SplitError
@@ -208,3 +209,15 @@ def test_the_sample_is_not_a_folder_of_its_name(tmp_path, monkeypatch, caplog):
     assert places.find("digits").path is None
     assert "not the folder of that name here: write ./digits for that" in caplog.text
     assert places.find("./digits").path == (tmp_path / "digits").resolve()
+
+
+def test_what_a_terminal_cannot_show_is_escaped():
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    handlers = logging.getLogger("finetune").handlers[:]
+    try:
+        console.set_up(stream)
+        console.log.error("classes: %s", "\N{CJK UNIFIED IDEOGRAPH-732B}\udce9")
+    finally:
+        logging.getLogger("finetune").handlers[:] = handlers
+    stream.flush()
+    assert stream.buffer.getvalue() == b"classes: \\u732b\\udce9\n"
