@@ -52,7 +52,7 @@ test-slow: .venv/.test  ## the long ones: whole trainings, several processes, ru
 	@echo "make: pytest, long tests"
 	@.venv/bin/pytest -m slow
 
-test-nightly: .venv/.test  ## what takes long and seldom breaks: runs that an earlier version made go on; timm's own tests (TIMM_SOURCE=CLONE); other Pythons
+test-nightly: .venv/.test  ## what takes long and seldom breaks: runs that an earlier version made go on; timm's own tests with TIMM_SOURCE=CLONE; other Pythons
 	@echo "make: run folders of an earlier version"
 	@$(PY) tests/old_runs.py
 	@echo "make: timm's own tests of its models, of ours"

@@ -62,6 +62,9 @@ def _add_publish(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     verb.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="repository; made where it is missing")
     verb.add_argument("--private", action="store_true", help="make the repository private; one that exists stays as is")
     verb.add_argument("--revision", metavar="BRANCH", help="branch, made where it is missing (default: main)")
+    verb.add_argument(
+        "--add", action="append", default=[], metavar="NAME", help="also publish this file of model/; may be repeated"
+    )
     verb.add_argument("--space", action="store_true", help="also write RUN/space/, a Gradio Space for the model")
     verb.add_argument("--dry-run", action="store_true", help="say what would change, and write nothing")
 
@@ -87,6 +90,7 @@ def _publish(arguments: argparse.Namespace) -> None:
         private=arguments.private,
         revision=arguments.revision,
         dry_run=arguments.dry_run,
+        add=arguments.add,
         say=print,
     )
     if arguments.space:

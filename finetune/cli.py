@@ -25,6 +25,7 @@ from finetune.settings import help, recipe
 from finetune.settings.config import RunConfig
 from finetune.settings.options import GROUPS, NONE, RESUME_AUTO, RunOptions, flag
 from finetune.settings.verbs import DemoOptions, EvaluateOptions, ExportOptions, PredictOptions
+from finetune.text import visible
 
 T = TypeVar("T")
 
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         VERBS[verb](arguments)
     except FinetuneError as error:
         if console.is_main_process() or not error.shared:
-            text = console.without_tokens(str(error))
+            text = visible(console.without_tokens(str(error)), keep="\n")
             print(f"error: {text}" if error.exit_code == 2 else text, file=sys.stderr)
         return error.exit_code
     except OSError as error:

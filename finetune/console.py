@@ -8,6 +8,8 @@ import os
 import sys
 from typing import TextIO
 
+from finetune.text import visible
+
 log = logging.getLogger("finetune")
 
 
@@ -39,12 +41,20 @@ def show_in_notebooks() -> None:
         set_up(sys.stdout)
 
 
+class _Visible(logging.Formatter):
+    """What the log says in characters that do nothing but show: names of datasets may hold others."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A message, which may have several lines."""
+        return visible(super().format(record), keep="\n")
+
+
 def set_up(stream: TextIO) -> None:
     """Print the log's messages to `stream`; no progress bars where nobody watches."""
     if isinstance(stream, io.TextIOWrapper):  # names of any letters, in a locale that lacks them
         stream.reconfigure(errors="backslashreplace")
     handler = _AboveBars(stream) if interactive() else logging.StreamHandler(stream)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Visible("%(message)s"))
     log.handlers[:] = [handler]
     log.propagate = False
     log.setLevel(logging.INFO if is_main_process() else logging.ERROR)

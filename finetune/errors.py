@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from finetune.text import visible
+
 
 class FinetuneError(Exception):
     """Base of every error that is the user's to mend: the message says what was expected, what was got, what to do."""
@@ -47,7 +49,7 @@ class RunFolderError(FinetuneError, OSError):
 
 
 class OutputError(FinetuneError, OSError):
-    """A dataset that is being prepared cannot be written where it was asked for."""
+    """A dataset that is being prepared, or features, cannot be written where they should lie."""
 
 
 class CheckpointError(FinetuneError, OSError):
@@ -76,6 +78,10 @@ class PeerError(FinetuneError):
     """Another process of the same run has failed, and has said why."""
 
     shared = True
+
+
+class LostPeerError(FinetuneError):
+    """Another process of the same run is gone without a word."""
 
 
 class Stopped(FinetuneError):
@@ -108,6 +114,6 @@ def suggest(name: str, known: Iterable[str], count: int = 3) -> str:
 
 def listing(items: Iterable[object], limit: int = 10) -> str:
     """`a, b, c, ... (20 in all)`."""
-    texts = [str(item) for item in items]
+    texts = [visible(str(item)) for item in items]  # names come from datasets: none has a line of its own
     shown = ", ".join(texts[:limit])
     return f"{shown}, ... ({len(texts)} in all)" if len(texts) > limit else shown

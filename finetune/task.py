@@ -12,7 +12,7 @@ What is named here without an import is spelled out where it lives: `settings` i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -176,9 +176,15 @@ class Baseline(Protocol):
 
 
 class Collector(Protocol):
-    """For `training/`: a callback that keeps what the last validation or test predicted, in the first process."""
+    """For `training/`: a callback that keeps what the last validation or test predicted, in the first process.
+
+    Attributes:
+        last: A dataclass. Where its fields are all tensors, it is saved, and figures can be drawn from it again.
+        kind: Makes such a dataclass of its fields, by name.
+    """
 
     last: Any
+    kind: Callable[..., Any]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +20,20 @@ from cards.hub.addressed import addressed
 from cards.hub.push import push
 from cards.hub.redaction import leaks, redact
 from cards.hub.remote import Plan, Target, plan
+from cards.page.text import visible
 
 log = logging.getLogger("cards")
 
 REQUIRED = ("config.json", "model.safetensors", "README.md")
 OURS = re.compile(r"model\.(onnx|xml|bin)|verify\.json|figures/.+")
 """What a publication may make besides `REQUIRED`, and so may delete when a later one does not have it."""
+KNOWN = re.compile(
+    r"config\.json|model\.safetensors|README\.md|verify\.json|finetune\.json|preprocessor_config\.json"
+    r"|model\.(onnx|xml|bin)|figures/[a-z0-9_]+\.(png|csv)"
+)
+"""The files that a model consists of; others in its folder are nobody's business unless somebody names them."""
 
-_TEXT = (".json", ".md", ".csv", ".txt", ".yaml", ".yml", ".svg")
+_MOST_TEXT = 64 * 2**20  # bytes of a file that is searched for tokens; no text of a model is as long
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -53,9 +59,10 @@ def publish(
     private: bool = False,
     revision: str | None = None,
     dry_run: bool = False,
+    add: Sequence[str] = (),
     say: Callable[[str], object] = log.info,
 ) -> Published:
-    """Publish a run's model: everything in model/, in one commit on top of what is there, or nothing at all.
+    """Publish a run's model: its files in model/, in one commit on top of what is there, or nothing at all.
 
     A file of the repository that an earlier publication made and this run does not have (`model.onnx`, `model.xml`,
     `model.bin`, `verify.json`, what is in `figures/`) is deleted in the same commit; an earlier publication is known
@@ -68,13 +75,14 @@ def publish(
         private: Visibility of a repository that is made; one that exists keeps its own.
         revision: Branch, made where it is missing; `main` when not given.
         dry_run: Say what would change, and write nothing.
+        add: Further files, by their path in model/; what else lies there is named and left out, and so are links.
         say: Takes what is done, line by line.
 
     Raises:
         CardError: The folder is not complete, has no valid certificate, or has a token in it.
         PublishError: The Hub cannot be asked or refuses; it is as it was before.
     """
-    files = complete_files(run)
+    files = complete_files(run, add, say)
     target = _target(repo_id, private, revision)
     api = check_permission(repo_id)
     with tempfile.TemporaryDirectory() as folder:
@@ -124,24 +132,38 @@ def check_publishing(repo_id: str, *, revision: str | None = None) -> HfApi:
     return check_permission(repo_id)
 
 
-def complete_files(run: Path) -> dict[str, Path]:
+def complete_files(run: Path, add: Sequence[str] = (), say: Callable[[str], object] = log.info) -> dict[str, Path]:
     """The files of a model that is ready for the Hub, by their path there.
 
     Args:
         run: Run folder, or its model/.
+        add: Further files, by their path in model/.
+        say: Takes a line on what is left out.
 
     Raises:
-        CardError: A file is missing, the certificate is missing or not valid, or a text file has a token in it.
+        CardError: A file is missing or a link, the certificate is missing or not valid, or a text file has a token in
+            it.
     """
     model = model_folder(run)
     missing = [name for name in REQUIRED if not (model / name).is_file()]
     if missing:
         advice = f"`python -m cards build {run}` writes it" if missing == ["README.md"] else "give a finished run"
         raise CardError(f"{model} is not ready to be published: it has no {', '.join(missing)}; {advice}")
+    found = dict(_files(model))
+    gone = [name for name in (*REQUIRED, *add) if name not in found]
+    if gone:
+        raise CardError(
+            f"{model / gone[0]} is a link, or no file of the model's folder: only what lies in it is published"
+        )
     certificate.check(model)
-    files = dict(_files(model))
+    files = {path: local for path, local in found.items() if KNOWN.fullmatch(path) or path in add}
+    others = sorted(set(_names(model)) - set(files))
+    if others:
+        shown = ", ".join(visible(name) for name in others[:10])
+        shown += f", ... ({len(others)} in all)" if len(others) > 10 else ""
+        say(f"left out: {shown}: no files of a model, or links; --add NAME publishes a file all the same")
     for path, local in files.items():
-        if local.suffix in _TEXT and leaks(local.read_bytes()):
+        if _is_text(local) and leaks(local.read_bytes()):
             raise CardError(
                 f"{local} has a token in it (or a word that looks like one): nothing was published. Take it out of "
                 f"{path}, and revoke the token"
@@ -149,11 +171,30 @@ def complete_files(run: Path) -> dict[str, Path]:
     return files
 
 
-def _files(model: Path) -> Iterator[tuple[str, Path]]:
+def _names(model: Path) -> Iterator[str]:
+    """All that lies in the folder, but what is hidden or half written."""
     for path in sorted(model.rglob("*")):
         parts = path.relative_to(model).parts
-        if path.is_file() and path.suffix != ".part" and not any(p.startswith((".", "__")) for p in parts):
-            yield "/".join(parts), path
+        hidden = path.suffix == ".part" or any(part.startswith((".", "__")) for part in parts)
+        if not hidden and (path.is_symlink() or not path.is_dir()):
+            yield "/".join(parts)
+
+
+def _files(model: Path) -> Iterator[tuple[str, Path]]:
+    """Regular files, and none that a link leads to."""
+    for name in _names(model):
+        path = model / name
+        chain = (path, *(part for part in path.parents if part.is_relative_to(model) and part != model))
+        if path.is_file() and not any(part.is_symlink() for part in chain):
+            yield name, path
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file can be read as text, whatever its name says."""
+    if path.stat().st_size > _MOST_TEXT:
+        return False
+    with path.open("rb") as stream:
+        return b"\0" not in stream.read(8192)
 
 
 def _target(repo_id: str, private: bool, revision: str | None) -> Target:

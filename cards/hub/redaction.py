@@ -16,6 +16,16 @@ MASK = "***"
 VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 _LOOKS_LIKE_A_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}\b")
+_SECRETS = re.compile(
+    r"\b(?:"
+    r"gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{60,}|glpat-[\w-]{20,}"  # GitHub, GitLab
+    r"|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[\w-]{35}|ya29\.[\w-]{20,}"  # Amazon, Google
+    r"|sk-(?:[a-z]+-)*[A-Za-z0-9_-]{32,}|xox[abeprs]-[\w-]{10,}|pypi-AgEI[\w-]{20,}|npm_[A-Za-z0-9]{36}"
+    r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"  # a JSON web token
+    r")"
+    r"|-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----"
+)
+"""Secrets of other services whose shape is known; only publishing looks for them."""
 _USER_INFORMATION = re.compile(r"(?<=://)[^/\s@'\"]+@")
 _LEAST = 6  # characters: a shorter word would be masked where it is part of others
 
@@ -43,10 +53,11 @@ def redact(text: object) -> str:
 
 
 def leaks(content: bytes) -> bool:
-    """Whether a file holds a token of this machine, or a word that looks like one."""
+    """Whether a file holds a token of this machine, or a word or key that looks like one, of whatever service."""
     if any(secret.encode() in content for secret in secrets()):
         return True
-    return _LOOKS_LIKE_A_TOKEN.search(content.decode("utf-8", errors="replace")) is not None
+    text = content.decode("utf-8", errors="replace")
+    return any(shape.search(text) for shape in (_LOOKS_LIKE_A_TOKEN, _SECRETS))
 
 
 def guard() -> None:

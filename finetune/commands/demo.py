@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import os
+import shutil
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 from finetune.commands import start
 from finetune.console import log
 from finetune.errors import ConfigError
+from finetune.serving import doors
 from finetune.settings.verbs import DemoOptions
 
 POLICY = (
@@ -82,7 +82,7 @@ def served(options: DemoOptions) -> Iterator[str]:
     log.info(f"loading {options.model}")
     from finetune.tasks import registry  # with torch and timm, seconds in which the line above stands
 
-    with tempfile.TemporaryDirectory(prefix="finetune-demo-", ignore_cleanup_errors=True) as folder, _quiet(folder):
+    with _uploads() as folder, _quiet(folder):
         import gradio as gr
         from starlette.middleware import Middleware
 
@@ -105,16 +105,26 @@ def served(options: DemoOptions) -> Iterator[str]:
                 max_file_size=_LARGEST,
                 theme=gr.themes.Default(font=local[0], font_mono=local[1]),
                 css=html.STYLE,
-                app_kwargs={"middleware": [Middleware(_WithPolicy)]},
+                app_kwargs={"middleware": [Middleware(doors.Doors, host=options.host), Middleware(_WithPolicy)]},
             )
         except OSError as error:  # taken meanwhile, or all from 7860 to 7959
             raise ConfigError(_taken(options)) from error
         try:
-            if not _is_loopback(options.host):
+            if not doors.is_loopback(options.host):
                 log.info(f"--host {options.host}: everybody who reaches this machine can use the page")
             yield address
         finally:
             page.close(verbose=False)
+
+
+@contextmanager
+def _uploads() -> Iterator[str]:
+    """A folder for what is dropped on the page, gone in the end; after a kill the next start takes it away."""
+    folder = doors.make_folder()
+    try:
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -154,10 +164,3 @@ def _taken(options: DemoOptions) -> str:
         f"--port {options.port}: cannot listen on {options.host}:{options.port}, for another program does, or it is no "
         "address of this machine; give another, or leave --port out"
     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from lightning.pytorch.callbacks import Callback
 
 from finetune.commands import start
-from finetune.data import source
+from finetune.data import outside, source
 from finetune.data.dataset import LabelledImages, excluded, inspect, whole_split
 from finetune.data.splits import ROLES, SplitRows, Splits
 from finetune.errors import DatasetError, RunFolderError, listing
@@ -21,6 +19,7 @@ from finetune.loading import choose, transforms
 from finetune.loading.allocator import freed_memory_kept
 from finetune.loading.datamodule import ImageDataModule
 from finetune.networks import models
+from finetune.runs import model_files
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
 from finetune.settings.limits import MAX_IMAGE_PIXELS
@@ -151,8 +150,9 @@ def reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
 
     Raises:
         DatasetError: The dataset is gone, was in memory, or has changed since.
+        RunFolderError: config.yaml or splits.json is missing, damaged or another than the run has written.
     """
-    config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    config = {"dataset_config": None, "revision": None, "image_column": None, "target_column": None} | folder.settings()
     if config["dataset"] is None:
         raise DatasetError(f"the run in {folder.path} was made from a dataset in memory: it cannot be opened again")
     task = registry.get(result.task)
@@ -160,12 +160,13 @@ def reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
         return stream
     opened = source.load(config["dataset"], config["dataset_config"], config["revision"])
     found, columns = inspect(opened.splits, task, config["image_column"], config["target_column"])
+    opened = outside.of_source(opened, found.image_column)
     if list(found.classes) != result.dataset["classes"]:
         raise DatasetError(
             f"the dataset has changed since the run: its classes were {listing(result.dataset['classes'])}, now they "
             f"are {listing(found.classes)}"
         )
-    entry = json.loads(folder.splits.read_text(encoding="utf-8"))[role]
+    entry = model_files.check_splits(folder.root)[role]
     name, expected = entry["source"], result.dataset["splits"][role]
     targets = found.encode(columns.get(name, []))
     rows = np.arange(len(targets)) if entry["rows"] == "all" else np.array(entry["rows"], dtype=np.int64)

@@ -159,7 +159,7 @@ def _pixels(folder: Path, model: nn.Module) -> tuple[Tensor, str]:
     """What to compare on, and what to call it: the certificate's test images, those of the dataset, or noise."""
     run = RunFolder(folder.parent)
     data_config = models.data_config(model)
-    if not (run.verify / "inputs.safetensors").is_file() and run.complete:
+    if not (run.verify / "inputs.safetensors").is_file() and run.result.is_file():
         try:  # a run of an earlier version
             data = evaluate.reopen(run, RunResult.load(run.result), "test")
             certify.write_inputs(run.verify, model, data, transforms.normalised(data_config))

@@ -21,6 +21,7 @@ from finetune.serving.inputs import Batch, Inputs
 from finetune.settings.verbs import PredictOptions
 from finetune.task import Answers, Record
 from finetune.tasks import registry
+from finetune.text import cell, visible
 
 
 def predict(options: PredictOptions) -> Iterator[list[Record]]:
@@ -167,12 +168,18 @@ def _json_lines(stream: TextIO) -> Callable[[Record], object]:
 
 
 def _csv_lines(stream: TextIO, columns: list[str], answers: Answers) -> Callable[[Record], object]:
-    """The same in columns."""
+    """The same in columns; text that a spreadsheet would compute begins with an apostrophe, and a path with a dot."""
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
+    shown = stream.isatty()
 
     def write(record: Record) -> None:
-        writer.writerow({name: _encodable(value) for name, value in answers.flat(record).items()})
+        row = {name: _encodable(value) for name, value in answers.flat(record).items()}
+        if cell(row.get("image")) != row.get("image"):  # as a path the same, and no formula
+            row["image"] = os.path.join(".", str(row["image"]))
+        writer.writerow(
+            {name: visible(value) if shown and isinstance(value, str) else cell(value) for name, value in row.items()}
+        )
 
     return write
 

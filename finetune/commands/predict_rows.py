@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Image
+from datasets import Dataset, DatasetDict, Image
 
 from finetune.commands import evaluate
-from finetune.data import columns, source
+from finetune.data import columns, outside, source
 from finetune.data.splits import ROLES
 from finetune.errors import RunFolderError, SplitError, suggest
 from finetune.runs.result import RunResult
@@ -31,7 +31,8 @@ def from_dataset(
         SchemaError: It does not say which column holds the images.
         SplitError: It has no such split, or several and none was named.
     """
-    splits = source.load(dataset, dataset_config, revision).splits
+    opened = source.load(dataset, dataset_config, revision)
+    splits = opened.splits
     names = ", ".join(splits)
     if split is None and len(splits) > 1:
         raise SplitError(f"--split must be given: {dataset} has {names}")
@@ -39,7 +40,8 @@ def from_dataset(
     if name not in splits:
         raise SplitError(f"--split: no split {name!r}{suggest(name, splits) or '.'} Splits: {names}")
     column = columns.find_image_column(splits[name].features, image_column)
-    return from_rows(splits[name], column, name, range(len(splits[name])))
+    rows_of = outside.guarded(DatasetDict({name: splits[name]}), column, opened.roots)[name]
+    return from_rows(rows_of, column, name, range(len(rows_of)))
 
 
 def from_run(run: Path, split: str | None) -> Inputs:

@@ -2,8 +2,8 @@
 
 Each is trained in `RUN/seeds/S`, and resumed as any training is. A run that goes on takes all of them up again: those
 that had come to their end have nothing left to train, and are evaluated anew. What is exported is linked into the run
-before its result is written, and taken out of `seeds/` after that, so that there is no moment at which a kill loses
-anything.
+before its result is written, and taken out of `seeds/` when the run is complete, so that there is no moment at which a
+kill loses anything.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from finetune.settings.config import RunConfig
 from finetune.task import Score
 from finetune.training import checkpoint_io
 from finetune.training.callbacks.checkpoints import BEST, LAST
+from finetune.training.callbacks.epoch_log import read_rows
 from finetune.training.session import Session
 
 
@@ -211,8 +212,7 @@ def mean_rows(paths: Sequence[Path]) -> str:
     """The mean of several metrics.csv, as such: the epochs that all have; empty where one of them is."""
     tables = []
     for path in paths:
-        with path.open(newline="", encoding="utf-8") as file:
-            tables.append({int(float(row["epoch"])): row for row in csv.DictReader(file)})
+        tables.append({int(float(row["epoch"])): row for row in read_rows(path)})
     text = io.StringIO()
     names = list(next(iter(tables[0].values())))
     writer = csv.DictWriter(text, names)
@@ -228,7 +228,7 @@ def _mean(cells: Sequence[str]) -> float | str:
 
 
 def tidy(folder: RunFolder, result: RunResult) -> None:
-    """After the run's result is written: what the run has of the exported seed is not needed twice."""
+    """After the run is complete: what the run has of the exported seed is not needed twice."""
     exported = result.evaluation.get("seeds", {}).get("exported", spread.AVERAGE)
     if exported != spread.AVERAGE:
         shutil.rmtree(folder.of_seed(exported).path, ignore_errors=True)

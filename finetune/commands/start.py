@@ -14,7 +14,7 @@ from finetune.data.places import Place
 from finetune.errors import ConfigError, suggest
 from finetune.export import publishing
 from finetune.networks import model_names, timm_names
-from finetune.runs import runfolder
+from finetune.runs import claim, runfolder
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
 from finetune.settings.config import RunConfig
@@ -41,7 +41,9 @@ class Start:
 
 
 def begin(config: RunConfig) -> Start:
-    """Check settings and names, choose the folder and find the dataset, in this order; nothing is written.
+    """Check settings and names, choose and claim the folder and find the dataset, in this order.
+
+    An empty folder is all that is written; it goes where the dataset is not found.
 
     Raises:
         FinetuneError: A mistake that the user can mend; the message says how.
@@ -52,7 +54,11 @@ def begin(config: RunConfig) -> Start:
     folder = others.from_first(lambda: runfolder.choose(config))
     place = None
     if isinstance(config.dataset, str | os.PathLike) and not folder.complete:
-        place = others.in_turn(lambda: places.find(config.dataset, config.dataset_config, config.revision))
+        try:
+            place = others.in_turn(lambda: places.find(config.dataset, config.dataset_config, config.revision))
+        except BaseException:
+            claim.release(folder.path)
+            raise
     return Start(config, others, folder, place)
 
 
@@ -79,7 +85,7 @@ def check_evaluation(options: EvaluateOptions) -> None:
             return
         model_names.check_name(options.model)
         raise ConfigError(f"--dataset must be given: what shall {options.model} be evaluated on?")
-    if not run.complete:
+    if not run.result.is_file():
         model_names.check_name(options.model)
     places.check(options.dataset)
 

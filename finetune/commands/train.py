@@ -9,17 +9,17 @@ from typing import Any
 import lightning as L
 from torch import nn
 
-import cards
-from finetune.commands import report, seeds
+from finetune.commands import report, seeds, write_up
 from finetune.commands.start import Start, begin
 from finetune.commands.trained import Trained
 from finetune.console import is_main_process, log, show_in_notebooks
 from finetune.data.dataset import LabelledImages
-from finetune.export import certify, model_folder, publishing
+from finetune.export import model_folder, publishing
 from finetune.loading import choose
 from finetune.networks import models
+from finetune.runs import claim, seal
 from finetune.runs.result import RunResult
-from finetune.runs.runfolder import RunFolder
+from finetune.runs.runfolder import settings_of
 from finetune.settings.config import RunConfig
 from finetune.settings.options import LOADER, fields
 from finetune.task import Learner, Task
@@ -44,21 +44,32 @@ def run(config: RunConfig, begun: Start | None = None) -> RunResult:
     """
     show_in_notebooks()
     begun = begun or begin(config)
+    try:
+        return _run(begun)
+    finally:
+        claim.release(begun.folder.path)
+
+
+def _run(begun: Start) -> RunResult:
     config, peers, folder = begun.config, begun.peers, begun.folder
     if folder.complete:  # `--resume auto` repeated after the end; anything else is refused by `choose`
         log.info(f"the run in {folder.path} is complete")
         publishing.publish(config, folder.path)
         return RunResult.load(folder.result)
     peers.from_first(lambda: seeds.check(config, folder))
+    if peers.from_first(lambda: write_up.unfinished(config, folder)):
+        found = peers.in_turn(lambda: choose.load(config, registry.READING, begun.place))
+        return peers.from_first(lambda: write_up.go_on(config, found, folder))
     session = Session(config, seeds.first_folder(config, folder))
     data = peers.in_turn(lambda: choose.load(config, registry.READING, begun.place))
     task = registry.get(data.schema.task)
     config = config if config.streaming else config.for_images(data.splits.counts()["train"])
     log.info(report.plan(config, folder, session))
-    trained = seeds.train(
-        config, folder, session, lambda seed, session: _train(config, seed, task, data, session, peers)
-    )
-    return _write_up(trained, config, task, data, folder) if is_main_process() else trained.result
+    with write_up.on_disk(folder):
+        trained = seeds.train(
+            config, folder, session, lambda seed, session: _train(config, seed, task, data, session, peers)
+        )
+    return write_up.write_up(trained, config, task, data, folder) if is_main_process() else trained.result
 
 
 def _train(config: RunConfig, seed: int, task: Task, data: LabelledImages, session: Session, peers: Peers) -> Trained:
@@ -77,6 +88,9 @@ def _train(config: RunConfig, seed: int, task: Task, data: LabelledImages, sessi
     identity = resume.identity(own, data, model) | (task.identity(config, model) if is_main_process() else {})
     start = peers.in_turn(lambda: resume.checkpoint(session.folder, identity))
     session.folder.create(config, data.splits)
+    if is_main_process():
+        parts = {name: value for name, value in identity.items() if name.endswith(" split")}
+        seal.lock(session.folder, parts, resume.weights(model), settings_of(config))
     peers.agree(session.folder, identity | {"what --precision auto takes (name one)": session.precision}, start)
     _fit(session, learner, identity, start)
     metrics = {role: session.evaluate(learner.module, learner.loader, role) for role in ("validation", "test")}
@@ -94,25 +108,6 @@ def _fit(session: Session, learner: Learner, identity: dict[str, Any], start: Pa
         session.fit(module, learner.loader, identity, start)
     module.model = whole  # FSDP has trained a copy
     module.model.load_state_dict(model_folder.best_weights(session.folder.best_checkpoint))
-
-
-def _write_up(trained: Trained, config: RunConfig, task: Task, data: LabelledImages, folder: RunFolder) -> RunResult:
-    """Everything that is made of the finished model and its numbers."""
-    model, data_config, predictions = trained.model, trained.data_config, trained.predictions
-    result = task.assess(trained.result, predictions, data, trained.session.baseline)
-    task.save(model, folder.model, data, data_config, result)
-    result.save(folder.result)
-    seeds.tidy(folder, result)
-    task.witness(model, folder.verify, data, data_config)
-    result = task.draw(result, predictions["test"], data, folder)
-    certify.certify(folder.path)
-    cards.build(folder.path)
-    for line in trained.remarks:
-        log.info(line)
-    log.info(report.table(result, task, task.scores))
-    publishing.publish(config, folder.path)
-    finished: RunResult = result
-    return finished
 
 
 def _network(config: RunConfig, task: Task, data: LabelledImages) -> nn.Module:

@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Image
 
 from finetune.console import log
-from finetune.data import source, splits
+from finetune.data import outside, source, splits
 from finetune.data.places import Place
 from finetune.data.scan import BadImage, scan
 from finetune.data.source import Source
@@ -217,6 +217,7 @@ def _targets(
         if not opened.remark:
             raise
         raise SchemaError(f"{opened.remark}: {error}") from error
+    opened = outside.of_source(opened, inferred.image_column)
     targets = {name: inferred.encode(column) for name, column in columns.items()}
     if not _labelled(inferred, targets):
         raise DatasetError(f"column {inferred.target_column!r} has no labels in any split ({listing(targets)})")

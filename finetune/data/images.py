@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import importlib
+import os
 import re
+import stat
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from huggingface_hub import constants
@@ -16,11 +21,22 @@ from PIL import UnidentifiedImageError
 
 from finetune.data import file_kinds
 from finetune.settings.limits import MAX_IMAGE_PIXELS
+from finetune.text import unquoted
 
 with contextlib.suppress(ImportError):
     importlib.import_module("pillow_heif.HeifImagePlugin")  # HEIC photos of phones, where the plugin is installed
 
 Encoded = dict[str, Any] | str | PILImage.Image | None
+
+MARK = "outside:"
+"""How the path of a file begins that is not read, see `finetune.data.outside`."""
+VARIABLE = "FINETUNE_IMAGE_ROOTS"
+"""Folders, besides the dataset's own, in which rows may name files; as PATH lists them."""
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF", "HEIF"),
+    *("TGA", "PCX", "SGI", "ICO", "ICNS", "DDS", "QOI", "PSD", "XBM", "XPM", "IM", "SPIDER", "MSP", "PIXAR", "SUN"),
+)
+"""Of Pillow's; the frequent ones first."""
 
 _ORIENTATION = 0x0112  # EXIF's tag, and how to turn what it says upright
 _UPRIGHT: dict[Any, PILImage.Transpose] = {
@@ -106,19 +122,75 @@ def _too_large(size: str, max_pixels: int) -> str:
 def _open(value: dict[str, Any]) -> PILImage.Image:
     path, content = value["path"], value["bytes"]
     if content is not None:
-        return PILImage.open(BytesIO(content))
-    if path is not None and re.match(r"https?://", path) and not path.startswith(constants.ENDPOINT):
-        raise ImageError("a web address and no image: download the images first")
-    if path is not None and len(path) > _LONGEST:
+        return PILImage.open(BytesIO(content), formats=formats())
+    if path is None:
+        raise ValueError("no image")
+    if len(path) > _LONGEST:
         raise ImageError(
             f"{len(path)} characters of text, and no path: expected paths, encoded images or base64 of them"
         )
-    if path is None or "://" in path:  # refused, or a file on the Hub or within an archive
-        from datasets import Image  # a second or more; nothing else here needs it
+    if path.startswith(MARK):
+        raise ImageError(
+            f"{path.removeprefix(MARK)} lies outside of the dataset's folder, and is not read; move it there, or name "
+            f"its folder in {VARIABLE}"
+        )
+    if "://" in path:
+        _check_address(path)
+        return PILImage.open(BytesIO(_fetched(path)), formats=formats())
+    check_regular(path)
+    return PILImage.open(path, formats=formats())
 
-        image: PILImage.Image = Image().decode_example(value)
-        return image
-    return PILImage.open(path)
+
+def check_regular(path: str) -> None:
+    """Raise for what is no file: a pipe or a device would be waited for.
+
+    Raises:
+        ImageError: It says what there is.
+        OSError: There is nothing.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ImageError("a link that leads back to itself") from error
+        raise
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+        raise ImageError(f"{kinds.get(stat.S_IFMT(mode), 'a device')}, no regular file: it is not opened")
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """What is decoded, of that which this Pillow knows: others start programs, as PostScript does, or are no images."""
+    PILImage.init()
+    return tuple(name for name in FORMATS if name in PILImage.OPEN)
+
+
+def _check_address(path: str) -> None:
+    """Raise unless an address is one of a file on the Hub, and there may be a network.
+
+    Raises:
+        ImageError: It is not, or there may not.
+    """
+    scheme = path.partition("://")[0].lower()
+    if "::" in path or scheme not in ("hf", "http", "https"):
+        raise ImageError(f"an address ({scheme}://...) and no image: addresses in rows are not followed")
+    if scheme != "hf":
+        ours, theirs = urlsplit(constants.ENDPOINT), urlsplit(path)
+        if (ours.scheme, ours.netloc) != (theirs.scheme.lower(), theirs.netloc.lower()):
+            raise ImageError("a web address and no image: download the images first")
+    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise ImageError("a file on the Hub, which is not asked: HF_HUB_OFFLINE is set")
+
+
+def _fetched(path: str) -> bytes:
+    """A file of the Hub, read by `datasets`, which knows the user's token."""
+    from datasets import DownloadConfig
+    from datasets.utils.file_utils import xopen
+
+    with xopen(path, "rb", download_config=DownloadConfig()) as stream:
+        content: bytes = stream.read()
+    return content
 
 
 def _head(value: dict[str, Any]) -> bytes:
@@ -172,5 +244,5 @@ def _to_uint8(pixels: np.ndarray) -> np.ndarray:
 
 def reason(error: Exception) -> str:
     """Why an image does not decode, in one line that repeats from run to run."""
-    text = re.sub(r" <\S+ object at 0x\w+>", "", " ".join(str(error).split()))[:200]
+    text = unquoted(re.sub(r" <\S+ object at 0x\w+>", "", " ".join(str(error).split())))[:200]
     return text if isinstance(error, ImageError) else f"{type(error).__name__}: {text}"

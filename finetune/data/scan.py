@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Image, config
 from tqdm.auto import tqdm
 
-from finetune.console import interactive, is_main_process
+from finetune.console import interactive, is_main_process, log
 from finetune.data import images
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 
@@ -72,15 +73,40 @@ def scan(dataset: Dataset, column: str, rows: Sequence[int] | np.ndarray, max_pi
     """
     looked_at = np.asarray(rows, dtype=np.int64)
     cache = _cache_file(dataset, column, looked_at, max_pixels)
-    if cache.is_file():
-        entry = json.loads(cache.read_text(encoding="utf-8"))
-        return Scan([BadImage(**image) for image in entry["bad"]], entry["animated"])
+    if (known := _read(cache)) is not None:
+        return known
     found = _scan(dataset.cast_column(column, Image(decode=False)), column, looked_at, max_pixels)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cache.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(asdict(found)), encoding="utf-8")
-    temporary.replace(cache)
+    _remember(cache, found)
     return found
+
+
+def _read(cache: Path) -> Scan | None:
+    """What was found before; None where there is nothing, or nothing whole."""
+    try:
+        entry = json.loads(cache.read_text(encoding="utf-8"))
+        return Scan([BadImage(**image) for image in entry["bad"]], int(entry["animated"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(cache: Path, found: Scan) -> None:
+    """Keep an answer; where that cannot be, the images are checked again another time, and one line says so."""
+    temporary: Path | None = None
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f"{cache.stem}.", dir=cache.parent)  # other processes have their own
+        temporary = Path(name)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(asdict(found), stream)
+        temporary.replace(cache)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        log.warning(
+            f"warning: cannot remember which images decode ({error.strerror or error}: {cache.parent}); they are "
+            "checked again the next time, unless HF_DATASETS_CACHE names a folder that can be written"
+        )
 
 
 def _scan(encoded: Dataset, column: str, rows: np.ndarray, max_pixels: int) -> Scan:
@@ -148,7 +174,7 @@ class _Gate:
 
 def _path(value: Any) -> str | None:
     path = value["path"] if isinstance(value, dict) and value["bytes"] is None else None
-    return path if path is None or len(path) < _LONGEST else None
+    return None if path is None or len(path) >= _LONGEST else path.removeprefix(images.MARK)
 
 
 def _cache_file(dataset: Dataset, column: str, rows: np.ndarray, max_pixels: int) -> Path:
@@ -175,7 +201,7 @@ def _files(dataset: Dataset, column: str, rows: np.ndarray) -> Iterator[str]:
         return
     indices = rows if dataset._indices is None else dataset._indices.column(0).to_numpy()[rows]
     for path in paths.take(indices).to_pylist():
-        if path is not None and "://" not in path:
+        if path is not None and "://" not in path and not path.startswith(images.MARK):
             yield path
 
 

@@ -16,7 +16,7 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, constants
 
 from cards.hub.patience import TransportError
-from finetune.data import converted, hub, places, shaping
+from finetune.data import converted, hub, outside, places, shaping
 from finetune.data.folder import archives
 from finetune.data.folder import read as folders
 from finetune.data.folder.shards import Shards
@@ -38,6 +38,8 @@ class Source:
         license: As its card names it.
         folder: That paths in its columns start from.
         remark: Why there is nothing to learn, where that is known.
+        roots: Folders in which its rows may name files, see `finetune.data.outside`; None where they are not a
+            stranger's: in memory, or named by ourselves.
     """
 
     splits: DatasetDict
@@ -48,6 +50,7 @@ class Source:
     license: str | None = None
     folder: Path | None = None
     remark: str = ""
+    roots: tuple[str, ...] | None = None
 
 
 def load(
@@ -96,15 +99,18 @@ def _from_path(path: Path, config: str | None, streaming: bool) -> Source:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         opened = _read(str(path), lambda: datasets.load_from_disk(path))
         splits = opened if isinstance(opened, DatasetDict) else DatasetDict(train=opened)
-        return Source(splits, path.name, license=_card_license(path))
+        return Source(splits, path.name, license=_card_license(path), roots=outside.roots_of_folder(path))
+    outside.check_card(path)
     license_name = _card_license(path)
     found = None if config or _declares_files(path) else folders.read(path)
-    if isinstance(found, folders.Folder):
+    if isinstance(found, folders.Folder):  # which has listed the files itself
         return Source(found.splits, path.name, license=license_name, folder=path, remark=found.remark)
     if found is not None:
-        return Source(_shards(path, found, streaming), path.name, license=license_name, folder=path)
+        splits, roots = _shards(path, found, streaming), outside.roots_of_folder(path)
+        return Source(splits, path.name, license=license_name, folder=path, roots=roots)
     splits = _read(str(path), lambda: datasets.load_dataset(str(path), name=config, streaming=streaming))
-    return Source(splits, path.name, config=config, license=license_name, folder=path)
+    roots = outside.roots_of_folder(path)
+    return Source(splits, path.name, config=config, license=license_name, folder=path, roots=roots)
 
 
 def _from_file(path: Path, streaming: bool) -> Source:
@@ -114,7 +120,7 @@ def _from_file(path: Path, streaming: bool) -> Source:
         reader = None
     if reader is not None:
         opened = _shards(path, Shards(reader, {"train": [str(path)]}), streaming)
-        return Source(opened, path.stem, folder=path.parent)
+        return Source(opened, path.stem, folder=path.parent, roots=outside.roots_of_folder(path.parent))
     if path.suffix.lower() in TABLES:
         found = folders.read_table(path)
     else:
@@ -164,14 +170,14 @@ def _from_hub(repo: str, place: Place, streaming: bool) -> Source:
             raise
         converted.check_revision(repo, place.revision)
         return _converted(repo, place, streaming, page)
-    return Source(splits, repo, hub=True, config=place.config, revision=place.commit, license=place.license)
+    return Source(splits, repo, True, place.config, place.commit, place.license, roots=outside.roots_of_hub())
 
 
 def _converted(repo: str, place: Place, streaming: bool, page: str, commit: str | None = None) -> Source:
     """A dataset with a loading script, by the Hub's conversion of it."""
     chosen = _read(repo, lambda: converted.find(repo, place.config, commit), page)
     splits = _read(repo, lambda: _fetch_files(repo, chosen.files, streaming), page)
-    return Source(splits, repo, hub=True, config=chosen.config, revision=chosen.commit, license=place.license)
+    return Source(splits, repo, True, chosen.config, chosen.commit, place.license, roots=outside.roots_of_hub())
 
 
 def _fetch(repo: str, config: str | None, revision: str | None, streaming: bool) -> Any:

@@ -19,6 +19,7 @@ from finetune.evaluation.predictions import Predictions
 from finetune.networks.linear_probe import Epoch0
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import write_text
+from finetune.text import cell
 
 LARGEST_MATRIX = 100
 """Classes up to which result.json has the whole confusion matrix."""
@@ -153,11 +154,11 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the per-class table as CSV; what is null is empty."""
+    """Write a table as CSV; what is null is empty, and text that a spreadsheet would compute begins with '."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     write_text(path, text.getvalue())
 
 

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from finetune.errors import ExportError
+from finetune.errors import CheckpointError, ExportError
 from finetune.runs.runfolder import write_text
 from resnest_timm.resnest import VARIANTS
 from resnest_timm.stock import PROVENANCE, stock_config, stock_form
@@ -87,6 +87,16 @@ def _config(model: nn.Module, folder: Path, classes: Sequence[str], data_config:
 
 
 def best_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The model's weights in a Lightning checkpoint of one of our tasks."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    """The model's weights in a Lightning checkpoint of one of our tasks.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+    """
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:  # torch and pickle raise many kinds for bytes that are not what they should be
+        raise CheckpointError(
+            f"{checkpoint} is missing or damaged ({type(error).__name__}); it holds the weights of the best epoch: put "
+            "back a copy of it, or make the run again by its config.yaml with another --output"
+        ) from error
     return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}

@@ -21,7 +21,7 @@ from finetune.errors import ConfigError, LostImageError, listing
 from finetune.loading import allocator, jpeg, transforms
 from finetune.loading.randomness import seed_augmentation
 from finetune.loading.sampler import EvalBatches, Item, TrainBatches, micro_batches, process
-from finetune.loading.workers import default_workers
+from finetune.loading.workers import default_workers, ignore_signals
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 from finetune.task import Inputs
 
@@ -147,7 +147,7 @@ class ImageDataModule(L.LightningDataModule):
         workers: Processes that decode; chosen from the cores at hand when not given.
         seed: Of the order and the augmentation.
         device_batch_size: Images at a time on a device at most. Training batches then come in `micro_batches` parts,
-            and the Trainer must gather as many gradients: give it `finetune.training.callbacks.Accumulation`.
+            and the Trainer must gather as many gradients: give it `callbacks.accumulation.Accumulation`.
         balance: Train on each stratum equally often.
         inputs: How an image and its target become a sample, where both change together; the image alone by the
             arguments above when not given.
@@ -250,7 +250,7 @@ class ImageDataModule(L.LightningDataModule):
         if self.device_batch_size is not None and gathered != parts:
             raise ConfigError(
                 f"device_batch_size {self.device_batch_size} cuts each batch into {parts}, and the Trainer gathers the "
-                f"gradients of {gathered}: give it the callback finetune.training.callbacks.Accumulation"
+                f"gradients of {gathered}: give it the callback finetune.training.callbacks.accumulation.Accumulation"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -321,6 +321,7 @@ class ImageDataModule(L.LightningDataModule):
 
 def prepare_worker(_worker: int) -> None:
     """In each process of a loader, before it decodes."""
+    ignore_signals()
     torch.set_num_threads(1)
     allocator.give_back()
     # Pillow would return each image's memory to the system, and each page of the next one would be cleared anew.

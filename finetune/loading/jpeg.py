@@ -39,7 +39,7 @@ def open_jpeg(value: Encoded, max_pixels: int = MAX_IMAGE_PIXELS) -> PILImage.Im
         value = {"path": value, "bytes": None}
     if isinstance(value, dict):
         content, path = value["bytes"], value["path"]
-        if content is None and path is not None and os.path.isfile(path):
+        if content is None and path is not None and os.path.isfile(path):  # of no pipe or device
             content = Path(path).read_bytes()
             value = {"path": path, "bytes": content}
         if content is not None and content.startswith(_MAGIC):

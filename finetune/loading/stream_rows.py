@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import default_collate, get_worker_info
 
-from finetune.data import images
+from finetune.data import images, outside
 from finetune.data.columns import UNLABELLED
 from finetune.errors import DatasetError, FinetuneError, SchemaError
 from finetune.loading.datamodule import prepare_worker
@@ -212,6 +212,7 @@ class StreamRows(TorchIterableDataset[Chunk]):
 
     def _pixels(self, shard: int, row: int, value: Any) -> Tensor | str:
         """The transformed image, or why it does not decode."""
+        value = outside.of_stream(value)
         try:
             image = self.read(value, self.max_pixels)
             with isolate_rng(include_cuda=False):  # without workers the model's dropout draws from the same generators

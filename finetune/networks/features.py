@@ -6,6 +6,7 @@ maps it as it is. It lies beside what else is remembered of a dataset, in the da
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from datasets import config
 from torch import nn
 
 from finetune.data.dataset import LabelledImages
+from finetune.errors import OutputError
 
 # What decodes and resizes an image, and what computes with it.
 _LIBRARIES = ("resnest-timm", "torch", "torchvision", "timm", "pillow")
@@ -71,11 +73,11 @@ def write(path: Path, count: int, batches: Iterable[tuple[int, np.ndarray]]) -> 
         batches: First row and float32 `[B, ...]`; each row once, in any order.
 
     Raises:
-        OSError: It cannot be written; nothing is left of it.
+        OutputError: It cannot be written; nothing is left of it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.uname().nodename}-{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w+b") as file:
             for start, rows in batches:
                 if file.tell() == 0:
@@ -91,8 +93,17 @@ def write(path: Path, count: int, batches: Iterable[tuple[int, np.ndarray]]) -> 
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None:  # of whatever gave the batches
+            raise
+        raise OutputError(
+            f"cannot keep the features of the frozen backbone in {path.parent}: {error.strerror or error}; name a "
+            "folder with room by HF_DATASETS_CACHE, or ask for some augmentation, such as --hflip 0.5: then none are "
+            "kept"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def read(path: Path) -> np.ndarray | None:

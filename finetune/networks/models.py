@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from safetensors import SafetensorError
 from timm.data import resolve_data_config
 from torch import nn
 
@@ -16,6 +18,7 @@ from cards.hub.patience import TransportError
 from finetune.data import hub
 from finetune.errors import ModelError
 from finetune.networks.model_names import HUB, check_name
+from finetune.runs import model_files
 
 
 def build(
@@ -46,9 +49,12 @@ def build(
         A model with timm's `pretrained_cfg`; float32 `[B, 3, H, W]` -> `[B, num_classes]`.
 
     Raises:
-        ModelError: Unknown, unreachable, without weights, or unfit for the image size.
+        ModelError: Unknown, unreachable, damaged, without weights, or unfit for the image size.
+        RunFolderError: A file is another than the one that was verified or written.
     """
     check_name(name)
+    if name.startswith("local-dir:"):
+        model_files.check(Path(name.removeprefix("local-dir:")))
     arguments = {"drop_path_rate": drop_path, "drop_rate": dropout} | _size_arguments(name, image_size)
     if pretrained:
         _fetch_weights(name)
@@ -58,7 +64,9 @@ def build(
         raise ModelError(_gated(name)) from error
     except RepositoryNotFoundError as error:
         raise ModelError(_missing(name)) from error
-    except (OSError, RuntimeError, AssertionError, TypeError, ValueError, TransportError) as error:
+    except (OSError, RuntimeError, LookupError, AttributeError, AssertionError, TypeError, ValueError) as error:
+        raise ModelError(_explain(name, error)) from error
+    except (TransportError, SafetensorError) as error:
         raise ModelError(_explain(name, error)) from error
     if not pretrained and not zero_init_last:
         _start_all_branches(model)
@@ -180,6 +188,8 @@ def _explain(name: str, error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
     if isinstance(error, resnest_timm.WeightsError):
         return text
+    if "weights_only" in text:  # PyTorch's own words tell how to run the code that may be in it
+        return f"cannot build {name}: its weights are no plain tensors; a file that may run code is refused"
     if "No pretrained weights" in text:
         return f"{name} has no pretrained weights; --no-pretrained trains it from scratch"
     repo = _repository(name)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import RunFolderError
+from finetune.runs import reading
 from finetune.runs.runfolder import write_text
 
 SCHEMA_VERSION = 1
@@ -80,14 +81,16 @@ class RunResult:
         """Read result.json.
 
         Raises:
-            RunFolderError: It is missing, or of another version.
+            RunFolderError: It is missing, damaged, or of another version.
         """
         if not path.is_file():
             raise RunFolderError(f"{path.parent} holds no complete run: no {path.name}")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = reading.read(path, {"schema_version?": object})
         if content.pop("schema_version", None) != SCHEMA_VERSION:
             raise RunFolderError(
                 f"{path} is not of schema version {SCHEMA_VERSION}: read it with the version that wrote it"
             )
+        if found := reading.problem(content, reading.RESULT):
+            raise RunFolderError(f"{path} is damaged: {found}; {reading.ADVICE}")
         known = {f.name for f in dataclasses.fields(cls)}
         return cls(folder=path.parent, **{key: value for key, value in content.items() if key in known})

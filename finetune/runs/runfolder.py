@@ -17,6 +17,7 @@ import yaml
 
 from finetune.console import is_main_process
 from finetune.errors import RunFolderError
+from finetune.runs import claim, reading
 from finetune.settings.config import RunConfig
 from finetune.settings.options import GROUPS, RESUME_AUTO, DataOptions, ModelOptions, TrainingOptions
 
@@ -71,8 +72,23 @@ class RunFolder:
 
     @property
     def result(self) -> Path:
-        """Every number; written last, so that its presence says that the run is complete."""
+        """Every number."""
         return self.path / "result.json"
+
+    @property
+    def lock(self) -> Path:
+        """What the run was made from: versions, data, weights, flags."""
+        return self.root / "lock.json"
+
+    @property
+    def completed(self) -> Path:
+        """Names and hashes of all files, written last."""
+        return self.root / "complete.json"
+
+    @property
+    def predictions(self) -> Path:
+        """What the model said of validation and test, from which the figures are drawn."""
+        return self.root / "predictions.safetensors"
 
     @property
     def splits(self) -> Path:
@@ -116,8 +132,14 @@ class RunFolder:
 
     @property
     def complete(self) -> bool:
-        """Whether the run in it has come to its end."""
-        return self.result.is_file()
+        """Whether the run in it has come to its end: all of it is there.
+
+        Runs of earlier versions have neither lock.json nor complete.json, and are where their numbers are whole.
+        """
+        if self.lock.is_file() or self.completed.is_file():
+            if not reading.whole(self.completed, reading.COMPLETE):
+                return False
+        return reading.whole(self.result, reading.RESULT)
 
     @property
     def model(self) -> Path:
@@ -130,8 +152,12 @@ class RunFolder:
         return self.path / "verify"
 
     def settings(self) -> dict[str, Any]:
-        """What config.yaml says, with the seed's own number."""
-        settings: dict[str, Any] = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        """What config.yaml says, with the seed's own number.
+
+        Raises:
+            RunFolderError: It is missing or damaged.
+        """
+        settings = reading.settings(self.config)
         return settings if self.seed is None else settings | {"seed": self.seed}
 
     def create(self, config: RunConfig, splits: Splits) -> None:
@@ -139,7 +165,7 @@ class RunFolder:
         if not is_main_process():
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.config, yaml.safe_dump(_settings(config), sort_keys=False))
+        write_text(self.config, yaml.safe_dump(settings_of(config), sort_keys=False))
         write_text(self.splits, json.dumps({role: part.to_json() for role, part in splits.parts.items()}) + "\n")
         self.checkpoints.mkdir(exist_ok=True)
 
@@ -154,10 +180,11 @@ class RunFolder:
 
 
 def choose(config: RunConfig) -> RunFolder:
-    """The folder of a run that is about to start; nothing is created yet.
+    """The folder of a run that is about to start, made where it is missing and claimed for this process.
 
     Raises:
-        RunFolderError: It holds a run already, or other files; or there is nothing to resume.
+        RunFolderError: It holds a run already, or other files, cannot be written, or another process writes to it; or
+            there is nothing to resume.
     """
     if not is_main_process():
         given = os.environ.get(_ENVIRONMENT) or (config.output if config.resume == RESUME_AUTO else config.resume)
@@ -171,17 +198,26 @@ def choose(config: RunConfig) -> RunFolder:
     if config.resume == RESUME_AUTO:
         unfinished = find(config)
         if unfinished:
-            return unfinished
+            return unfinished if unfinished.complete else _claimed(unfinished)
     elif config.resume is not None:
-        return _resumable(RunFolder(config.resume.absolute()))
-    path = (config.output.expanduser() if config.output else _fresh_name(config)).absolute()
+        return _claimed(_resumable(RunFolder(config.resume.absolute())))
+    if config.output is None:
+        return RunFolder(claim.fresh(_fresh_names(config)))
+    path = config.output.expanduser().absolute()
     if (path / "config.yaml").exists():
         raise RunFolderError(f"{path} already holds a run: give another --output, or go on with it by --resume {path}")
     if isinstance(config.dataset, str | os.PathLike) and path == Path(config.dataset).absolute():
         raise RunFolderError(f"--output {config.output} is what --dataset names too: give another --output")
+    if path.is_dir() and [one.name for one in path.iterdir()] == [claim.NAME]:
+        return _claimed(RunFolder(path))  # of a run that is about to begin, or was killed before it did
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise RunFolderError(f"{path} is not an empty folder: give another --output")
-    return RunFolder(path)
+    return _claimed(RunFolder(path))
+
+
+def _claimed(folder: RunFolder) -> RunFolder:
+    claim.take(folder.path)
+    return folder
 
 
 def find(config: RunConfig) -> RunFolder | None:
@@ -205,7 +241,7 @@ def _same(config: RunConfig, run: RunFolder) -> bool:
         recorded = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         return False
-    settings = _settings(config)
+    settings = settings_of(config)
     options = [f.name for group in (DataOptions, ModelOptions, TrainingOptions) for f in dataclasses.fields(group)]
     asked = {name: settings[name] for name in (*options, "seed", "seeds") if settings[name] is not None}
     if not isinstance(recorded, dict):
@@ -222,18 +258,18 @@ def _resumable(folder: RunFolder) -> RunFolder:
     return folder
 
 
-def _fresh_name(config: RunConfig) -> Path:
+def _fresh_names(config: RunConfig) -> Iterator[Path]:
     in_memory = not isinstance(config.dataset, str | os.PathLike)
     # The name of `.`, `..` and `~` is that of the folder they stand for.
     dataset = "memory" if in_memory else os.path.basename(os.path.abspath(os.path.expanduser(config.dataset)))
     model = config.model.rstrip("/").split("/")[-1]
     stem = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", part).strip("_") for part in (dataset, model))
-    base = Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    candidates = [base, *(base.with_name(f"{base.name}-{n}") for n in range(2, 100))]
-    return next(path for path in candidates if not path.exists())
+    base = (Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+    yield base
+    yield from (base.with_name(f"{base.name}-{n}") for n in range(2, 100))
 
 
-def _settings(config: RunConfig) -> dict[str, Any]:
+def settings_of(config: RunConfig) -> dict[str, Any]:
     """All flags but those of `ELSEWHERE`, paths absolute, so that the file repeats the run from anywhere."""
     names = [f.name for group in GROUPS.values() for f in dataclasses.fields(group)]
     settings = {name: getattr(config, name) for name in names if name not in ELSEWHERE}
@@ -251,5 +287,9 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     temporary = path.with_name(f"{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from finetune.data import images
 from finetune.errors import DatasetError
 from finetune.loading import allocator
 from finetune.loading.transforms import Transform
-from finetune.loading.workers import default_workers
+from finetune.loading.workers import default_workers, ignore_signals
+from finetune.text import unquoted
 
 
 class Batch(NamedTuple):
@@ -125,7 +125,7 @@ class _Batches(TorchDataset[Batch]):
 def _reason(error: Exception) -> str:
     if isinstance(error, DatasetError):
         return str(error)
-    text = re.sub(r" <\S+ object at 0x\w+>", "", " ".join(str(error).split()))
+    text = unquoted(re.sub(r" <\S+ object at 0x\w+>", "", " ".join(str(error).split())))
     return f"{type(error).__name__}: {text[:200]}"
 
 
@@ -145,12 +145,12 @@ def loader(inputs: Inputs, transform: Transform, batch_size: int, workers: int |
         sampler=[range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)],
         num_workers=default_workers(count) if workers is None else workers,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_one_thread_and_no_ctrl_c,
+        worker_init_fn=_one_thread_and_no_signals,
     )
 
 
-def _one_thread_and_no_ctrl_c(_worker: int) -> None:
+def _one_thread_and_no_signals(_worker: int) -> None:
     """The main process stops the workers; a Ctrl-C goes to all, and theirs would end in tracebacks."""
     torch.set_num_threads(1)
     allocator.give_back()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_signals()

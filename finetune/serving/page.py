@@ -13,7 +13,7 @@ from finetune.data import images
 from finetune.errors import FinetuneError
 from finetune.evaluation.palette import percent
 from finetune.runs.result import RunResult
-from finetune.serving import html
+from finetune.serving import doors, html
 from finetune.serving.predictor import Predictor
 from resnest_timm.preferences import has_splits, record_splits
 
@@ -105,13 +105,15 @@ def build(predictor: Predictor, uploads: Path) -> gr.Blocks:
             return html.EMPTY, ""
         name = str(dropped.get("orig_name") or "the image")
         try:
-            found = classify(predictor, _uploaded(dropped, uploads))
+            path = _uploaded(dropped, uploads)
+            doors.remove_later(path)
+            found = classify(predictor, path)
         except (OSError, ValueError, SyntaxError, FinetuneError) as error:  # SyntaxError: a broken PNG
             reason = " ".join(str(error).split()).replace(str(dropped.get("path")), name)
             return html.failure(f"{name} cannot be classified: {reason}"), ""
         return html.answer(found.top), html.splits(found.preferences) if found.preferences else ""
 
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(60, 300)) as page:
         gr.HTML(html.header(title, lines))
         with gr.Row():
             with gr.Column(min_width=280):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import RunFolderError, SchemaError, listing
+from finetune.runs import reading
 from finetune.task import Schema, Task
 from finetune.tasks.classification.task import CLASSIFICATION
 
@@ -36,14 +37,20 @@ def get(name: str) -> Task:
 
 
 def of_model(model: str | Path) -> Task:
-    """The task of a run's, or its model's, folder, by the result.json there; of any other model classification."""
+    """The task of a run's, or its model's, folder, by the result.json there; of any other model classification.
+
+    Raises:
+        RunFolderError: A run's result.json is damaged, or of a task that this version does not have.
+    """
     place = Path(str(model).removeprefix("local-dir:")).expanduser()
     for path in (place / "result.json", place.parent / "result.json"):
         if path.is_file():
             try:
                 return get(json.loads(path.read_text(encoding="utf-8"))["task"])
-            except (ValueError, KeyError, TypeError):  # not one of ours
-                continue
+            except (ValueError, KeyError, TypeError) as error:
+                if (path.parent / "config.yaml").is_file():
+                    raise RunFolderError(f"{path} is damaged: it does not say the task; {reading.ADVICE}") from error
+                continue  # not one of ours
     return CLASSIFICATION
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import shutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from finetune.errors import CheckpointError
+from finetune.runs import reading
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -61,13 +64,28 @@ def damage(path: Path) -> str | None:
     torch.save writes a ZIP archive with the sums of its members, and torch.load does not look at them.
     """
     if not path.is_file():
-        return "missing"
+        return "no file" if path.exists() else "missing"
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError) as error:
         return f"damaged ({error})"
     return f"damaged ({bad} does not have its checksum)" if bad else None
+
+
+def foreign(path: Path, needed: Mapping[str, Any]) -> str | None:
+    """What an undamaged file lacks to be a checkpoint of ours, or None.
+
+    Args:
+        path: The file.
+        needed: As `finetune.runs.reading.problem` takes it.
+    """
+    try:
+        content: Any = load(path, mmap=True)
+    except CheckpointError:
+        return "no checkpoint: PyTorch cannot read it without running code"
+    found = reading.problem(content, needed)
+    return f"no checkpoint of a run ({found})" if found else None
 
 
 def load(path: Path, mmap: bool = False) -> dict[str, Any]:
@@ -79,8 +97,15 @@ def load(path: Path, mmap: bool = False) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch and pickle raise many kinds for bytes that are not what they should be
-        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path} cannot be read: {_reason(error)}") from error
     return content
+
+
+def _reason(error: Exception) -> str:
+    """In our words where it needs code to be read: PyTorch's own tell how to run it."""
+    if "weights_only" in str(error) or isinstance(error, pickle.UnpicklingError):
+        return "it holds more than tensors, numbers and text; it may run code, and is refused"
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def same_content(source: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from finetune.console import log
@@ -19,6 +20,15 @@ from finetune.settings.config import RunConfig
 from finetune.settings.options import ModelOptions, TrainingOptions, flag
 from finetune.training import checkpoint_io
 from finetune.training.callbacks.checkpoints import Checkpoints
+
+_NEEDED = {
+    "global_step": int,
+    "state_dict": dict,
+    "optimizer_states": list,
+    "loops": dict,
+    "callbacks": {Checkpoints.__qualname__: {"identity": dict}},
+}
+"""What a checkpoint has, at the least, that a run can go on from."""
 
 
 def identity(config: RunConfig, data: LabelledImages, model: nn.Module) -> dict[str, Any]:
@@ -43,6 +53,15 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+def weights(model: nn.Module) -> str:
+    """SHA-256 of all weights and statistics of a model, by name."""
+    content = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        content.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
+        content.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()
+
+
 def checkpoint(folder: RunFolder, current: Mapping[str, Any]) -> Path | None:
     """The newest whole checkpoint of a run, or None where there is nothing to go on from yet.
 
@@ -53,7 +72,7 @@ def checkpoint(folder: RunFolder, current: Mapping[str, Any]) -> Path | None:
     candidates = [folder.last_checkpoint, folder.previous_checkpoint]
     if not any(path.exists() for path in candidates):
         return None
-    found = {path: checkpoint_io.damage(path) for path in candidates}
+    found = {path: checkpoint_io.damage(path) or checkpoint_io.foreign(path, _NEEDED) for path in candidates}
     whole = next((path for path, problem in found.items() if problem is None), None)
     problems = [f"{path.name} is {problem}" for path, problem in found.items() if problem]
     if whole is None:

@@ -36,6 +36,7 @@ from finetune.training.callbacks.ema import EMA
 from finetune.training.callbacks.epoch_log import EpochLog
 from finetune.training.callbacks.freezing import FreezeBackbone
 from finetune.training.callbacks.limits import Limits
+from finetune.training.callbacks.lost_peer import NotePeers
 from finetune.training.callbacks.non_finite import StopOnNonFinite
 from finetune.training.callbacks.signals import StopOnSignal
 from finetune.training.callbacks.step_log import StepLog
@@ -160,8 +161,8 @@ class Session:
 
     def __init__(self, config: RunConfig, folder: RunFolder, baseline: Any = None) -> None:
         self.config, self.folder, self.baseline = config, folder, baseline
-        signals = StopOnSignal()
-        advice = f"go on with: python -m finetune --resume {folder.root}"
+        signals, self.peers = StopOnSignal(), NotePeers()
+        self.advice = advice = f"go on with: python -m finetune --resume {folder.root}"
         self.limits = Limits(config.patience, durations.seconds(config.max_time) if config.max_time else None)
         self.checkpoints = Checkpoints(folder.checkpoints, signals, config.save_every, advice, self.limits)
         self.epochs = EpochLog(folder.metrics, config.epochs or 0, DataWait())
@@ -190,6 +191,7 @@ class Session:
                 signals,
                 self.accumulation,
                 self.non_finite,
+                self.peers,
                 *chosen,
             ],
             precision,
@@ -235,7 +237,7 @@ class Session:
         online = os.environ.get("HF_HUB_OFFLINE")
         os.environ |= {} if self.config.streaming else {"HF_HUB_OFFLINE": "1"}
         try:
-            with quiet(), self._memory(loader), freed_memory_kept():
+            with quiet(), self.peers.watched(self.advice), self._memory(loader), freed_memory_kept():
                 self._connect_logger(task, start)
                 self.trainer.fit(task, loader, ckpt_path=start, weights_only=True)
         finally:
@@ -267,7 +269,7 @@ class Session:
         # The best weights' scores are no further point of the training's curves.
         self.loggers, self.trainer.loggers = self.loggers or self.trainer.loggers, []
         loop = {"validation": self.trainer.validate, "test": self.trainer.test}[role]
-        with quiet(), self._memory(loader), freed_memory_kept():
+        with quiet(), self.peers.watched(self.advice), self._memory(loader), freed_memory_kept():
             loop(task, loader, verbose=False)
         if self.collector.last is not None:
             self.predictions[role] = self.collector.last

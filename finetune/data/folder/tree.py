@@ -142,10 +142,17 @@ def _files(
             "it away"
         ) from error
     for entry in entries:
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _files(Path(entry.path), (*folders, shown(entry.name)), (*above, here))
         else:
             yield folders, entry
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: counted as an image that does not decode
+        return False
 
 
 def _state(entry: os.DirEntry[str]) -> str:

@@ -70,6 +70,7 @@ class Checkpoints(Checkpoint):
         self.best_epoch: int | None = None
         self.best_trained: tuple[Any, ...] | None = None
         self.saving_probe = False
+        self.saving_best = False
         self.saved_at = 0.0
 
     def measure(self, head: Baseline, ranking: Sequence[Score]) -> None:
@@ -161,7 +162,11 @@ class Checkpoints(Checkpoint):
         raise Stopped(f"stopped by {self.signals.received or 'a signal to another process'}; {self.advice}")
 
     def _save_last(self, trainer: L.Trainer, best: bool = False) -> None:
-        self._save(trainer, self._shift_best if best else self._shift)
+        self.saving_best = best
+        try:
+            self._save(trainer, self._shift_best if best else self._shift)
+        finally:
+            self.saving_best = False
 
     def _save(self, trainer: L.Trainer, keep: Callable[[Path], None]) -> None:
         """Write a checkpoint, and let `keep` put it in its place."""
@@ -213,12 +218,18 @@ class Checkpoints(Checkpoint):
             "best_epoch": self.best_epoch,
             "best_trained": self.best_trained,
             "identity": self.identity,
+            "is_best": self.saving_best,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `best.ckpt`, newer than `state_dict` where a run was killed between the two, or fell back."""
         best = self.folder / BEST
         problem = damage(best)
+        if problem and state_dict.get("is_best") and self.start is not None:
+            # best.ckpt was this very file; all processes do the same, and each finds a whole one.
+            log.warning(f"{BEST} is {problem}: {self.start.name} is the best epoch's too, and takes its place")
+            same_content(self.start, best)
+            problem = None
         recorded = {"best": None, "best_epoch": None} if problem else load(best, mmap=True)["callbacks"][self.state_key]
         self.best = None if recorded["best"] is None else tuple(recorded["best"])
         self.best_epoch = recorded["best_epoch"]

@@ -13,6 +13,7 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
 from finetune.console import log
+from finetune.errors import RunFolderError
 from finetune.evaluation.metrics import RANKING, SCORES
 from finetune.runs.runfolder import write_text
 from finetune.task import Baseline, Score
@@ -31,6 +32,29 @@ def columns(scores: Sequence[Score]) -> tuple[str, ...]:
     logged = [f"val_{score.key}" for score in scores if score.logged]
     first = [name for name in logged if name == "val_loss"]
     return ("epoch", "train_loss", *first, *(name for name in logged if name not in first), *COSTS)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a metrics.csv; none where there is no such file.
+
+    Raises:
+        RunFolderError: It is damaged.
+    """
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        for row in rows:
+            int(float(row["epoch"]))
+            if None in row or None in row.values():
+                raise ValueError("a row has more or fewer cells than the first line")
+    except (ValueError, KeyError, TypeError, OverflowError, csv.Error) as error:
+        raise RunFolderError(
+            f"{path} is damaged: expected a table with a column 'epoch' ({type(error).__name__}); put back a copy of "
+            "it, or delete it: the run goes on, and its curve begins where it stands"
+        ) from error
+    return rows
 
 
 class EpochLog(L.Callback):
@@ -137,10 +161,7 @@ class EpochLog(L.Callback):
 
     def _append(self, row: dict[str, float]) -> None:
         """Keeps the rows before this epoch's: a run that was killed after a row and before its checkpoint has more."""
-        before = []
-        if self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                before = [of for of in csv.DictReader(file) if int(float(of["epoch"])) < row["epoch"]]
+        before = [of for of in read_rows(self.path) if int(float(of["epoch"])) < row["epoch"]]
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns)
         writer.writeheader()

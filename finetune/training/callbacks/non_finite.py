@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch import Tensor
 from finetune.errors import NonFiniteError
 from finetune.training.callbacks.accumulation import batches_of_epoch
 from finetune.training.sharding import here
+
+_ERRORS = ("loss", "mae", "rmse")
+"""Scores that are finite wherever the outputs are; others are undefined where, say, all targets are equal."""
 
 REMEDY = "lower --lr, give --clip-grad 1, or train with --precision 32"
 
@@ -62,6 +66,21 @@ class StopOnNonFinite(L.Callback):
         self.pending = _Loss(trainer.current_epoch, batch_idx, total, outputs["loss"].detach(), arrival)
         if arrival is None or trainer.is_last_batch:
             self._look(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Looks at the errors of the validation before a checkpoint is saved of them; all processes have the same.
+
+        Raises:
+            NonFiniteError: One is not finite: finite weights can give infinite outputs.
+        """
+        found = {name: float(trainer.callback_metrics.get(f"val_{name}", 0.0)) for name in _ERRORS}
+        bad = {name: value for name, value in found.items() if not math.isfinite(value)}
+        if bad:
+            said = ", ".join(f"{name} {value}" for name, value in bad.items())
+            raise NonFiniteError(
+                f"the validation after epoch {trainer.current_epoch + 1} gave {said}: the model's outputs are no "
+                f"longer numbers; no checkpoint was saved of it: {REMEDY}"
+            )
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Looks at all there is.

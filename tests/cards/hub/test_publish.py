@@ -409,3 +409,53 @@ def test_help_holds_no_token(hub, capsys):
     said = capsys.readouterr().out
     assert "--repo-id OWNER/NAME" in said
     assert TOKEN not in said
+
+
+# --- what goes, and what does not ------------------------------------------------------------------------------------
+
+
+def test_only_the_files_of_a_model_go_and_the_others_are_named(hub, model, tmp_path, capsys):
+    (tmp_path / "elsewhere.txt").write_text("private")
+    for name in ("train.log", "id_rsa", "notes.md", "figures/extra.svg"):
+        (model / name).write_text("private")
+    (model / "figures/link.png").symlink_to(tmp_path / "elsewhere.txt")
+    (model / "more").symlink_to(tmp_path)
+    assert publish(model) == 0
+    said = capsys.readouterr().out
+    names = "figures/extra.svg, figures/link.png, id_rsa, more, notes.md, train.log"
+    assert f"left out: {names}: no files of a model, or links; --add NAME publishes a file all the same" in said
+    assert b"private" not in b"".join(hub.files("owner/tiny").values())
+    assert publish(model, "--add", "notes.md") == 0
+    assert hub.files("owner/tiny")["notes.md"] == b"private"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "README.md"])
+def test_a_link_in_the_place_of_a_file_is_refused(hub, model, tmp_path, capsys, name):
+    (model / name).rename(tmp_path / "elsewhere")
+    (model / name).symlink_to(tmp_path / "elsewhere")
+    assert publish(model) == 2
+    assert f"{model / name} is a link, or no file of the model's folder" in capsys.readouterr().err
+    assert publish(model, "--add", "none.txt") == 2
+    assert writes(hub) == []
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "ghp_" + "a1" * 18,
+        "github_pat_" + "a1" * 32,
+        "AKIA" + "A1" * 8,
+        "AIza" + "a" * 35,
+        "sk-proj-" + "a1" * 20,
+        "xoxb-" + "1" * 12,
+        "eyJ" + "a" * 12 + ".eyJ" + "b" * 12 + "." + "c" * 12,
+        "-----BEGIN OPENSSH PRIVATE KEY-----",
+    ],
+)
+def test_secrets_of_known_shapes_are_not_published(hub, model, capsys, secret):
+    (model / "figures/per_class.csv").write_text(f"class,f1\n{secret},1\n")
+    assert publish(model) == 2
+    err = capsys.readouterr().err
+    assert "per_class.csv has a token in it (or a word that looks like one)" in err
+    assert secret not in err
+    assert writes(hub) == []

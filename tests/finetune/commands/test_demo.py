@@ -186,10 +186,10 @@ def test_mistakes_are_explained(digits_run, capsys, monkeypatch):
 
 
 def test_whether_an_address_is_this_machines_alone():
-    from finetune.commands.demo import _is_loopback
+    from finetune.serving.doors import is_loopback
 
     hosts = ("127.0.0.1", "127.1.2.3", "::1", "localhost", "0.0.0.0", "::", "192.168.1.2", "example")
-    assert [_is_loopback(host) for host in hosts] == [True] * 4 + [False] * 4
+    assert [is_loopback(host) for host in hosts] == [True] * 4 + [False] * 4
     assert DemoOptions(model="RUN").host == "127.0.0.1"
 
 

@@ -99,8 +99,8 @@ MOV = b"\x00\x00\x00\x14ftypqt  \x00\x00\x00\x00qt  " + bytes(100)
         (b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X", r"an AppleDouble file \(._NAME.*"),
         (b"\xff\x0a\xfa\x7f", "a JPEG XL image: .*"),
         (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "a JPEG XL image: .*"),
-        (b'{"error":\n "AccessDenied"}', """text, not an image: '{"error": "AccessDenied"}'"""),
-        (("x" + "é" * 600).encode(), f"text, not an image: 'x{'é' * 59}'"),  # the head may end within a character
+        (b'{"error":\n "AccessDenied"}', "text, not an image"),
+        (("x" + "é" * 600).encode(), "text, not an image"),  # the head may end within a character
         (b"GIF89a", "UnidentifiedImageError: cannot identify image file"),  # Pillow says it as well as anybody
         (b"GIF8\xff\xff\xff\xff\xff\xff", "UnidentifiedImageError: cannot identify image file"),
         (picture()[:300], "OSError: .*truncated.*"),

@@ -164,7 +164,7 @@ def test_a_path_or_an_image_decodes_too(tmp_path):
     ("value", "error", "message"),
     [
         (None, ValueError, "no image"),
-        ({"path": None, "bytes": None}, ValueError, "one of 'path' or 'bytes'"),
+        ({"path": None, "bytes": None}, ValueError, "no image"),
         ({"path": "/nowhere/image.png", "bytes": None}, FileNotFoundError, "/nowhere/image.png"),
         ({"path": None, "bytes": b""}, ImageError, "^an empty file$"),
         ({"path": None, "bytes": b"<html>404</html>"}, ImageError, "^an HTML page, perhaps of a failed download$"),

@@ -9,6 +9,7 @@ import torch
 
 import resnest_timm  # noqa: F401
 from finetune.data.splits import SplitRows, Splits
+from finetune.errors import OutputError
 from finetune.networks import features
 from finetune.networks.freezing import classifier_of
 from tests.finetune.classes import prepare
@@ -108,3 +109,9 @@ def test_the_name_says_all_that_the_features_depend_on(data, monkeypatch):
     monkeypatch.undo()
     assert path() not in others
     assert len(set(others)) == len(others)
+
+
+def test_a_cache_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match=r"cannot keep the features of .* in .*file: .* HF_DATASETS_CACHE"):
+        features.write(tmp_path / "file" / "x.npy", 1, [(0, np.zeros((1, 3), dtype=np.float32))])

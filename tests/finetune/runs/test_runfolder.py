@@ -15,9 +15,10 @@ from finetune import RunConfig
 from finetune.cli import parse_train
 from finetune.data.splits import SplitRows, Splits
 from finetune.errors import RunFolderError
-from finetune.runs import runfolder
+from finetune.runs import claim, runfolder
 from finetune.runs.runfolder import RunFolder, choose, write_text
 from finetune.settings.presets import PRETRAINED_PRESET
+from tests.finetune.runs import test_result as result
 
 SPLITS = Splits(
     {
@@ -34,6 +35,9 @@ def _workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FINETUNE_RUN_FOLDER", "")
     monkeypatch.delenv("FINETUNE_RUN_FOLDER")
+    yield
+    for folder in list(claim._HELD):
+        claim.release(folder)
 
 
 def config_of(**options):
@@ -54,7 +58,10 @@ def test_a_given_folder_is_taken_whether_it_exists_or_not(tmp_path):
     assert choose(config_of(output=Path("new/deep"))).path == tmp_path / "new" / "deep"
     (tmp_path / "empty").mkdir()
     assert choose(config_of(output=tmp_path / "empty")).path == tmp_path / "empty"
-    assert not (tmp_path / "new").exists()  # nothing is made before the data is known to be usable
+    assert (tmp_path / "new" / "deep").is_dir()  # it is tried before the data are read
+    claim.release(tmp_path / "new" / "deep")
+    claim.release(tmp_path / "empty")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]  # and nothing is left of a run that did not begin
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -95,7 +102,7 @@ def test_nothing_and_a_complete_run_cannot_be_resumed(tmp_path):
     with pytest.raises(RunFolderError, match=rf"--resume: {tmp_path}/nowhere holds no run \(no config.yaml\)"):
         choose(config_of(resume=Path("nowhere")))
     folder = created(config_of(output=Path("run")))
-    folder.result.write_text("{}")
+    result.example().save(folder.result)  # without lock.json: of an earlier version
     with pytest.raises(RunFolderError, match=rf"--resume: the run in {tmp_path}/run is complete; see its result.json"):
         choose(config_of(resume=Path("run")))
 
@@ -119,6 +126,7 @@ def test_the_default_name_tells_dataset_model_and_time(tmp_path, dataset, model,
     path = choose(config_of(dataset=dataset, model=model)).path
     assert path.parent == tmp_path / "runs"
     assert re.fullmatch(rf"{re.escape(stem)}-\d{{8}}-\d{{6}}", path.name)
+    claim.release(path)
     assert not path.parent.exists()
 
 
@@ -185,6 +193,7 @@ def test_splits_name_every_row_that_is_not_the_whole(tmp_path):
         "test": {"source": "test", "rows": [5]},
     }
     assert folder.checkpoints.is_dir()
+    claim.release(folder.path)
     assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoints", "config.yaml", "splits.json"]
 
 

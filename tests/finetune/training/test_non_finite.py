@@ -147,3 +147,24 @@ def test_all_processes_stop_and_one_says_why(cli, tmp_path):
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run/result.json").exists()
     assert list((tmp_path / "run/checkpoints").iterdir()) == []
+
+
+class Bursts(nn.Module):
+    """Finite in training; in evaluation its logits are `value`."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value, self.inner = value, network()
+
+    def forward(self, pixels):
+        logits = self.inner(pixels)
+        return logits if self.training else logits * self.value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_validation_that_is_no_number_stops_before_it_is_saved(tmp_path, value):
+    data = ImageDataModule(images(), image_size=8, batch_size=16, workers=0)
+    checkpoints = Checkpoints(tmp_path, StopOnSignal())
+    with pytest.raises(NonFiniteError, match=r"the validation after epoch 1 gave loss nan: .* lower --lr, give"):
+        fit(Bursts(value), data=data, callbacks=[StopOnNonFinite(data), checkpoints], precision="32-true")
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,13 @@ def pair(name="resnest14d", **kwargs):
     """The copy in float32, and the model."""
     model = create(name, **{**SHALLOW, **kwargs}).float().eval()
     return optimize(model, dtype=torch.float32), model
+
+
+def test_the_table_of_what_is_gone_is_in_the_documents():
+    rows = [line.strip() for line in optimize.__doc__.splitlines() if line.strip().startswith("|")]
+    assert len(rows) > 10
+    page = Path(__file__).parents[3] / "docs/explanation/speed.md"
+    assert "\n".join(rows) in page.read_text(encoding="utf-8")
 
 
 @torch.no_grad()
