@@ -226,7 +226,7 @@ def _of_images(root: Path, found: Tree, sources: Sequence[Table]) -> Folder:
 
 
 def _nothing_to_learn(kept: dict[str, list[int]], unread: Sequence[File]) -> str:
-    counts = ", ".join(f"{len(places)} as {name}" for name, places in kept.items())
+    counts = ", ".join(f"{len(kept[name])} as {name}" for name in SPLIT_WORDS if name in kept)
     near = [f.path for f in unread if os.path.splitext(f.name)[1].lower() in tree.TABLE_SUFFIXES]
     beside = f" ({listing(near, 3)} names none)" if near else ""
     return f"images ({counts}) without class folders and without a table that names them{beside}"

@@ -114,13 +114,13 @@ LAYOUTS = {
     ),
     "split folders without classes": (
         ["train/*.png", "test/*.png"],
-        r"images \(6 as test, 6 as train\) without class folders and without a table .* no column holds classes",
+        r"images \(6 as train, 6 as test\) without class folders and without a table .* no column holds classes",
         None,
         [],
     ),
     "the class in file names": (
         ["train/cat.*.png", "train/dog.*.png", "test1/*.png"],
-        r"12 as train\) without class folders and .* a table",
+        r"12 as train, 6 as test\) without class folders and .* a table",
         None,
         [],
     ),
