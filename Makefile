@@ -52,9 +52,11 @@ test-slow: .venv/.test  ## the long ones: whole trainings, several processes, ru
 	@echo "make: pytest, long tests"
 	@.venv/bin/pytest -m slow
 
-test-nightly: .venv/.test  ## what takes long and seldom breaks: runs that an earlier version made go on; other Pythons
+test-nightly: .venv/.test  ## what takes long and seldom breaks: runs that an earlier version made go on; timm's own tests with TIMM_SOURCE=CLONE; other Pythons
 	@echo "make: run folders of an earlier version"
 	@$(PY) tests/old_runs.py
+	@echo "make: timm's own tests of its models, of ours"
+	@$(PY) tests/timm_suite.py
 	@$(MAKE) --no-print-directory test-pythons
 
 test-pythons:  ## `make test` on a clean clone with each other supported Python that is found, some 20 minutes each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -50,6 +51,8 @@ class _Visible(logging.Formatter):
 
 def set_up(stream: TextIO) -> None:
     """Print the log's messages to `stream`; no progress bars where nobody watches."""
+    if isinstance(stream, io.TextIOWrapper):  # names of any letters, in a locale that lacks them
+        stream.reconfigure(errors="backslashreplace")
     handler = _AboveBars(stream) if interactive() else logging.StreamHandler(stream)
     handler.setFormatter(_Visible("%(message)s"))
     log.handlers[:] = [handler]
@@ -61,6 +64,11 @@ def set_up(stream: TextIO) -> None:
     from cards import guard
 
     guard()
+
+
+def shown(name: str) -> str:
+    """A file's name as it can be printed and stored: UTF-8, whatever the locale; bytes that are none are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def without_tokens(text: str) -> str:

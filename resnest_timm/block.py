@@ -9,8 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 
-from resnest_timm.split_attention import Layer, SplitAttention, normalize
+from resnest_timm.kernels.plain import is_watched
+from resnest_timm.split_attention import (
+    Layer,
+    SplitAttention,
+    has_one_value_per_channel,
+    normalize,
+    running_statistics,
+)
 
 
 def refuse_aa_layer(aa_layer: object) -> None:
@@ -42,12 +50,13 @@ class ResNeStBottleneck(nn.Module):
         inplanes: Channels of the input.
         planes: Width of the stage; the output has 4 times as many channels.
         stride: Of the block, in pixels.
-        downsample: Shortcut of a stage's first block: pooling, 1x1 convolution, normalisation.
-        radix: Splits of the split attention.
+        downsample: Shortcut of a stage's first block; timm's: pooling, 1x1 convolution, normalisation.
+        radix: Splits of the split attention; 0 has a plain convolution, norm and activation instead.
         cardinality: Groups within each split.
         base_width: Channels of a group at `planes` 64.
         avd: Average-pool where the block subsamples, instead of a strided convolution.
         avd_first: Pool before the split attention instead of after it.
+        is_first: Pool at stride 1 too.
         reduce_first: Must be 1; timm's trunk passes it.
         dilation: Of the stage's 3x3 convolutions; above 1 in stages whose stride became dilation.
         first_dilation: Of this block's 3x3 convolution; `dilation` when not given.
@@ -71,12 +80,13 @@ class ResNeStBottleneck(nn.Module):
         inplanes: int,
         planes: int,
         stride: int = 1,
-        downsample: nn.Sequential | None = None,
+        downsample: nn.Module | None = None,
         radix: int = 1,
         cardinality: int = 1,
         base_width: int = 64,
         avd: bool = False,
         avd_first: bool = False,
+        is_first: bool = False,
         reduce_first: int = 1,
         dilation: int = 1,
         first_dilation: int | None = None,
@@ -102,30 +112,37 @@ class ResNeStBottleneck(nn.Module):
         first_dilation = first_dilation or dilation
         # A stage whose stride became dilation: its first block keeps the pool of the strided one, at stride 1.
         first_of_dilated = downsample is not None and dilation > 1
-        pool_stride = stride if avd and (stride > 1 or first_of_dilated) else None
+        pool_stride = stride if avd and (stride > 1 or is_first or first_of_dilated) else None
+        convolution: dict[str, Any] = {
+            "kernel_size": 3,
+            "stride": 1 if pool_stride else stride,
+            "padding": first_dilation,
+            "dilation": first_dilation,
+            "groups": cardinality,
+            **factory,
+        }
+        self.radix = radix
 
         self.conv1 = nn.Conv2d(inplanes, group_width, 1, bias=False, **factory)
         self.bn1 = norm_layer(group_width, **factory)
         self.act1 = act_layer(inplace=True)
         self.avd_first = nn.AvgPool2d(3, pool_stride, padding=1) if pool_stride and avd_first else None
-        self.conv2 = SplitAttention(
-            group_width,
-            kernel_size=3,
-            stride=1 if pool_stride else stride,
-            padding=first_dilation,
-            dilation=first_dilation,
-            groups=cardinality,
-            radix=radix,
-            act_layer=act_layer,
-            norm_layer=norm_layer,
-            drop_layer=drop_block,
-            **factory,
-        )
+        if radix >= 1:
+            layers: dict[str, Any] = {"act_layer": act_layer, "norm_layer": norm_layer, "drop_layer": drop_block}
+            self.conv2: nn.Module = SplitAttention(group_width, group_width, radix=radix, **layers, **convolution)
+            self.bn2: nn.Module = nn.Identity()
+            self.drop_block: nn.Module = nn.Identity()
+            self.act2: nn.Module = nn.Identity()
+        else:
+            self.conv2 = nn.Conv2d(group_width, group_width, bias=False, **convolution)
+            self.bn2 = norm_layer(group_width, **factory)
+            self.drop_block = drop_block() if drop_block is not None else nn.Identity()
+            self.act2 = act_layer(inplace=True)
         self.avd_last = nn.AvgPool2d(3, pool_stride, padding=1) if pool_stride and not avd_first else None
         self.conv3 = nn.Conv2d(group_width, planes * self.expansion, 1, bias=False, **factory)
         self.bn3 = norm_layer(planes * self.expansion, **factory)
         self.act3 = act_layer(inplace=True)
-        if downsample is not None and first_of_dilated and len(downsample) == 3:
+        if first_of_dilated and isinstance(downsample, nn.Sequential) and len(downsample) == 3:
             # timm's trunk pools 2x2 at stride 1 here, which shifts the shortcut by half a pixel; the authors do not.
             downsample = nn.Sequential(nn.Identity(), *downsample[1:])
         self.downsample = downsample
@@ -140,20 +157,12 @@ class ResNeStBottleneck(nn.Module):
         if weight is not None:
             nn.init.zeros_(weight)
 
-    def _shortcut(self, x: Tensor) -> Tensor:
-        if self.downsample is None:
-            return x
-        *layers, norm = self.downsample
-        if not norm.training or x.shape[0] > 1:
-            shortcut: Tensor = self.downsample(x)
-            return shortcut
-        for layer in layers:  # one image in train mode: the norm may need its running statistics
-            x = layer(x)
-        return normalize(norm, x)
-
     def forward(self, x: Tensor) -> Tensor:
         """`[B, inplanes, H, W]` -> `[B, 4 * planes, H / stride, W / stride]`."""
-        return self._join(self._branch(x), x)  # no name here for the branch's map: `_join` lets go of it early
+        if is_scripting():  # TorchScript compiles calls of layers alone
+            return self._scripted(x)
+        else:  # it would compile what stands after the `if`
+            return self._join(self._branch(x), x)  # no name here for the branch's map: `_join` lets go of it early
 
     def _branch(self, x: Tensor) -> Tensor:
         """The residual branch up to its last convolution."""
@@ -163,7 +172,7 @@ class ResNeStBottleneck(nn.Module):
         out = self.act1(out)
         if self.avd_first is not None:
             out = self.avd_first(out)
-        out = self.conv2(out)
+        out = self.act2(self.drop_block(normalize(self.bn2, self.conv2(out))))
         if self.avd_last is not None:
             out = self.avd_last(out)
         return out
@@ -176,6 +185,44 @@ class ResNeStBottleneck(nn.Module):
             out = self.drop_block3(out)
         if self.drop_path is not None:
             out = self.drop_path(out)
-        out += self._shortcut(x)
+        out += self._shortcut(x, out)
+        activated: Tensor = self.act3(out)
+        return activated
+
+    def _shortcut(self, x: Tensor, out: Tensor) -> Tensor:
+        """What is added to the branch's map `out`."""
+        if self.downsample is None:
+            return x
+        layers = list(self.downsample) if type(self.downsample) is nn.Sequential else []
+        if not layers or not has_one_value_per_channel(layers[-1], out):
+            shortcut: Tensor = self.downsample(x)
+            return shortcut
+        if is_watched(self.downsample):  # whoever hooked it is to see the call
+            with running_statistics(layers[-1]):
+                shortcut = self.downsample(x)
+            return shortcut
+        for layer in layers[:-1]:
+            x = layer(x)
+        return normalize(layers[-1], x)
+
+    def _scripted(self, x: Tensor) -> Tensor:
+        """`forward` in the words that TorchScript knows."""
+        out = self.bn1(self.conv1(x))
+        if self.drop_block1 is not None:
+            out = self.drop_block1(out)
+        out = self.act1(out)
+        if self.avd_first is not None:
+            out = self.avd_first(out)
+        out = self.act2(self.drop_block(self.bn2(self.conv2(out))))
+        if self.avd_last is not None:
+            out = self.avd_last(out)
+        out = self.bn3(self.conv3(out))
+        if self.drop_block3 is not None:
+            out = self.drop_block3(out)
+        if self.drop_path is not None:
+            out = self.drop_path(out)
+        if self.downsample is not None:
+            x = self.downsample(x)
+        out += x
         activated: Tensor = self.act3(out)
         return activated

@@ -14,6 +14,7 @@ from timm.layers import DropBlock2d
 from torch import nn
 
 from resnest_timm.block import ResNeStBottleneck
+from resnest_timm.split_attention import SplitAttention
 
 STAGES = ("layer3", "layer4")
 
@@ -33,7 +34,10 @@ def add_drop_block(model: nn.Module, rate: float, block_size: int = 3) -> int:
     blocks = [block for stage in stages for block in stage.modules() if isinstance(block, ResNeStBottleneck)]
     for block in blocks:
         # One mask per channel, as theirs.
-        block.drop_block1, block.conv2.drop, block.drop_block3 = (
-            DropBlock2d(rate, block_size, couple_channels=False) for _ in range(3)
-        )
+        first, second, third = (DropBlock2d(rate, block_size, couple_channels=False) for _ in range(3))
+        block.drop_block1, block.drop_block3 = first, third
+        if isinstance(block.conv2, SplitAttention):
+            block.conv2.drop = second
+        else:  # radix 0
+            block.drop_block = second
     return 3 * len(blocks)

@@ -52,6 +52,8 @@ def workshop(tmp_path_factory):
         photo.save(place)
         photos.append(photo)
         labels.append(kind)
+    rows = [f"photos/{('cats', 'dogs')[n % 2]}/{n}.jpg,{'ab'[n % 2]}" for n in range(60)]
+    (folder / "labels.csv").write_text("\n".join(["file,label", *rows]))
     (folder / "more/today").mkdir(parents=True)
     photos[0].save(folder / "more/today/1.jpg")
     photos[1].save(folder / "cat.jpg")

@@ -11,6 +11,8 @@ from finetune.errors import SchemaError, listing, suggest
 
 UNLABELLED = -1
 """Class index of a row without a label."""
+TARGET_NAMES = ("label", "labels", "class", "target", "category", "cls")
+"""Names of a column that tell that it is the one to learn."""
 
 
 def check_named(features: Mapping[str, Any], image_column: str | None, target_column: str | None) -> None:
@@ -23,10 +25,29 @@ def check_named(features: Mapping[str, Any], image_column: str | None, target_co
         if name is not None and name not in features:
             hint = suggest(name, features) or "."
             raise SchemaError(f"{option}: no column {name!r}{hint} Columns: {listing(features)}")
+    if image_column is not None:
+        check_matrices(image_column, features[image_column])
     if image_column is not None and not may_hold_images(features[image_column]):
         raise SchemaError(
             f"--image-column: column {image_column!r} has type {type_name(features[image_column])}; expected images, "
             f"encoded images or paths. Columns: {listing(features)}"
+        )
+
+
+def check_matrices(name: str, feature: Any) -> None:
+    """Whether a column of lists of numbers has rows of pixels, from which alone the shape of an image is known.
+
+    Raises:
+        SchemaError: It has flat lists, which the library would take for images one pixel high.
+    """
+    inner = feature[0] if isinstance(feature, list) and feature else getattr(feature, "feature", None)
+    if isinstance(inner, Value):
+        length = getattr(feature, "length", -1)
+        size = f" of {length}" if length > 0 else ""
+        raise SchemaError(
+            f"--image-column: column {name!r} holds flat lists{size} of {inner.dtype}; expected rows of pixels, "
+            "H x W or H x W x 3. Reshape them first, for instance "
+            "ds.map(lambda row: {'image': np.reshape(row['image'], (28, 28))})"
         )
 
 

@@ -18,7 +18,7 @@ from finetune.data.places import Place
 from finetune.data.scan import BadImage, scan
 from finetune.data.source import Source
 from finetune.data.splits import SplitRows, Splits
-from finetune.errors import DatasetError, SplitError, listing
+from finetune.errors import DatasetError, SchemaError, SplitError, listing
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 from finetune.task import Reading, Schema
 
@@ -211,7 +211,12 @@ def _targets(
     opened = dataset if isinstance(dataset, Source) else source.load(dataset, dataset_config, revision)
     if not any(len(split) for split in opened.splits.values()):
         raise DatasetError(f"the dataset is empty: no row in {listing(opened.splits)}")
-    inferred, columns = inspect(opened.splits, task, image_column, target_column)
+    try:
+        inferred, columns = inspect(opened.splits, task, image_column, target_column)
+    except SchemaError as error:
+        if not opened.remark:
+            raise
+        raise SchemaError(f"{opened.remark}: {error}") from error
     opened = outside.of_source(opened, inferred.image_column)
     targets = {name: inferred.encode(column) for name, column in columns.items()}
     if not _labelled(inferred, targets):

@@ -49,6 +49,7 @@ _UPRIGHT: dict[Any, PILImage.Transpose] = {
     8: PILImage.Transpose.ROTATE_90,
 }
 _SIXTEEN_BITS = (np.arange(65536) * (255 / 65535)).round().astype(np.uint8)
+_LONGEST = 4096  # characters of a path, on all systems we know
 _BLOCK = 2**20  # pixels that are scaled at once
 
 
@@ -124,6 +125,10 @@ def _open(value: dict[str, Any]) -> PILImage.Image:
         return PILImage.open(BytesIO(content), formats=formats())
     if path is None:
         raise ValueError("no image")
+    if len(path) > _LONGEST:
+        raise ImageError(
+            f"{len(path)} characters of text, and no path: expected paths, encoded images or base64 of them"
+        )
     if path.startswith(MARK):
         raise ImageError(
             f"{path.removeprefix(MARK)} lies outside of the dataset's folder, and is not read; move it there, or name "

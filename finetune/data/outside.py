@@ -23,6 +23,7 @@ from huggingface_hub import constants
 from finetune.data.images import MARK, VARIABLE
 from finetune.errors import DatasetError
 
+_LONGEST = 4096
 _CARDS = ("README.md", ".huggingface.yaml")
 
 
@@ -105,7 +106,7 @@ def _places_of(mask: Any) -> list[int]:
 
 def checked(path: str, roots: Sequence[str]) -> str:
     """A path that may be read, absolute; of one that may not, with `MARK` before it. Addresses are judged elsewhere."""
-    if "://" in path or path.startswith(MARK):
+    if "://" in path or path.startswith(MARK) or len(path) > _LONGEST:  # which no file system takes for a path
         return path
     whole = os.path.normpath(os.path.join(roots[0], path))
     return path if whole == path and _within(whole, roots) else whole if _within(whole, roots) else MARK + path

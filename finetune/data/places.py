@@ -10,8 +10,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-from finetune.console import log
-from finetune.data import hub
+from finetune.console import log, shown
+from finetune.data import converted, hub
 from finetune.errors import DatasetError, suggest
 
 SHORT_NAMES = {
@@ -28,6 +28,9 @@ SHORT_NAMES = {
     "tiny-imagenet": "zh-plus/tiny-imagenet",
 }
 FILE_READERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
+TABLES = (".csv", ".tsv", ".jsonl", ".json")
+FILES = (*FILE_READERS, ".zip", ".tgz", ".tar.gz", *TABLES)
+"""Suffixes of files that are a dataset: of images, archives of images, and tables that name images."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Place:
         revision: Branch, tag or commit on the Hub that was asked for.
         commit: On the Hub; None where it could not be asked, for what is cached may do.
         license: As the Hub names it.
+        converted: Whether the commit is of the Hub's conversion of a loading script.
     """
 
     path: Path | None = None
@@ -49,6 +53,7 @@ class Place:
     revision: str | None = None
     commit: str | None = None
     license: str | None = None
+    converted: bool = False
 
 
 def find(dataset: str | os.PathLike[str], config: str | None = None, revision: str | None = None) -> Place:
@@ -64,11 +69,14 @@ def find(dataset: str | os.PathLike[str], config: str | None = None, revision: s
         DatasetError: It does not exist, or cannot be reached.
     """
     path = Path(dataset).expanduser()
+    if dataset == "digits":
+        if path.exists():
+            log.info("dataset: the sample digits, not the folder of that name here: write ./digits for that")
+        return Place()
     if path.exists():
         return _on_disk(path, config)
     check(dataset)
-    name = str(dataset)
-    return Place() if name == "digits" else _on_hub(*_repository(name), config, revision)
+    return _on_hub(*_repository(str(dataset)), config, revision)
 
 
 def check(dataset: str | os.PathLike[str]) -> None:
@@ -80,18 +88,20 @@ def check(dataset: str | os.PathLike[str]) -> None:
     path, name = Path(dataset).expanduser(), str(dataset)
     if path.exists() or name == "digits":
         return
-    if name.startswith((".", "/", "~")) or path.suffix in FILE_READERS:
+    if name.startswith((".", "/", "~")) or path.name.lower().endswith(FILES):
         raise DatasetError(f"no such file or folder: {path.absolute()}")
     _repository(name)
 
 
 def _on_disk(path: Path, config: str | None) -> Place:
     path = path.resolve()
-    log.info(f"dataset: {'folder' if path.is_dir() else 'file'} {path}")
+    log.info(f"dataset: {'folder' if path.is_dir() else 'file'} {shown(str(path))}")
     if path.is_file():
-        if path.suffix.lower() in FILE_READERS:
+        if path.name.lower().endswith(FILES):
             return Place(path, config=config)
-        raise DatasetError(f"{path}: expected a folder or a {', '.join(FILE_READERS)} file, got {path.suffix!r}")
+        raise DatasetError(f"{path}: expected a folder or a {', '.join(FILES)} file, got {path.suffix!r}")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise DatasetError(f"cannot read folder {shown(str(path))}: permission denied (chmod u+rx gives access)")
     if not any(p.is_file() and not p.name.startswith(".") for p in path.rglob("*")):
         raise DatasetError(
             f"{path} holds no files; expected a folder of images (one folder a class) or of parquet files"
@@ -118,13 +128,15 @@ def _on_hub(
     repo: str, named_config: str | None, named_revision: str | None, config: str | None, revision: str | None
 ) -> Place:
     config, revision = config or named_config, revision or named_revision
-    commit, license_name = _hub_facts(repo, revision)
+    commit, license_name, is_conversion = _hub_facts(repo, revision)
     log.info(f"dataset: {repo}{f', configuration {config}' if config else ''} at {commit or 'the cached revision'}")
-    return Place(repo=repo, config=config, revision=revision, commit=commit, license=license_name)
+    return Place(
+        repo=repo, config=config, revision=revision, commit=commit, license=license_name, converted=is_conversion
+    )
 
 
-def _hub_facts(repo: str, revision: str | None) -> tuple[str | None, str | None]:
-    """Commit and licence of a Hub dataset; (None, None) where the Hub cannot be asked, for what is cached may do."""
+def _hub_facts(repo: str, revision: str | None) -> tuple[str | None, str | None, bool]:
+    """Commit, licence and kind of a Hub dataset; nothing where the Hub cannot be asked, for what is cached may do."""
     try:
         info = hub.patiently(lambda: HfApi().dataset_info(repo, revision=revision))
     except GatedRepoError as error:
@@ -138,9 +150,10 @@ def _hub_facts(repo: str, revision: str | None) -> tuple[str | None, str | None]
         ) from error
     except Exception as error:  # no connection, offline mode, a server's fault: the client's classes vary by version
         log.info(f"cannot ask {constants.ENDPOINT} about {repo} ({type(error).__name__}); trying the local cache")
-        return None, None
+        return None, None, False
     card_license = info.card_data.get("license") if info.card_data else None
-    return info.sha, card_license if isinstance(card_license, str) else None
+    is_conversion = converted.is_conversion(file.rfilename for file in info.siblings or [])
+    return info.sha, card_license if isinstance(card_license, str) else None, is_conversion
 
 
 def gated(repo: str) -> DatasetError:

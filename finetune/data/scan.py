@@ -28,6 +28,7 @@ from finetune.data import images
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 
 _PIXELS_AT_ONCE = 2**27  # over all threads; with a converted copy of them about 1 GB
+_LONGEST = 1000  # characters of a path that is shown
 _CHUNK = 64  # images that a thread looks at in one go
 
 
@@ -173,7 +174,7 @@ class _Gate:
 
 def _path(value: Any) -> str | None:
     path = value["path"] if isinstance(value, dict) and value["bytes"] is None else None
-    return path and path.removeprefix(images.MARK)
+    return None if path is None or len(path) >= _LONGEST else path.removeprefix(images.MARK)
 
 
 def _cache_file(dataset: Dataset, column: str, rows: np.ndarray, max_pixels: int) -> Path:

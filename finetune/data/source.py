@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tarfile
 from collections.abc import Callable, Iterator
@@ -15,8 +16,11 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, constants
 
 from cards.hub.patience import TransportError
-from finetune.data import hub, image_folder, outside, places
-from finetune.data.places import FILE_READERS, Place
+from finetune.data import converted, hub, outside, places, shaping
+from finetune.data.folder import archives
+from finetune.data.folder import read as folders
+from finetune.data.folder.shards import Shards
+from finetune.data.places import FILE_READERS, TABLES, Place
 from finetune.data.sample import digits
 from finetune.errors import DatasetError
 
@@ -32,6 +36,8 @@ class Source:
         config: Its configuration, if it has several.
         revision: Commit on the Hub.
         license: As its card names it.
+        folder: That paths in its columns start from.
+        remark: Why there is nothing to learn, where that is known.
         roots: Folders in which its rows may name files, see `finetune.data.outside`; None where they are not a
             stranger's: in memory, or named by ourselves.
     """
@@ -42,6 +48,8 @@ class Source:
     config: str | None = None
     revision: str | None = None
     license: str | None = None
+    folder: Path | None = None
+    remark: str = ""
     roots: tuple[str, ...] | None = None
 
 
@@ -63,11 +71,11 @@ def load(
         DatasetError: It does not exist, cannot be reached, or cannot be read.
     """
     if isinstance(dataset, Dataset):
-        return Source(DatasetDict(train=dataset), "memory")
+        dataset = DatasetDict(train=dataset)
     if isinstance(dataset, DatasetDict):
         if not dataset:
             raise DatasetError("the DatasetDict has no splits: expected at least one, train")
-        return Source(dataset, "memory")
+        return Source(shaping.plain(dataset), "memory")
     if not isinstance(dataset, str | os.PathLike | Place):
         raise DatasetError(
             f"dataset must be a name, a path, a datasets.Dataset or a DatasetDict, got {type(dataset).__name__}; "
@@ -75,26 +83,56 @@ def load(
         )
     place = dataset if isinstance(dataset, Place) else places.find(dataset, config, revision)
     if place.path is not None:
-        return _from_path(place.path, place.config, streaming)
+        return _plain(_from_path(place.path, place.config, streaming))
     if place.repo is not None:
-        return _from_hub(place.repo, place, streaming)
+        return _plain(_from_hub(place.repo, place, streaming))
     return Source(DatasetDict(train=digits()), "digits", license="cc-by-4.0")
+
+
+def _plain(opened: Source) -> Source:
+    return dataclasses.replace(opened, splits=shaping.plain(opened.splits, opened.folder))
 
 
 def _from_path(path: Path, config: str | None, streaming: bool) -> Source:
     if path.is_file():
-        reader = FILE_READERS[path.suffix.lower()]
-        opened = _read(str(path), lambda: datasets.load_dataset(reader, data_files=str(path), streaming=streaming))
-        return Source(opened, path.stem, roots=outside.roots_of_folder(path.parent))
+        return _from_file(path, streaming)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         opened = _read(str(path), lambda: datasets.load_from_disk(path))
         splits = opened if isinstance(opened, DatasetDict) else DatasetDict(train=opened)
         return Source(splits, path.name, license=_card_license(path), roots=outside.roots_of_folder(path))
     outside.check_card(path)
-    splits = None if config or _declares_files(path) else image_folder.read(path)
-    roots = None if splits else outside.roots_of_folder(path)  # our own reader has listed the files itself
-    splits = splits or _read(str(path), lambda: datasets.load_dataset(str(path), name=config, streaming=streaming))
-    return Source(splits, path.name, config=config, license=_card_license(path), roots=roots)
+    license_name = _card_license(path)
+    found = None if config or _declares_files(path) else folders.read(path)
+    if isinstance(found, folders.Folder):  # which has listed the files itself
+        return Source(found.splits, path.name, license=license_name, folder=path, remark=found.remark)
+    if found is not None:
+        splits, roots = _shards(path, found, streaming), outside.roots_of_folder(path)
+        return Source(splits, path.name, license=license_name, folder=path, roots=roots)
+    splits = _read(str(path), lambda: datasets.load_dataset(str(path), name=config, streaming=streaming))
+    roots = outside.roots_of_folder(path)
+    return Source(splits, path.name, config=config, license=license_name, folder=path, roots=roots)
+
+
+def _from_file(path: Path, streaming: bool) -> Source:
+    """A file of images, an archive of them, or a table that names them."""
+    reader = FILE_READERS.get(path.suffix.lower())
+    if reader == "webdataset" and archives.is_plain(str(path)):
+        reader = None
+    if reader is not None:
+        opened = _shards(path, Shards(reader, {"train": [str(path)]}), streaming)
+        return Source(opened, path.stem, folder=path.parent, roots=outside.roots_of_folder(path.parent))
+    if path.suffix.lower() in TABLES:
+        found = folders.read_table(path)
+    else:
+        found = folders.read(archives.unpack(str(path)))
+    if not isinstance(found, folders.Folder):
+        raise DatasetError(f"cannot read {path}: it holds no rows of a table, and no images")
+    return Source(found.splits, path.stem, folder=path.parent, remark=found.remark)
+
+
+def _shards(path: Path, planned: Shards, streaming: bool) -> Any:
+    files: Any = planned.files
+    return _read(str(path), lambda: datasets.load_dataset(planned.reader, data_files=files, streaming=streaming))
 
 
 def _declares_files(folder: Path) -> bool:
@@ -123,8 +161,23 @@ def _card_license(folder: Path) -> str | None:
 
 def _from_hub(repo: str, place: Place, streaming: bool) -> Source:
     page = f"{constants.ENDPOINT}/datasets/{repo}"
-    splits = _read(repo, lambda: _fetch(repo, place.config, place.commit or place.revision, streaming), page)
-    return Source(splits, repo, True, place.config, place.commit, place.license, outside.roots_of_hub())
+    if place.converted:
+        return _converted(repo, place, streaming, page, place.commit)
+    try:
+        splits = _read(repo, lambda: _fetch(repo, place.config, place.commit or place.revision, streaming), page)
+    except DatasetError as error:
+        if not converted.has_script(error.__cause__):
+            raise
+        converted.check_revision(repo, place.revision)
+        return _converted(repo, place, streaming, page)
+    return Source(splits, repo, True, place.config, place.commit, place.license, roots=outside.roots_of_hub())
+
+
+def _converted(repo: str, place: Place, streaming: bool, page: str, commit: str | None = None) -> Source:
+    """A dataset with a loading script, by the Hub's conversion of it."""
+    chosen = _read(repo, lambda: converted.find(repo, place.config, commit), page)
+    splits = _read(repo, lambda: _fetch_files(repo, chosen.files, streaming), page)
+    return Source(splits, repo, True, chosen.config, chosen.commit, place.license, roots=outside.roots_of_hub())
 
 
 def _fetch(repo: str, config: str | None, revision: str | None, streaming: bool) -> Any:
@@ -132,17 +185,27 @@ def _fetch(repo: str, config: str | None, revision: str | None, streaming: bool)
     if streaming:
         return datasets.load_dataset(repo, name=config, revision=revision, streaming=True)
 
-    def derived(splits: Any) -> Iterator[Path]:
-        for split in splits.values() if isinstance(splits, DatasetDict) else [splits]:
-            yield from (Path(file["filename"]).parent for file in split.cache_files)
+    return hub.read_whole(repo, lambda: datasets.load_dataset(repo, name=config, revision=revision), _derived)
 
-    return hub.read_whole(repo, lambda: datasets.load_dataset(repo, name=config, revision=revision), derived)
+
+def _fetch_files(repo: str, files: Any, streaming: bool) -> Any:
+    """Parquet files of a Hub dataset, in the same way."""
+    if streaming:
+        return datasets.load_dataset("parquet", data_files=files, streaming=True)
+    return hub.read_whole(repo, lambda: datasets.load_dataset("parquet", data_files=files), _derived)
+
+
+def _derived(splits: Any) -> Iterator[Path]:
+    for split in splits.values() if isinstance(splits, DatasetDict) else [splits]:
+        yield from (Path(file["filename"]).parent for file in split.cache_files)
 
 
 def _read(name: str, read: Callable[[], Any], page: str | None = None) -> Any:
     """Call a reader of the `datasets` library, and say in our words what went wrong; `page` is a Hub dataset's."""
     try:
         splits = read()
+    except DatasetError:  # said already
+        raise
     except datasets.exceptions.DatasetNotFoundError as error:
         if "gated" in str(error):  # its facts are public, its files are not
             raise places.gated(name) from error

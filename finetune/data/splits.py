@@ -77,7 +77,7 @@ def assign(names: Sequence[str], asked: Mapping[str, str | None] | None = None) 
     Raises:
         SplitError: A named split does not exist, or none is recognised as train.
     """
-    wanted = {role: name for role, name in (asked or {}).items() if name}
+    wanted = {role: _meant(name, names) for role, name in (asked or {}).items() if name}
     for role, name in wanted.items():
         if name not in names:
             option = {"train": "--train-split", "validation": "--val-split", "test": "--test-split"}[role]
@@ -105,6 +105,14 @@ def assign(names: Sequence[str], asked: Mapping[str, str | None] | None = None) 
         elif "validation" not in found and len(others) == 1:
             found["test"] = others[0]
     return {role: found[role] for role in ROLES if role in found}
+
+
+def _meant(asked: str, names: Sequence[str]) -> str:
+    """The split that a user means: `val` is `validation`, where only that is there."""
+    if asked in names:
+        return asked
+    same = [name for known in _NAMES.values() if asked.lower() in known for name in names if name.lower() in known]
+    return same[0] if len(same) == 1 else asked
 
 
 def to_evaluate(names: Sequence[str], asked: str | None = None) -> str:

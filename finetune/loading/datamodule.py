@@ -147,7 +147,7 @@ class ImageDataModule(L.LightningDataModule):
         workers: Processes that decode; chosen from the cores at hand when not given.
         seed: Of the order and the augmentation.
         device_batch_size: Images at a time on a device at most. Training batches then come in `micro_batches` parts,
-            and the Trainer must gather as many gradients: give it `finetune.training.callbacks.Accumulation`.
+            and the Trainer must gather as many gradients: give it `callbacks.accumulation.Accumulation`.
         balance: Train on each stratum equally often.
         inputs: How an image and its target become a sample, where both change together; the image alone by the
             arguments above when not given.
@@ -250,7 +250,7 @@ class ImageDataModule(L.LightningDataModule):
         if self.device_batch_size is not None and gathered != parts:
             raise ConfigError(
                 f"device_batch_size {self.device_batch_size} cuts each batch into {parts}, and the Trainer gathers the "
-                f"gradients of {gathered}: give it the callback finetune.training.callbacks.Accumulation"
+                f"gradients of {gathered}: give it the callback finetune.training.callbacks.accumulation.Accumulation"
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class DataOptions:
     """The dataset, and how to read it. What is not given is inferred, and the inference is printed."""
 
     dataset: Annotated[Any, _REQUIRED] = None
-    """Hub id (OWNER/NAME[:CONFIG][@REVISION]), short name, folder, parquet, arrow or tar file, or digits (offline)."""
+    """Hub id (OWNER/NAME[:CONFIG][@REVISION]), short name, folder, parquet, tar, zip or csv file, digits (offline)."""
     dataset_config: Annotated[str | None, NONE] = None
     """Configuration of a Hub dataset that has several."""
     revision: Annotated[str | None, NONE] = None

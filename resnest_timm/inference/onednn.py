@@ -15,10 +15,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import DropBlock2d, DropPath
 from torch import Tensor, nn
 
 from resnest_timm.block import ResNeStBottleneck
-from resnest_timm.kernels.plain import are_plain, is_eager
+from resnest_timm.kernels.plain import are_plain, is_eager, is_traced, is_watched
+
+IDLE = (DropBlock2d, DropPath)
+"""Regularisers that do nothing in eval mode."""
 
 DTYPES = frozenset({torch.float32, torch.bfloat16})
 OPS: Any = torch.ops.mkldnn
@@ -34,6 +38,7 @@ class PackedConv2d(nn.Conv2d):
 
     Packed weights are a second copy, made anew when the images' shape or the weights change: their order depends on
     both. Changes through `weight.data`, which PyTorch does not count, are not seen. Copies and pickles have none.
+    Weights made in inference mode, whose changes nobody counts, are packed in every call.
     """
 
     _packed: tuple[torch.Size, int, Tensor, Tensor] | None = None
@@ -83,14 +88,20 @@ class PackedConv2d(nn.Conv2d):
 
     def _pack(self, input: Tensor) -> Tensor:
         weight = self.weight.detach()
-        version = 0 if weight.is_inference() else self.weight._version
+        if weight.is_inference():
+            return self._packed_for(weight, input)
+        version = weight._version
         if self._packed is not None:
             shape, of_version, of_weight, packed = self._packed
             if (shape, of_version, of_weight.data_ptr()) == (input.shape, version, weight.data_ptr()):
                 return packed
-        new: Tensor = OPS._reorder_convolution_weight(weight, *self._geometry(), list(input.shape))
+        new = self._packed_for(weight, input)
         self._packed = (input.shape, version, weight, new)
         return new
+
+    def _packed_for(self, weight: Tensor, input: Tensor) -> Tensor:
+        packed: Tensor = OPS._reorder_convolution_weight(weight, *self._geometry(), list(input.shape))
+        return packed
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_packed"}
@@ -100,9 +111,11 @@ class JoinedBottleneck(ResNeStBottleneck):
     """The block in eval mode, its norms folded away: the last convolution adds the shortcut."""
 
     def _join(self, out: Tensor, x: Tensor) -> Tensor:
+        if not _can_join(self) or is_traced(x):
+            return super()._join(out, x)
         convolution: Any = self.conv3
-        shortcut = self._shortcut(x)
-        joined: Tensor = convolution.join(out, shortcut, overwrite=shortcut is not x)
+        shortcut = self._shortcut(x, out)
+        joined: Tensor = convolution.join(out, shortcut, overwrite=_is_own(self.downsample))
         return joined
 
 
@@ -144,13 +157,24 @@ def pack_convolutions(model: nn.Module) -> None:
         if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
             module.__class__ = PackedConv2d  # in place: hooks and names stay
     for module in model.modules():
-        if type(module) is ResNeStBottleneck and _can_join(module):
+        if type(module) is ResNeStBottleneck:
             module.__class__ = JoinedBottleneck
 
 
 def _can_join(block: ResNeStBottleneck) -> bool:
-    """Whether between the last convolution and the ReLU there is nothing but the addition."""
-    between = (block.conv3, block.bn3, block.drop_block3, block.drop_path, block.act3)
-    hooks = any(module is not None and (module._forward_hooks or module._forward_pre_hooks) for module in between)
-    plain = isinstance(block.conv3, PackedConv2d) and isinstance(block.bn3, nn.Identity)
-    return plain and type(block.act3) is nn.ReLU and not hooks
+    """Whether between the last convolution and the ReLU there is nothing but the addition, and nobody who watches.
+
+    It is asked in every call: hooks come, and activations are replaced, after the inference form is made.
+    """
+    ends = type(block.conv3) is PackedConv2d and type(block.bn3) is nn.Identity and type(block.act3) is nn.ReLU
+    idle = [module for module in (block.drop_block3, block.drop_path) if module is not None]  # here, in eval mode
+    between = (block.conv3, block.bn3, block.act3, *idle)
+    return ends and all(type(module) in IDLE for module in idle) and not any(map(is_watched, between))
+
+
+def _is_own(downsample: nn.Module | None) -> bool:
+    """Whether the shortcut is a map that nobody else holds: a convolution's, with no hook that may have kept it."""
+    if type(downsample) is not nn.Sequential or any(map(is_watched, downsample.modules())):
+        return False
+    last = [layer for layer in downsample if type(layer) is not nn.Identity]
+    return bool(last) and type(last[-1]) is PackedConv2d

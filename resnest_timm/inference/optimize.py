@@ -13,6 +13,7 @@ from resnest_timm.errors import OptimizeError
 from resnest_timm.inference.folding import fold_norms
 from resnest_timm.inference.hardware import has_fast_bf16
 from resnest_timm.inference.onednn import is_channels_last, pack_convolutions
+from resnest_timm.kernels.plain import is_transformed
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -40,8 +41,22 @@ def optimize(
     trained ResNeSt was seen to differ by 0.03 to 0.09 in its logits and by 1e-4 to 5e-4 in its loss. Compute numbers to
     be reported with `dtype=torch.float32`.
 
-    The copy is for inference alone: its parameters need no gradient, and a call in train mode raises. It can be copied,
-    pickled and optimised again; its state dict fits copies made in the same way, not the original.
+    It can be copied, pickled and optimised again. What is gone is this:
+
+    | of the model | in the copy |
+    |---|---|
+    | train mode | a call in train mode raises |
+    | gradients of the weights | no parameter needs one; gradients of the images are there |
+    | a BatchNorm that was folded | `nn.Identity` of its name; its hooks get the normalised map, as input too |
+    | a convolution before it | its output is the normalised map, for hooks too; it has a bias |
+    | hooks that were there before | fire; norms and convolutions that have some are not folded |
+    | hooks set on the copy | fire; a block with one at its last addition does that in more steps |
+    | replaced modules | count |
+    | weights changed in place, loaded, replaced | count; in convolutions not through `weight.data`: optimise again |
+    | state dict | fits copies made in the same way, not the model |
+    | `torch.jit.script` | raises; `torch.jit.trace` and `torch.export` work |
+    | `torch.fx.symbolic_trace` | its graph leaves outputs in the weights' dtype |
+    | with `compile=True` | hooks and weights that come later are not seen, there are no gradients at all |
 
     Args:
         model: Any network whose first layer is a convolution, on its device; images `[B, C, H, W]` -> a tensor or a
@@ -70,12 +85,13 @@ def optimize(
     if not dtype.is_floating_point:
         raise OptimizeError(f"dtype must be a floating dtype such as torch.bfloat16, got {dtype}")
     model = getattr(model, "_orig_mod", model)  # of what torch.compile returned
-    optimized = copy.deepcopy(model).eval().requires_grad_(False)
-    fold_norms(optimized, input_size)
-    pack_convolutions(optimized)
-    optimized.to(dtype)
-    if channels_last:
-        optimized.to(memory_format=torch.channels_last)
+    with torch.inference_mode(False):  # tensors made there do not count their changes, see `PackedConv2d`
+        optimized = copy.deepcopy(model).eval().requires_grad_(False)
+        fold_norms(optimized, input_size)
+        pack_convolutions(optimized)
+        optimized.to(dtype)
+        if channels_last:
+            optimized.to(memory_format=torch.channels_last)
     _add_hooks(optimized)
     if compile:
         _check_finite(optimized)
@@ -114,6 +130,8 @@ def _refuse_train_mode(model: nn.Module, args: tuple[Any, ...]) -> None:
 
 def _to_weight(convolution: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     weight: Any = convolution.weight
+    if not isinstance(weight, Tensor) or is_transformed(args[0]):  # a tracer's stand-in; under vmap an image alone
+        return (args[0].to(weight.dtype), *args[1:])
     layout = torch.channels_last if is_channels_last(weight) else torch.contiguous_format
     return (args[0].to(weight.dtype, memory_format=layout), *args[1:])
 

@@ -42,7 +42,7 @@ def fused(plain: Function[Rest]) -> Function[Rest]:
 
     @functools.wraps(plain)
     def function(x: Tensor, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Tensor:
-        if is_eager() and is_on_gpu(x):
+        if isinstance(x, Tensor) and is_eager() and is_on_gpu(x):  # else a tracer's stand-in
             out = _attempt(name, x, *args, **kwargs)
             if out is not None:
                 return out

@@ -8,6 +8,10 @@ the splits several times as often as needed:
 - Backward, the splits get their gradient from the sum and from the pooling. Both are written in one pass, straight into
   the channels where the convolution's gradient wants them.
 
+That backward pass is for plain training. Where gradients are to have gradients, or are batched, the same formulas run
+in operations that PyTorch can follow; under transforms (`torch.func`, forward mode, `make_fx`) the forward pass is
+plain.
+
 On a GPU the four functions that are `fused` run as Triton kernels where they can; what stands here is their reference.
 """
 
@@ -20,18 +24,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resnest_timm.kernels.fused import fused
-from resnest_timm.kernels.plain import is_eager
+from resnest_timm.kernels.plain import is_eager, is_transformed
 
 
 def records_gradients(splits: Tensor) -> bool:
     """Whether `pool` and `mix` pay: in eager training, for they only order the backward pass better."""
-    return splits.requires_grad and is_eager()
+    return (
+        isinstance(splits, Tensor)  # and no tracer's stand-in
+        and splits.requires_grad
+        and torch.is_grad_enabled()
+        and is_eager()
+        and not is_transformed(splits)
+    )
 
 
 @fused
 def global_average(x: Tensor) -> Tensor:
     """Mean over height and width, `[B, C, H, W]` -> `[B, C, 1, 1]`, of the same dtype."""
-    if x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16) and is_eager():
+    if isinstance(x, Tensor) and x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16) and is_eager():
         return F.avg_pool2d(x, x.shape[2:])
     return x.mean((2, 3), keepdim=True)
 
@@ -48,87 +58,93 @@ def weighted_sum(splits: Tensor, weights: Tensor, radix: int) -> Tensor:
     Returns:
         `[B, C, H, W]`, in the memory format of the splits.
     """
+    if radix == 2:
+        parts = splits.chunk(2, dim=1)
+        return torch.lerp(parts[1], parts[0], weights)
+    return any_weighted_sum(splits, weights, radix)
+
+
+def any_weighted_sum(splits: Tensor, weights: Tensor, radix: int) -> Tensor:
+    """`weighted_sum` with weights `[B, radix * C, 1, 1]` that need not sum to 1; TorchScript compiles it."""
     if radix == 1:
         return splits * weights
-    first, *others = splits.chunk(radix, dim=1)
-    if radix == 2:
-        return torch.lerp(others[0], first, weights)
-    weight, *rest = weights.chunk(radix, dim=1)
-    out = first * weight
-    for split, weight in zip(others, rest, strict=True):
-        out = torch.addcmul(out, split, weight)
+    parts, rows = splits.chunk(radix, dim=1), weights.chunk(radix, dim=1)
+    out = parts[0] * rows[0]
+    for index in range(1, radix):
+        out = torch.addcmul(out, parts[index], rows[index])
     return out
 
 
-class _Link:
-    """What `_Mix` leaves for `_Pool` in the backward pass: the gradient of the sum, and the weights."""
-
-    grad: Tensor | None = None
-    weights: Tensor | None = None
-
-
-def pool(splits: Tensor) -> tuple[Tensor, Tensor, _Link]:
-    """The splits, their `global_average`, and what `mix` needs; for training, see `_Pool`."""
-    link = _Link()
-    same, gap = _Pool.apply(splits, link)
-    return same, gap, link
+def pool(splits: Tensor, radix: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The splits' `global_average`, and what `mix` needs; for training, see `_Pool`."""
+    gap, of_sum, of_weights = _Pool.apply(splits, radix)
+    return gap, (of_sum, of_weights)
 
 
-def mix(splits: Tensor, weights: Tensor, radix: int, link: _Link) -> Tensor:
-    """`weighted_sum` of the splits that `pool` gave back."""
-    out: Tensor = _Mix.apply(splits, weights, radix, link)
+def mix(splits: Tensor, weights: Tensor, radix: int, carriers: tuple[Tensor, Tensor]) -> Tensor:
+    """`weighted_sum` of the splits that `pool` averaged."""
+    out: Tensor = _Mix.apply(splits, weights, radix, *carriers)
     return out
 
 
 class _Pool(torch.autograd.Function):
-    """(splits, link) -> (splits, their average).
+    """Splits -> their average, and two carriers.
 
-    Between here and `_Mix` nothing else may use the splits: their gradient does not come back through autograd but in
-    the link, so that it can be written together with the average's.
+    A carrier has no values: `_Mix` takes it so that autograd brings here what `_Mix.backward` gives for it. For the
+    first that is the gradient of the sum, for the second the weight of each split; their product is the gradient that
+    the splits get by the sum, and it is written here in one pass, together with the average's. Nothing is kept between
+    the two functions: any part of a backward pass may run, any number of times.
     """
 
     @staticmethod
-    def forward(ctx: Any, splits: Tensor, link: _Link) -> tuple[Tensor, Tensor]:
-        ctx.link, ctx.area = link, splits.shape[2] * splits.shape[3]
+    def forward(ctx: Any, splits: Tensor, radix: int) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.shape, ctx.radix = splits.shape, radix
         ctx.set_materialize_grads(False)
-        return splits.view_as(splits), global_average(splits)
+        batch, channels, height, width = splits.shape
+        gap = global_average(splits)
+        of_sum = splits.new_empty(()).expand(batch, channels // radix, height, width)
+        return gap, of_sum, splits.new_empty(()).expand(gap.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad_splits: Tensor | None, grad_gap: Tensor | None) -> tuple[Tensor | None, None]:
-        link = ctx.link
-        spread = None if grad_gap is None else grad_gap / ctx.area  # [B, radix * C, 1, 1]
-        if link.grad is None:
-            if grad_splits is None or spread is None:
-                return grad_splits, None
-            return grad_splits + spread, None
-        grad, weights = link.grad, link.weights
-        link.grad = link.weights = None
+    def backward(
+        ctx: Any, grad_gap: Tensor | None, grad: Tensor | None, weights: Tensor | None
+    ) -> tuple[Tensor | None, None]:
+        _, _, height, width = ctx.shape
+        spread = None if grad_gap is None else grad_gap / (height * width)  # [B, radix * C, 1, 1]
+        if grad is None or weights is None:
+            return None if spread is None else spread.expand(ctx.shape), None
+        if _is_followed(grad, spread):
+            by_sum = torch.cat([grad] * ctx.radix, dim=1) * weights
+            return by_sum if spread is None else by_sum + spread, None
         return _splits_gradient(grad, weights, spread), None
 
 
 class _Mix(torch.autograd.Function):
-    """`weighted_sum` whose gradient for the splits goes through the link, see `_Pool`."""
+    """`weighted_sum` whose gradient for the splits goes through the carriers, see `_Pool`."""
 
     @staticmethod
-    def forward(ctx: Any, splits: Tensor, weights: Tensor, radix: int, link: _Link) -> Tensor:
+    def forward(ctx: Any, splits: Tensor, weights: Tensor, radix: int, of_sum: Tensor, of_weights: Tensor) -> Tensor:
         ctx.save_for_backward(splits, weights)
-        ctx.radix, ctx.link = radix, link
+        ctx.radix = radix
         return weighted_sum(splits, weights, radix)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, Tensor | None, Tensor | None]:
         splits, weights = ctx.saved_tensors
         every = torch.cat([weights, 1 - weights], dim=1) if ctx.radix == 2 else weights  # [B, radix * C, 1, 1]
-        repeated = [grad] * ctx.radix
-        if torch.is_grad_enabled():  # create_graph=True: in operations that autograd can follow
-            products = torch.cat(repeated, dim=1) * splits
-            sums = products.sum((2, 3), keepdim=True)
-            if ctx.radix == 2:
-                first, second = sums.chunk(2, dim=1)
-                sums = first - second
-            return torch.cat(repeated, dim=1) * every, sums, None, None
-        ctx.link.grad, ctx.link.weights = grad, every
-        return None, _weights_gradient(grad, splits, ctx.radix), None, None
+        if not _is_followed(grad):
+            return None, _weights_gradient(grad, splits, ctx.radix), None, grad, every
+        repeated = torch.cat([grad] * ctx.radix, dim=1)
+        sums = (repeated * splits).sum((2, 3), keepdim=True)
+        if ctx.radix == 2:
+            first, second = sums.chunk(2, dim=1)
+            sums = first - second
+        return repeated * every, sums, None, None, None
+
+
+def _is_followed(*grads: Tensor | None) -> bool:
+    """Whether a backward pass must run in operations that PyTorch can follow: differentiate, batch, trace."""
+    return torch.is_grad_enabled() or any(is_transformed(grad) for grad in grads if grad is not None)
 
 
 @fused

@@ -129,15 +129,17 @@ def test_frozen_norms(built):
     assert_learns(model, model.encoder.model, segmentation_loss)
 
 
-def test_exports_but_is_not_scripted(built):
+def test_exports_and_is_scripted(built):
     model, x = built["unet"].eval(), images(2, 64, dtype=torch.float32)
     with torch.no_grad():
         exported = torch.export.export(model, (x,)).module()
         assert_same(exported(x), model(x), 1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 deprecates it altogether
-        with pytest.raises(RuntimeError, match="Unknown type name"):
-            torch.jit.script(model)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(deepcopy(model))
+    with torch.no_grad():
+        assert_same(scripted(x), model(x), 1e-5)
 
 
 def test_the_import_is_what_makes_it_ours_whenever_it_comes():

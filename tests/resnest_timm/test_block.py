@@ -15,7 +15,18 @@ from timm.models.resnet import downsample_avg
 from torch import Tensor, nn
 
 from resnest_timm import ResNeStBottleneck
-from tests.resnest_timm.helpers import assert_same, images, is_same, randomize
+from tests.resnest_timm.helpers import (
+    SHALLOW,
+    assert_same,
+    assert_same_run,
+    create,
+    images,
+    is_same,
+    materialize,
+    randomize,
+    run_model,
+    stock,
+)
 
 BLOCKS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -125,9 +136,37 @@ def test_block_reduce_first_is_refused() -> None:
         timm.create_model("resnest14d", block_reduce_first=2)
 
 
-def test_radix_0_is_refused() -> None:
-    with pytest.raises(ValueError, match="radix must be at least 1, got 0"):
-        timm.create_model("resnest14d", block_args={"radix": 0})
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    "options",
+    [{"radix": 0}, {"radix": 0, "avd_first": True, "cardinality": 2}, {"is_first": True}, {"radix": -1, "avd": False}],
+    ids=str,
+)
+def test_forms_that_no_variant_has_are_timms_too(options, stride, train):
+    """A plain convolution in place of split attention, and pooling in every block."""
+    ours = block(stride=stride, projects=True, **options).train(train)
+    theirs = block(ResNestBottleneck, stride=stride, projects=True, **options).train(train)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    assert_same_run(run_model(ours, x := images(3, 9, channels=64)), run_model(theirs, x))
+
+
+@pytest.mark.parametrize("options", [{"radix": 0, "avd": True}, {"radix": 2, "avd": True, "is_first": True}], ids=str)
+def test_block_args_that_timm_takes(options):
+    ours = create("resnest14d", **SHALLOW, block_args=options).eval()
+    theirs = materialize(stock("resnest14d", device="meta", **SHALLOW, block_args=options)).eval()
+    assert_same(ours(x := images(2, 48)), theirs(x))
+
+
+def test_modules_are_timms():
+    """By name and, but for the two that are ours, by class: hooks and replacements find what they look for."""
+    for options in ({"radix": 0}, {"radix": 1}, {"radix": 2}):
+        modules = [
+            {name: type(module).__name__ for name, module in block(kind, projects=True, **options).named_modules()}
+            for kind in (ResNeStBottleneck, ResNestBottleneck)
+        ]
+        renamed = {"ResNeStBottleneck": "ResNestBottleneck", "SplitAttention": "SplitAttn"}
+        assert {name: renamed.get(kind, kind) for name, kind in modules[0].items()} == modules[1]
 
 
 @pytest.mark.parametrize("name", ["plain", "stride", "radix-1"])

@@ -55,3 +55,16 @@ def test_without_a_rate_or_in_eval_mode_nothing_is_dropped(model):
 
 def test_other_models_are_left_alone():
     assert resnest_timm.add_drop_block(timm.create_model("resnet18"), 0.1) == 0
+
+
+def test_where_there_is_no_split_attention_it_follows_the_norms_all_the_same():
+    model = timm.create_model("resnest14d", num_classes=5, block_args={"radix": 0})
+    assert resnest_timm.add_drop_block(model, 0.3) == 6
+    called = []
+    for name, module in model.named_modules():
+        if isinstance(module, DropBlock2d):
+            module.register_forward_hook(lambda m, args, out, name=name: called.append(name))
+    model.train()(torch.randn(2, 3, 64, 64))
+    assert called == [
+        f"{layer}.0.{key}" for layer in ("layer3", "layer4") for key in ("drop_block1", "drop_block", "drop_block3")
+    ]

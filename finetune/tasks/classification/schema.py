@@ -15,12 +15,11 @@ import numpy as np
 from datasets import ClassLabel, Value
 
 from finetune.data import class_names, splits
-from finetune.data.columns import UNLABELLED, check_named, is_image, the_image, type_name
+from finetune.data.columns import TARGET_NAMES, UNLABELLED, check_named, is_image, the_image, type_name
 from finetune.errors import SchemaError, SplitError, listing
+from finetune.tasks.classification import other_tasks
 
 TargetKind = Literal["class-label", "integer", "boolean", "string"]
-
-TARGET_NAMES = ("label", "labels", "class", "target", "category", "cls")
 
 
 @dataclass(frozen=True)
@@ -245,7 +244,8 @@ def infer(
     """
     check_named(features, image_column, target_column)
     if target_column is None:
-        _refuse_other_tasks(features)
+        classes = any(isinstance(feature, ClassLabel) for feature in _candidates(features).values())
+        other_tasks.refuse(features, classes)
     image_column = image_column or the_image(features)
     target_column = target_column or _find_target(features, image_column)
     kind = _target_kind(features[target_column])
@@ -257,60 +257,61 @@ def infer(
 
 
 def _wrong_target(column: str, feature: Any) -> SchemaError:
+    number = "a number an image is image-regression, which is not supported yet; "
     pandas = "If missing values made floats of integers, as in pandas, write astype('Int64'). "
+    of_float = _is_float(feature)
     return SchemaError(
-        f"column {column!r} has type {type_name(feature)}; expected one class per image: a ClassLabel, an integer, a "
-        f"boolean or a string. {pandas if _is_float(feature) else ''}Name another column by --target-column"
+        f"column {column!r} has type {type_name(feature)}; {number if of_float else ''}expected one class per image: a "
+        f"ClassLabel, an integer, a boolean or a string. {pandas if of_float else ''}Name another column by "
+        "--target-column"
     )
 
 
 def _is_float(feature: Any) -> bool:
-    return isinstance(feature, Value) and feature.dtype.startswith("float")
+    return isinstance(feature, Value) and feature.dtype.startswith(("float", "double"))
+
+
+def _candidates(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns that may be the target without being named."""
+    return {
+        name: feature
+        for name, feature in features.items()
+        if not name.startswith("__") and not is_image(feature) and not other_tasks.never_the_target(name)
+    }
 
 
 def _find_target(features: Mapping[str, Any], image_column: str) -> str:
-    others = {n: f for n, f in features.items() if n != image_column and not n.startswith("__")}
+    others = {name: feature for name, feature in _candidates(features).items() if name != image_column}
     labels = [name for name, feature in others.items() if isinstance(feature, ClassLabel)]
     plain = [name for name, feature in others.items() if _target_kind(feature) is not None]
     named = [name for name in plain if name.lower() in TARGET_NAMES]
+    numbers = [name for name, feature in others.items() if _is_float(feature)]
+    if not labels and not named:
+        other_tasks.refuse_flags(others)
+        for name in (*(name for name in numbers if name.lower() in TARGET_NAMES), *([] if plain else numbers)):
+            raise _wrong_target(name, others[name])
     for candidates in (labels, named, plain):
         if len(candidates) == 1:
             return candidates[0]
         if candidates:
             raise SchemaError(
-                f"{len(candidates)} columns could hold the classes ({listing(candidates)}): pick one by --target-column"
+                f"{len(candidates)} columns could hold the classes ({listing(candidates)}): pick one by "
+                f"--target-column{_readings(features, candidates)}"
             )
-    fractions = [name for name, feature in others.items() if name.lower() in TARGET_NAMES and _is_float(feature)]
-    if fractions:
-        raise _wrong_target(fractions[0], others[fractions[0]])
+    aside = [name for name, feature in features.items() if _target_kind(feature) is not None and name != image_column]
+    aside = [name for name in aside if not name.startswith("__")]
+    never = f"; {listing(aside, 5)} are taken only when named" if aside else ""
     raise SchemaError(
-        f"no column holds classes: columns are {', '.join(f'{n} ({type_name(f)})' for n, f in features.items())}. In "
-        "a folder of images put each class into a folder of its own; else name the column by --target-column"
+        f"no column holds classes: columns are {', '.join(f'{n} ({type_name(f)})' for n, f in features.items())}{never}"
+        ". In a folder of images put each class into a folder of its own, or a table (train.csv with columns file_name "
+        "and label) beside them; else name the column by --target-column"
     )
 
 
-def _refuse_other_tasks(features: Mapping[str, Any]) -> None:
-    if any(isinstance(feature, ClassLabel) for feature in features.values()):
-        return
-    for name, feature in features.items():
-        inner = getattr(feature, "feature", feature[0] if isinstance(feature, list) and feature else feature)
-        if isinstance(inner, dict) and any("bbox" in key or "box" in key for key in inner):
-            raise SchemaError(
-                f"this is an object detection dataset (boxes in column {name!r}); only image classification is "
-                "supported yet. To classify whole images, name a column of classes by --target-column"
-            )
-        if inner is not feature and isinstance(inner, ClassLabel):
-            raise SchemaError(
-                f"this is a multi-label dataset (column {name!r} holds several classes per image); only one class per "
-                "image is supported yet. Name another column by --target-column"
-            )
-    images = [name for name, feature in features.items() if is_image(feature)]
-    masks = [n for n in images if any(word in n.lower() for word in ("mask", "segment", "annotation", "label"))]
-    if len(images) > 1 and masks:
-        raise SchemaError(
-            f"this is a segmentation dataset (masks in column {masks[0]!r}); only image classification is supported "
-            "yet. To classify whole images, name --image-column and --target-column"
-        )
+def _readings(features: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """The classes that each column declares, as far as any does."""
+    shown = [f"{name} ({listing(names, 4)})" for name in columns if (names := getattr(features[name], "names", None))]
+    return f": {listing(shown, 5)}" if shown else ""
 
 
 def _target_kind(feature: Any) -> TargetKind | None:

@@ -163,7 +163,7 @@ def killed(*_):
 
 
 KILLS = {
-    "in the second seed": ("finetune.training.callbacks.Limits.on_train_batch_end", None),
+    "in the second seed": ("finetune.training.callbacks.limits.Limits.on_train_batch_end", None),
     "when all are trained": ("finetune.commands.seeds.average", killed),
     "between two files": ("finetune.commands.seeds.write_text", killed),
     "while it exports": ("finetune.export.model_folder.save", killed),

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 from finetune.commands import predict_rows
-from finetune.data import image_folder, images, outside, source
+from finetune.data import images, outside, source
 from finetune.data.images import ImageError, decode
 from finetune.data.scan import scan
 from finetune.errors import DatasetError
@@ -204,7 +204,7 @@ def test_pipes_devices_sockets_and_loops_are_counted_and_never_opened(tmp_path):
         os.chdir(tmp_path / "b")  # a socket's name is short
         listener.bind("socket.jpg")
         os.chdir(here)
-        split = image_folder.read(tmp_path)["train"]
+        split = source.load(str(tmp_path)).splits["train"]
         bad = {Path(one.path).name: one.reason for one in scan(split, "image", range(len(split))).bad}
     assert bad == {
         "pipe.jpg": "a pipe, no regular file: it is not opened",

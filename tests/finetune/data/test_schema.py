@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, LargeList, List, Value
+from datasets import Array2D, ClassLabel, Dataset, Features, Image, LargeList, List, Value
 
 from finetune.data.columns import UNLABELLED
 from finetune.errors import SchemaError
@@ -272,3 +272,167 @@ def test_values_survive_the_way_through_a_dataset(kind, feature, column):
             assert schema.values[code] == value
             assert type(schema.values[code]) is type(value)
     assert len(set(schema.classes)) == len(schema.classes) == len(schema.values)
+
+
+TEXT, INT, FLOAT = Value("string"), Value("int64"), Value("float32")
+BOX = List(FLOAT)
+LICENCES = ClassLabel(names=["by", "by-nc", "by-sa"])
+
+# Forms of the Hub, and what they are.
+REAL = {
+    "cppe-5": (
+        {
+            "image_id": INT,
+            "image": Image(),
+            "width": INT,
+            "height": INT,
+            "objects": {"id": List(INT), "area": List(INT), "bbox": List(BOX), "category": List(PETS)},
+        },
+        r"object detection dataset \(boxes in column 'objects'\); object-detection is not supported yet",
+    ),
+    "minato-ryan/coco-car-instance": (
+        {
+            "image": Image(),
+            "objects": {"bbox": List(BOX), "categories": List(INT), "area": List(FLOAT), "iscrowd": List(INT)},
+            "height": INT,
+            "width": INT,
+            "date_captured": TEXT,
+            "license": LICENCES,
+        },
+        r"boxes in column 'objects'\); object-detection",
+    ),
+    "a licence alone": (
+        {"image": Image(), "license": LICENCES, "height": INT, "coco_url": TEXT, "image_id": INT},
+        r"no column holds classes: .*license, height, coco_url, image_id are taken only when named.*--target-column",
+    ),
+    "rsod_object_detection_data": (
+        {"image": Image(), "bbox": List(BOX), "area": List(FLOAT), "category": TEXT},
+        r"boxes in column 'bbox'\); object-detection",
+    ),
+    "tiny-object-detection-aquarium-dataset": (
+        {
+            "image": Image(),
+            "height": INT,
+            "width": INT,
+            "bbox": List(BOX),
+            "label": List(INT),
+            "category": List(TEXT),
+            "annotations": {
+                "annotations": List({"area": FLOAT, "bbox": BOX, "category_id": INT}),
+                "image_id": INT,
+            },
+        },
+        r"boxes in column 'annotations'\); object-detection",
+    ),
+    "ClownRat/COCO2017": (
+        {
+            "image": TEXT,
+            "objects": {
+                "areas": List(FLOAT),
+                "bboxes": List(BOX),
+                "classes": List(TEXT),
+                "ids": List(INT),
+                "iscrowds": List(INT),
+                "masks": List({"counts": TEXT, "size": List(INT)}),
+            },
+        },
+        r"instance segmentation dataset \(masks in column 'objects'\); instance-segmentation",
+    ),
+    "whyen-wang/coco_detection": (
+        {
+            "image": Image(),
+            "bboxes": List(BOX),
+            "categories": List(INT),
+            "inst.rles": {"size": List(List(INT)), "counts": List(TEXT)},
+        },
+        r"masks in column 'inst.rles'\); instance-segmentation",
+    ),
+    "BrandonLSX/coco-2017": (
+        {
+            "image": Image(),
+            "annotations": {"id": List(INT), "category_id": List(INT), "category_name": List(TEXT), "bbox": List(BOX)},
+        },
+        r"boxes in column 'annotations'\); object-detection",
+    ),
+    "KIRANKALLA/weaponds3": (
+        {
+            "image": Image(),
+            "annotations": List({"id": INT, "category_id": INT, "bbox": BOX, "segmentation": List(BOX)}),
+        },
+        r"masks in column 'annotations'\); instance-segmentation",
+    ),
+    "segmented-imagenet1k-subset": (
+        {"image": Image(), "boxes": List(BOX), "labels": List(TEXT), "masks": List(Image())},
+        r"masks in column 'masks'\); instance-segmentation",
+    ),
+    "boxes beside classes": (
+        {"image": Image(), "objects": List(BOXES), "label": PETS},
+        r"boxes in column 'objects'\).*--target-column",
+    ),
+    "boxes as an array": (
+        {"image": Image(), "boxes": Array2D((None, 4), "float32"), "names": List(TEXT)},
+        r"boxes in column 'boxes'\)",
+    ),
+    "sidewalk-semantic": (
+        {"pixel_values": Image(), "label": Image()},
+        r"masks in column 'label'\); semantic-segmentation",
+    ),
+    "FoodSeg103": (
+        {"image": Image(), "label": Image(), "classes_on_image": List(INT), "id": INT},
+        r"masks in column 'label'\); semantic-segmentation",
+    ),
+    "AID_MultiLabel": (
+        {"label": List(ClassLabel(names=["a", "b"])), "image": Image()},
+        r"multi-label dataset \(column 'label' holds several classes per image\); multi-label-classification",
+    ),
+    "names in a list": ({"image": Image(), "tags": List(TEXT)}, r"column 'tags' holds several .*multi-label"),
+    "celeba": (
+        {"image": Image(), "celeb_id": INT} | {name: Value("bool") for name in ("Bald", "Bangs", "Smiling")},
+        r"3 columns of yes or no: Bald, Bangs, Smiling\); multi-label-classification",
+    ),
+    "a struct of yes and no": (
+        {"image": Image(), "attributes": {"Bald": Value("bool"), "Bangs": Value("bool")}},
+        r"column 'attributes' holds yes or no for 2\); multi-label-classification",
+    ),
+    "img-quality": (
+        {
+            "image": Image(),
+            "image_name": TEXT,
+            "views": INT,
+            "quality_mos": Value("float64"),
+            "target": Value("float64"),
+        },
+        r"column 'target' has type float64; a number an image is image-regression, which is not supported yet",
+    ),
+    "a number alone": (
+        {"image": Image(), "id": INT, "age": FLOAT},
+        r"column 'age' has type float32; a number an image is image-regression",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_forms_of_the_hub_are_what_they_are(name):
+    features, message = REAL[name]
+    with pytest.raises(SchemaError, match=message):
+        infer(features)
+
+
+@pytest.mark.parametrize(
+    "name",
+    "license licence height width id image_id patient-id ids date date_captured url coco_url file_name filename "
+    "image_path split imageId".split(),
+)
+def test_what_describes_an_image_is_a_target_only_when_named(name):
+    assert infer({"image": Image(), name: PETS, "breed": TEXT}).target_column == "breed"
+    assert infer({"image": Image(), name: PETS, "breed": TEXT}, target_column=name).target_column == name
+
+
+@pytest.mark.parametrize("name", ["hybrid", "kids", "curl", "grid", "species", "valid", "heights", "pathology"])
+def test_names_that_only_look_like_those_are_classes(name):
+    assert infer({"image": Image(), name: TEXT}).target_column == name
+
+
+def test_a_few_booleans_beside_a_class_are_no_classes():
+    features = {"image": Image(), "label": TEXT, "checked": Value("bool"), "public": Value("bool")}
+    assert infer(features).target_column == "label"

@@ -254,8 +254,9 @@ def test_without_a_network_the_ways_out_are_named():
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("pets.zip", b"PK", r"pets.zip: expected a folder or a .parquet, .arrow, .tar file, got '.zip'"),
-        ("pets", b"text", r"expected a folder or a .parquet, .arrow, .tar file, got ''"),
+        ("pets.zip", b"PK", r"cannot read pets.zip: File is not a zip file; unpack it yourself and give --dataset the"),
+        ("pets", b"text", r"expected a folder or a .parquet, .arrow, .tar, .zip, .tgz, .* file, got ''"),
+        ("pets.json", b"{}", r"cannot read .*pets.json: it holds no rows of a table, and no images"),
         ("bad.parquet", b"PAR1 and nothing of it", r"cannot read .*bad.parquet: .*Parquet magic bytes not found"),
         ("empty.parquet", b"", r"cannot read .*empty.parquet: .*"),
         ("bad.arrow", b"no arrow", r"cannot read .*bad.arrow: "),

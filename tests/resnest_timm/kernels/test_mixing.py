@@ -43,8 +43,8 @@ def test_outputs_and_gradients_are_the_formulas(
     radix: int, dtype: torch.dtype, layout: str, size: tuple[int, int]
 ) -> None:
     splits, weights = operands(radix, dtype, layout, size)
-    same, gap, link = mixing.pool(splits)
-    out = mixing.mix(same, weights, radix, link)
+    gap, carriers = mixing.pool(splits, radix)
+    out = mixing.mix(splits, weights, radix, carriers)
     assert out.dtype == gap.dtype == dtype
     assert gap.shape == (3, radix * 6, 1, 1)
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(dtype)
@@ -123,7 +123,7 @@ def test_frozen_parts_leave_the_other_gradients_alone(frozen: str) -> None:
 
 def test_eval_mode_and_compilers_get_plain_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Function transforms work there, and compilers fuse better."""
-    monkeypatch.setattr(mixing, "pool", lambda splits: pytest.fail("the eager training's way"))
+    monkeypatch.setattr(mixing, "pool", lambda splits, radix: pytest.fail("the eager training's way"))
     x, module = images(3, 5, channels=12), layer(2).eval()
     grads = torch.func.vmap(torch.func.grad(lambda image: module(image[None]).sum()))(x)
     torch.testing.assert_close(grads, torch.autograd.functional.jacobian(lambda x: module(x).sum(), x))
