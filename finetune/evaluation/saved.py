@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from finetune.runs.runfolder import save_tensors
 
 
 def save(path: Path, predictions: Mapping[str, Any]) -> bool:
@@ -37,7 +39,7 @@ def save(path: Path, predictions: Mapping[str, Any]) -> bool:
         return False
     temporary = path.with_name(f"{path.name}.part")
     try:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+        save_tensors({name: value.contiguous() for name, value in tensors.items()}, temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

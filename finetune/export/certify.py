@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 import cards
@@ -17,6 +16,7 @@ from finetune.console import log
 from finetune.data import images
 from finetune.data.dataset import LabelledImages
 from finetune.loading.transforms import Transform
+from finetune.runs.runfolder import save_tensors
 from finetune.settings.limits import VERIFY
 
 IMAGES = 32
@@ -42,7 +42,7 @@ def write_inputs(folder: Path, model: nn.Module, data: LabelledImages, transform
         picture.save(temporary / "images" / f"{number:03}.png")
         pixels.append(transform(picture))
     tensors = {"pixels": torch.stack(pixels), "logits": eager_logits(model, torch.stack(pixels))}
-    save_file(tensors, temporary / "inputs.safetensors")
+    save_tensors(tensors, temporary / "inputs.safetensors")
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import nn
 
 from finetune.errors import CheckpointError, ExportError
-from finetune.runs.runfolder import write_text
+from finetune.runs.runfolder import save_tensors, write_text
 from resnest_timm.resnest import VARIANTS
 from resnest_timm.stock import PROVENANCE, stock_config, stock_form
 
@@ -45,7 +44,7 @@ def save(
         config["calibration"] = {"temperature": temperature}
     write_text(temporary / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    safetensors.torch.save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(tensors, temporary / "model.safetensors", {"format": "pt"})
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 

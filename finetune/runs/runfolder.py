@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -293,3 +293,19 @@ def write_text(path: Path, text: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def save_tensors(tensors: Mapping[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, which would let nobody but the user read the file; as any other file of the run.
+
+    Args:
+        tensors: Contiguous, on the CPU.
+        path: Of the file.
+        metadata: Its own.
+    """
+    from safetensors.torch import save_file  # with torch
+
+    save_file(dict(tensors), path, metadata=metadata)
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)

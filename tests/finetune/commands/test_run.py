@@ -214,3 +214,8 @@ def test_real_photographs_reach_the_promised_accuracy(cli, shared_data, tmp_path
     assert result["dataset"]["splits"] == {"train": 1650, "validation": 206, "test": 206}
     assert result["dataset"]["license"] == "apache-2.0"
     check_strangers(tmp_path / "run", data, tmp_path / "logits.npz")
+
+
+def test_whoever_may_read_the_folder_may_read_all_of_it(digits_run):
+    modes = {path.name: path.stat().st_mode & 0o777 for path in digits_run.rglob("*") if path.is_file()}
+    assert set(modes.values()) == {modes["result.json"]}, modes
