@@ -31,6 +31,46 @@ T = TypeVar("T")
 
 PROG = "python -m finetune"
 
+ELSEWHERE = {
+    "--gpus": "--devices",
+    "--num-gpus": "--devices",
+    "--device": "--accelerator",
+    "--learning-rate": "--lr",
+    "--max-lr": "--lr",
+    "--wd": "--weight-decay",
+    "--num-epochs": "--epochs",
+    "--num-train-epochs": "--epochs",
+    "--max-epochs": "--epochs",
+    "--bs": "--batch-size",
+    "--per-device-train-batch-size": "--device-batch-size",
+    "--img-size": "--image-size",
+    "--imgsz": "--image-size",
+    "--input-size": "--image-size",
+    "--data": "--dataset",
+    "--data-dir": "--dataset",
+    "--dataset-name": "--dataset",
+    "--data-path": "--dataset",
+    "--model-name": "--model",
+    "--model-name-or-path": "--model",
+    "--arch": "--model",
+    "--opt": "--optimizer",
+    "--output-dir": "--output",
+    "--out-dir": "--output",
+    "--smoothing": "--label-smoothing",
+    "--num-workers": "--workers",
+    "--dataloader-num-workers": "--workers",
+    "--resume-from-checkpoint": "--resume",
+    "--checkpoint": "--resume",
+    "--fp16": "--precision",
+    "--bf16": "--precision",
+    "--amp": "--precision",
+    "--push-to-hub": "--publish",
+    "--label-column-name": "--target-column",
+    "--image-column-name": "--image-column",
+    "--class-weights": "--imbalance",
+}
+"""What other tools call our flags."""
+
 # Where the parser says which type a value should have had, and the value.
 _WRONG_TYPE = (
     r"no type matching (\S+) could be instantiated from \[(.*?)\]",
@@ -323,7 +363,9 @@ def _raise_config_error(known: Sequence[str], event: tyro_errors.ParseErrorEvent
             unknown = next((t for t in tokens if t.startswith("-")), tokens[0])
             if not unknown.startswith("-"):
                 raise ConfigError(f"expected only flags and their values, got {unknown!r} besides{help_hint}")
-            near = suggest(unknown.split("=")[0].replace("_", "-"), known)
+            name = unknown.split("=")[0].replace("_", "-")
+            ours = ELSEWHERE.get(name)
+            near = f": here it is {ours}" if ours in known else suggest(name, known)
             raise ConfigError(f"unknown flag {unknown}{near or help_hint}")
         case tyro_errors.MissingArgs(missing_arguments=missing):
             names = ", ".join(a.arg.display_name() for a in missing)

@@ -126,6 +126,8 @@ def _report(record: Record) -> None:
 def _opened(path: str | Path | None) -> Iterator[TextIO]:
     """A file that appears whole or not at all, or standard output."""
     if path is None:
+        if hasattr(sys.stdout, "reconfigure"):  # a console may lack a letter of a name
+            sys.stdout.reconfigure(errors="backslashreplace")
         yield sys.stdout
         return
     path = Path(path).expanduser()

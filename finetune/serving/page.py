@@ -69,11 +69,16 @@ def describe(predictor: Predictor) -> tuple[str, list[str]]:
     side = " x ".join(str(size) for size in predictor.data_config["input_size"][1:])
     lines = [f"{len(predictor.classes)} classes, images of {side} pixels"]
     result = Path(place).parent / "result.json"
+    helps = True
     if scheme == "local-dir" and Path(place).name == "model" and result.is_file():
         known = RunResult.load(result)
         title = f"{known.model['architecture']} on {known.dataset['id']}"
         lines.insert(0, _accuracy(known))
-    if predictor.calibrated:
+        test = known.evaluation.get("calibration", {}).get("test")
+        helps = test is None or test["error_calibrated"] <= test["error"]
+    if predictor.calibrated and not helps:
+        lines.append(f"Probabilities are at temperature {predictor.temperature:.3g}, which did not help on test images")
+    elif predictor.calibrated:
         lines.append(f"Probabilities are calibrated: temperature {predictor.temperature:.3g}, fitted on validation")
     else:
         lines.append("Probabilities are the model's own: it has no calibration")

@@ -10,6 +10,9 @@ import torch
 from finetune.errors import DeviceMemoryError, SplitError
 from finetune.loading.sampler import micro_batches
 
+_SHARED = ("Bus error", "insufficient shared memory", "unable to mmap", "unable to allocate shared memory")
+"""What torch says where shared memory is full."""
+
 
 @contextmanager
 def advised(count: int, batch_size: int, world: int, device_batch_size: int | None, advice: str) -> Iterator[None]:
@@ -41,6 +44,13 @@ def advised(count: int, batch_size: int, world: int, device_batch_size: int | No
                 "or with --grad-checkpointing or --precision bf16"
             )
         raise DeviceMemoryError(f"out of memory with {present} images at a time on a device: {remedy}") from error
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _SHARED):
+            raise
+        raise DeviceMemoryError(
+            "the processes that decode images share batches in memory (/dev/shm), which is full: give the container "
+            f"more (docker's --shm-size=2g), or go on with {advice} --workers 0"
+        ) from error
 
 
 def _smaller(count: int, batch_size: int, world: int, present: int) -> int | None:

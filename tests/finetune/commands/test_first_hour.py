@@ -1,5 +1,6 @@
 """What somebody meets in the first hour: on a terminal, in a notebook, with paths as text."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from finetune import PredictOptions, RunConfig, console
-from finetune.cli import main
+from finetune.cli import ELSEWHERE, main
 from finetune.errors import ConfigError
 from finetune.runs.result import RunResult
 from finetune.settings.help import SHOWN
@@ -123,3 +124,23 @@ def test_the_short_help_fits_on_a_screen_and_names_what_most_people_need(capsys)
     known = {line.split()[0] for line in lines if line.startswith("  --")}
     assert known == {f"--{name.replace('_', '-')}" for name in SHOWN}
     assert "python -m finetune --help" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "ours"),
+    [
+        (["--gpus", "1"], "--devices"),
+        (["--learning-rate", "1e-3"], "--lr"),
+        (["--learning_rate=1e-3"], "--lr"),
+        (["--output_dir", "x"], "--output"),
+    ],
+)
+def test_what_other_tools_call_a_flag_is_translated(words, ours, capsys):
+    assert main(["--model", "resnest50", "--dataset", "x", *words]) == 2
+    assert capsys.readouterr().err == f"error: unknown flag {words[0]}: here it is {ours}\n"
+
+
+def test_every_translation_is_to_a_flag_that_there_is():
+    flags = {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(RunConfig)}
+    assert set(ELSEWHERE.values()) <= flags
+    assert not set(ELSEWHERE) & flags

@@ -67,3 +67,24 @@ def test_a_training_that_runs_out_of_memory(monkeypatch, tmp_path):
     message = rf"out of memory with 16 images .* --resume {tmp_path / 'run'} --device-batch-size 8, a step still tak"
     with pytest.raises(DeviceMemoryError, match=message):
         run(config)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+        "shared memory. Please try to raise your shared memory limit.",
+        "unable to allocate shared memory(shm) for file </torch_7>: No space left on device (28)",
+    ],
+)
+def test_full_shared_memory_says_what_to_raise(words):
+    with (
+        pytest.raises(DeviceMemoryError, match=r"/dev/shm.*--shm-size=2g.*finetune --resume RUN --workers 0"),
+        advised(10, 5, 1, None, "finetune --resume RUN"),
+    ):
+        raise RuntimeError(words)
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"), advised(10, 5, 1, None, ""):
+        raise RuntimeError("shapes differ")
