@@ -34,7 +34,7 @@ from speed_candidates import (
 )
 from speed_runtimes import RUNTIMES, at_hand
 
-from finetune.export import named
+from finetune.export.formats import named
 from finetune.loading.allocator import freed_memory_kept
 from resnest_timm.inference.hardware import has_fast_bf16
 from resnest_timm.listing import measure

@@ -275,7 +275,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     settings = {name: getattr(config, name) for name in names if name not in ELSEWHERE}
     if not isinstance(config.dataset, str | os.PathLike):
         settings["dataset"] = None
-    if settings["dataset"] is not None and Path(settings["dataset"]).expanduser().exists():
+    if settings["dataset"] not in (None, "digits") and Path(settings["dataset"]).expanduser().exists():
         settings["dataset"] = str(Path(settings["dataset"]).expanduser().resolve())
     if config.classes and Path(config.classes).expanduser().is_file():
         settings["classes"] = str(Path(config.classes).expanduser().resolve())

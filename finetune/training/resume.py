@@ -94,7 +94,7 @@ def checkpoint(folder: RunFolder, current: Mapping[str, Any]) -> Path | None:
 
 def _differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> Iterator[str]:
     for name in current:
-        if name in recorded and recorded[name] != current[name]:
+        if name in recorded and _placed(recorded[name]) != _placed(current[name]):
             if name == "classes":
                 yield from _classes(recorded[name], current[name])
             elif name.startswith("shapes"):
@@ -106,6 +106,13 @@ def _differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> Ite
                 if name.endswith("split"):  # without the sum
                     before, now = before.split(",")[0], now.split(",")[0]
                 yield f"{name} {before}, not {now}"
+
+
+def _placed(value: Any) -> Any:
+    """A model's folder by its place: config.yaml has it absolute, the command line perhaps not."""
+    if isinstance(value, str) and value.startswith("local-dir:"):
+        return f"local-dir:{Path(value.removeprefix('local-dir:')).expanduser().resolve()}"
+    return value
 
 
 def _classes(recorded: list[str], current: list[str]) -> Iterator[str]:

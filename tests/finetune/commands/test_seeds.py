@@ -358,7 +358,7 @@ def test_a_classifier_that_is_trained_has_seeds(options):
 @pytest.mark.parametrize(("begun", "now"), [(1, 2), (2, 1), (2, 3), (None, 2)])
 def test_a_run_goes_on_with_as_many_seeds_as_it_was_begun_with(tmp_path, begun, now):
     settings = "" if begun is None else f"seeds: {begun}\n"
-    (tmp_path / "config.yaml").write_text(f"seed: 0\n{settings}")
+    (tmp_path / "config.yaml").write_text(f"model: resnest14d\ndataset: digits\nseed: 0\n{settings}")
     folder = RunFolder(tmp_path)
     with pytest.raises(ResumeError, match=f"was begun with --seeds {begun or 1}, not {now}"):
         seeds.check(RunConfig(**GIVEN, seeds=now), folder)

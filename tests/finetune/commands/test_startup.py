@@ -112,7 +112,7 @@ def test_a_mistyped_flag_imports_nothing(watch, words, message):
         (["--model", "resnest50", "--dataset", "fod101"], "unknown dataset 'fod101'; did you mean food101?"),
         (["--model", "resnest50", "--dataset", "./photos"], "no such file or folder: "),
         (["--model", "resnest50", "--dataset", "{empty}"], "holds no files; expected a folder of images"),
-        (["--model", "resnest50", "--dataset", "{file}"], "expected a folder or a .parquet, .arrow, .tar file"),
+        (["--model", "resnest50", "--dataset", "{file}"], "expected a folder or a .parquet, .arrow, .tar, .zip"),
         (["evaluate", "resnest500", "--dataset", "digits"], "unknown model 'resnest500'"),
         (["evaluate", "resnest50", "--dataset", "fod101"], "unknown dataset 'fod101'"),
         (["evaluate", "resnest50"], "--dataset must be given: what shall resnest50 be evaluated on?"),

@@ -100,7 +100,7 @@ def test_a_stranger_is_told_by_the_hub_itself(hub, monkeypatch):
 
 
 def test_where_a_run_goes_is_not_in_its_settings(tmp_path):
-    settings = runfolder._settings(config(private=True, output=tmp_path))
+    settings = runfolder.settings_of(config(private=True, output=tmp_path))
     assert {"publish", "private", "output", "resume"}.isdisjoint(settings)
 
 

@@ -16,7 +16,7 @@ from finetune.cli import parse_train
 from finetune.data.splits import SplitRows, Splits
 from finetune.errors import RunFolderError
 from finetune.runs import claim, runfolder
-from finetune.runs.runfolder import RunFolder, choose, write_text
+from finetune.runs.runfolder import RunFolder, choose, settings_of, write_text
 from finetune.settings.presets import PRETRAINED_PRESET
 from tests.finetune.runs import test_result as result
 
@@ -309,3 +309,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, step):
         write_text(path, "new")
     monkeypatch.undo()
     assert path.read_text() == "old"
+
+
+def test_the_sample_stays_the_sample_where_a_folder_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    assert settings_of(RunConfig(model="resnest14d", dataset="digits"))["dataset"] == "digits"
+    assert settings_of(RunConfig(model="resnest14d", dataset="./digits"))["dataset"] == str(tmp_path / "digits")
