@@ -130,7 +130,8 @@ def _refuse_train_mode(model: nn.Module, args: tuple[Any, ...]) -> None:
 
 def _to_weight(convolution: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     weight: Any = convolution.weight
-    if not isinstance(weight, Tensor) or is_transformed(args[0]):  # a tracer's stand-in; under vmap an image alone
+    transformed = not torch.compiler.is_compiling() and is_transformed(args[0])
+    if not isinstance(weight, Tensor) or transformed:  # a tracer's stand-in; under vmap an image alone
         return (args[0].to(weight.dtype), *args[1:])
     layout = torch.channels_last if is_channels_last(weight) else torch.contiguous_format
     return (args[0].to(weight.dtype, memory_format=layout), *args[1:])

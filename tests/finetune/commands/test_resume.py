@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from finetune.commands.report import table
+from finetune.evaluation.metrics import SCORES
 from finetune.runs.result import RunResult
+from finetune.tasks.classification.task import CLASSIFICATION
 
 pytestmark = pytest.mark.slow(seconds=90)
 
@@ -144,7 +146,7 @@ def test_the_averaged_weights_are_chosen_evaluated_and_exported(uninterrupted):
     run = uninterrupted(1)
     result = RunResult.load(run / "result.json")
     assert (result.model["weights"], result.training["ema"]) == ("averaged", 0.9)
-    assert "weights             averaged over the steps (--ema 0.9)" in table(result)
+    assert "weights             averaged over the steps (--ema 0.9)" in table(result, CLASSIFICATION, SCORES)
     best = rows(run)[result.training["best_epoch"] - 1]
     for name in ("loss", "accuracy", "macro_f1", "balanced_accuracy"):
         assert float(best[f"val_{name}"]) == pytest.approx(result.metrics["validation"][name], rel=1e-6)

@@ -12,6 +12,7 @@ from datasets import Value
 from safetensors.torch import save_file
 from torchmetrics import Metric
 
+import cards.tasks
 from finetune.data.columns import the_image
 from finetune.data.splits import carve, subset
 from finetune.errors import SchemaError
@@ -191,7 +192,29 @@ class Number:
         return Answers(built, models.data_config(built))
 
 
+# The page's own parts, as the row of the task in the table of cards names them.
+FIGURES = {}
+
+
+def sections(result, model):
+    return {"class_count": "no"}
+
+
+def floors(evaluation):
+    return []
+
+
+def limitations(result):
+    return [f"Its largest error on a test image was {result['evaluation']['largest']:.3g}."]
+
+
 registry.register(Number())
+cards.tasks.TASKS[Number.name] = replace(
+    cards.tasks.TASKS["image-classification"],
+    title="Image regression",
+    metrics={"mae": ("mae", "Mean absolute error")},
+    parts=__name__,
+)
 
 if __name__ == "__main__":
     from finetune.cli import main

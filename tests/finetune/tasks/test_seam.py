@@ -74,6 +74,10 @@ def test_a_second_task_goes_all_the_way(run_folder, data):
     best = min(rows, key=lambda row: float(row["val_mae"]))
     assert result["training"]["best_epoch"] == int(float(best["epoch"]))
     assert result["training"]["chosen_by"] == "validation mean absolute error"
+    page = (run_folder / "model/README.md").read_text()
+    assert "| Mean absolute error | " in page
+    assert "Its largest error on a test image was" in page
+    assert "pipeline_tag: image-regression" in page
     assert float(best["val_mae"]) == pytest.approx(result["metrics"]["validation"]["mae"], abs=1e-6)
 
 
