@@ -82,8 +82,8 @@ def plan(config: RunConfig, folder: RunFolder, session: Session) -> str:
         start = "pretrained weights" if config.pretrained else "random weights"
         of = "the backbone stays as it is, " if config.freeze == "backbone" else ""
         lines.append(
-            f"on {where}, precision {session.precision}: {config.epochs} epochs from {start}, {of}batches of "
-            f"{config.batch_size}, {config.optimizer} at {config.lr:g}"
+            f"on {where}, precision {session.precision}: {config.epochs} epoch{'' if config.epochs == 1 else 's'} from "
+            f"{start}, {of}batches of {config.batch_size}, {config.optimizer} at {config.lr:g}"
         )
     return "\n".join(lines)
 
