@@ -134,10 +134,16 @@ def quiet() -> Iterator[None]:
 class EpochBar(TQDMProgressBar):
     """Counts epochs from 1, as all else that is printed; what an epoch came to is a line of the log."""
 
-    def on_train_epoch_start(self, trainer: L.Trainer, *arguments: Any) -> None:
-        """Name the epoch."""
-        super().on_train_epoch_start(trainer, *arguments)
-        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+    def init_train_tqdm(self) -> Any:
+        """A bar that is named by us, whatever Lightning names it."""
+        bar: Any = super().init_train_tqdm()
+        named = bar.set_description
+
+        def set_description(_: str | None = None, refresh: bool = True) -> None:
+            named(f"epoch {self.trainer.current_epoch + 1}/{self.trainer.max_epochs}", refresh)
+
+        bar.set_description = set_description
+        return bar
 
     def get_metrics(self, *arguments: Any) -> dict[str, Any]:
         """Without Lightning's version number."""

@@ -1,12 +1,16 @@
 """What somebody meets in the first hour: on a terminal, in a notebook, with paths as text."""
 
 import dataclasses
+import fcntl
 import json
 import logging
 import os
 import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,13 +21,13 @@ from finetune.cli import ELSEWHERE, main
 from finetune.errors import ConfigError
 from finetune.runs.result import RunResult
 from finetune.settings.help import SHOWN
-from finetune.training.session import EpochBar
 from tests.examples import ROOT
 
 
 def on_a_terminal(*words):
     """What `python -m finetune` shows where standard output and error are a terminal."""
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))  # else no bar has room
     command = [sys.executable, "-m", "finetune", *map(str, words)]
     environment = os.environ | {"PYTHONPATH": os.environ["PYTHONPATH"], "COLUMNS": "200", "TERM": "xterm"}
     process = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, cwd=ROOT, env=environment)
@@ -105,14 +109,10 @@ def test_a_terminal_shows_what_a_pipe_shows_and_counts_epochs_from_one(tmp_path)
     assert "on cpu, precision " in shown
     assert ": 2 epochs from random weights, batches of 32, adamw at 0.002" in shown
     assert "epoch 1/2: train loss " in shown
-    assert "epoch 1/2:   0%" in shown or "epoch 1/2:" in shown.split("train loss")[0]
+    assert set(re.findall(r"(epoch \d/\d): +\d+%", shown)) == {"epoch 1/2", "epoch 2/2"}
     assert "Epoch 0" not in shown
     assert "v_num" not in shown
     assert f"python -m finetune predict {tmp_path / 'run'} IMAGES" in shown
-
-
-def test_the_bar_is_lightnings():
-    assert EpochBar().refresh_rate > 0
 
 
 def test_the_short_help_fits_on_a_screen_and_names_what_most_people_need(capsys):
