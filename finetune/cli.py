@@ -314,7 +314,7 @@ def _file_arguments(path: Path) -> list[str]:
 
 def _as_arguments(settings: Mapping[Any, Any], path: str) -> list[str]:
     """Settings as arguments; `path` names them in errors."""
-    known = [f.name for f in dataclasses.fields(RunConfig)]
+    known = [f.name for group in GROUPS.values() for f in dataclasses.fields(group)]
     arguments = []
     for key, value in settings.items():
         name = str(key).replace("-", "_")

@@ -36,6 +36,10 @@ class SchemaError(FinetuneError, ValueError):
     """The dataset's columns do not say what to train on."""
 
 
+class SeveralReadingsError(SchemaError):
+    """A dataset's columns can be read in several ways, and nothing says which is meant."""
+
+
 class SplitError(FinetuneError, ValueError):
     """The dataset cannot be split into train, validation and test."""
 

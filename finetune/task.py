@@ -22,6 +22,7 @@ import numpy as np
 if TYPE_CHECKING:
     import lightning as L
     import torch
+    from datasets import Dataset
     from PIL import Image
     from torch import nn
 
@@ -66,6 +67,18 @@ class Schema(Protocol):
         """Column of the targets."""
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Those that `read` needs: the target's, or several that are one target together."""
+
+    @property
+    def explains(self) -> tuple[str, ...]:
+        """Columns that are part of this reading, and hence nobody's target: those, and the classes beside boxes."""
+
+    @property
+    def sure(self) -> bool:
+        """Whether the dataset says so; False where a column was taken because there is no other."""
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names, in the order of the class indices; empty of a task without classes."""
 
@@ -73,7 +86,7 @@ class Schema(Protocol):
         """What was recognised, in the line that is printed: `images in column ..., 3 classes in column ...`."""
 
     def with_values(self, columns: Sequence[Sequence[Any]]) -> Schema:
-        """The same, with what only the values of the target column tell.
+        """The same, with what only the values of all splits tell; also another task's, where they tell that.
 
         Raises:
             SchemaError: They are nothing to learn from.
@@ -89,18 +102,21 @@ class Schema(Protocol):
             SchemaError: More, or less, has to be said; or the task has no streams.
         """
 
-    def check_split(self, name: str, feature: Any) -> None:
-        """Whether the target column of another split means the same.
+    def read(self, split: Dataset) -> Sequence[Any]:
+        """What stands in a split for each row, as `with_values` and `encode` take it."""
+
+    def check_split(self, name: str, features: Mapping[str, Any]) -> None:
+        """Whether the columns of another split mean the same.
 
         Raises:
             SchemaError: It does not.
         """
 
-    def check_stream(self, name: str, feature: Any) -> None:
+    def check_stream(self, name: str, features: Mapping[str, Any]) -> None:
         """The same of a stream, after `declared`."""
 
     def encode(self, column: Sequence[Any]) -> np.ndarray:
-        """Targets of the values of a column, as they stand in the dataset."""
+        """Targets of what `read` gave."""
 
     def labelled(self, targets: np.ndarray) -> np.ndarray:
         """Bool, which rows have a target."""
@@ -137,7 +153,8 @@ class Reading(Protocol):
         """What there is to learn.
 
         Raises:
-            SchemaError: Nothing of this task, or it is not clear what; the message says which flag would make it clear.
+            SeveralReadingsError: Several columns could be meant; the message says which flag chooses.
+            SchemaError: Nothing of this task.
         """
 
 
@@ -210,6 +227,13 @@ class Learning(Protocol):
     @property
     def ranking(self) -> tuple[Score, ...]:
         """Those that choose the best epoch, the first before the others."""
+
+    def preset(self, settings: Any) -> Mapping[str, Any]:
+        """The task's own values of settings, where the user gives none; None and 0 are values."""
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Fields of the settings that the task has no use for, and why: `has no classes to smooth over`."""
 
     def network(self, settings: Any, schema: Schema, pretrained: bool) -> nn.Module:
         """The model with the right head; raises before a training whose result could not be exported."""

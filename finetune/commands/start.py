@@ -19,6 +19,7 @@ from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
 from finetune.settings.config import RunConfig
 from finetune.settings.verbs import EvaluateOptions, PredictOptions
+from finetune.tasks import registry
 from finetune.training import loggers, peers
 from finetune.training.peers import Peers
 
@@ -64,6 +65,7 @@ def begin(config: RunConfig) -> Start:
 
 def _checked(config: RunConfig) -> RunConfig:
     config = config.resolved()
+    registry.reader(config.task)
     model_names.check_name(config.model)
     loggers.check(config.logger)
     known = timm_names.names().optimizers

@@ -20,6 +20,7 @@ from finetune.networks import models
 from finetune.runs import claim, seal
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import settings_of
+from finetune.settings import of_tasks
 from finetune.settings.config import RunConfig
 from finetune.settings.options import LOADER, fields
 from finetune.task import Learner, Task
@@ -58,11 +59,12 @@ def _run(begun: Start) -> RunResult:
         return RunResult.load(folder.result)
     peers.from_first(lambda: seeds.check(config, folder))
     if peers.from_first(lambda: write_up.unfinished(config, folder)):
-        found = peers.in_turn(lambda: choose.load(config, registry.READING, begun.place))
+        found = peers.in_turn(lambda: choose.load(config, registry.reader(config.task), begun.place))
         return peers.from_first(lambda: write_up.go_on(config, found, folder))
     session = Session(config, seeds.first_folder(config, folder))
-    data = peers.in_turn(lambda: choose.load(config, registry.READING, begun.place))
+    data = peers.in_turn(lambda: choose.load(config, registry.reader(config.task), begun.place))
     task = registry.get(data.schema.task)
+    config = of_tasks.settle(config, task.name, task.preset(config), task.refused)
     config = config if config.streaming else config.for_images(data.splits.counts()["train"])
     log.info(report.plan(config, folder, session))
     with write_up.on_disk(folder):

@@ -262,7 +262,7 @@ def _usable(split: str, rows: np.ndarray, bad: Sequence[BadImage]) -> np.ndarray
 def inspect(
     splits: DatasetDict, task: Reading, image_column: str | None = None, target_column: str | None = None
 ) -> tuple[Schema, dict[str, Sequence[Any]]]:
-    """What a dataset holds, and what stands in the target column of each split; nulls where a split has no such column.
+    """What a dataset holds, and what stands there to learn in each split; nulls where a split lacks the columns.
 
     Raises:
         SchemaError: Its columns do not say what to learn, or its splits number their classes differently.
@@ -271,11 +271,11 @@ def inspect(
     found = task.recognise(richest.features, image_column, target_column)
     targets: dict[str, Sequence[Any]] = {}
     for name, split in splits.items():
-        if not {found.image_column, found.target_column} <= set(split.column_names):
+        if not {found.image_column, *found.columns} <= set(split.column_names):
             targets[name] = [None] * len(split)
             continue
-        found.check_split(name, split.features[found.target_column])
-        targets[name] = split[found.target_column][:]
+        found.check_split(name, split.features)
+        targets[name] = found.read(split)
     return found.with_values(list(targets.values())), targets
 
 

@@ -187,12 +187,12 @@ def _schema(
 
 
 def _stream(stream: IterableDataset, name: str, found: Schema) -> IterableDataset:
-    columns = [found.image_column, found.target_column]
+    columns = [found.image_column, *found.columns]
     missing = [column for column in columns if column not in (stream.features or columns)]
     if missing:
         raise SchemaError(f"split {name!r} has no column {missing[0]!r}: expected the columns of the training split")
     if stream.features is not None:
-        found.check_stream(name, stream.features[found.target_column])
+        found.check_stream(name, stream.features)
     return stream.select_columns(columns).cast_column(found.image_column, Image(decode=False))
 
 

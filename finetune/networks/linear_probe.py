@@ -64,11 +64,13 @@ class Epoch0:
         probe: Its weights.
         scores: Of `validation` and `test`, as the task's own.
         seconds: That features and solution took.
+        said: Its validation scores in short.
     """
 
     probe: LinearProbe
     scores: dict[str, dict[str, float]]
     seconds: float
+    said: str = ""
 
 
 def _chunks(features: np.ndarray, rows: int = 8192) -> Iterator[np.ndarray]:

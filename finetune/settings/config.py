@@ -6,9 +6,10 @@ Config stops at the door: the model, the task and the data module take plain arg
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from finetune.errors import ConfigError
 from finetune.settings import checks
@@ -29,7 +30,12 @@ class RunConfig(Options):
     """All settings of one run; `finetune.run` takes it.
 
     `dataset` may also be a `datasets.Dataset` or `datasets.DatasetDict` in memory.
+
+    Attributes:
+        inferred: Fields whose values come from a preset, after `resolved`: a task may have better ones.
     """
+
+    inferred: ClassVar[frozenset[str]] = frozenset()  # no setting, hence no field
 
     def __post_init__(self) -> None:
         """Paths may be given as text."""
@@ -56,7 +62,8 @@ class RunConfig(Options):
         preset = PRETRAINED_PRESET if self.pretrained else SCRATCH_PRESET
         preset = FROZEN_PRESET if self.head_only else preset
         preset = SOLVED_PRESET if self.solved else preset
-        missing = {key: value for key, value in preset.items() if getattr(self, key) is None}
+        settled = self.inferred - {"epochs", "warmup_epochs"}  # where a task's own value is None
+        missing = {key: value for key, value in preset.items() if getattr(self, key) is None and key not in settled}
         if not self.pretrained:  # a frozen backbone of random weights
             missing |= {name: SCRATCH_PRESET[name] for name in ("head_init", "batch_norm") if name in missing}
         elif "head_init" in missing and self.unfreeze_every is not None and self.probed:
@@ -68,10 +75,16 @@ class RunConfig(Options):
         if "warmup_epochs" in missing:  # which waits for `for_images` where the epochs do
             share = None if epochs is None else max(0, epochs) / EPOCHS_PER_WARMUP
             missing["warmup_epochs"] = None if share is None else min(missing["warmup_epochs"], share)
-        config = dataclasses.replace(self, **missing)
+        config = self.inferring(missing)
         problems = checks.problems(config)
         if problems:
             raise ConfigError("; ".join(problems))
+        return config
+
+    def inferring(self, values: Mapping[str, Any]) -> RunConfig:
+        """The same with some values that nobody has given."""
+        config = dataclasses.replace(self, **values)
+        object.__setattr__(config, "inferred", self.inferred | values.keys())
         return config
 
     def for_images(self, images: int) -> RunConfig:
@@ -82,4 +95,4 @@ class RunConfig(Options):
         """
         if self.epochs is not None or self.solved or self.batch_size is None:
             return self
-        return dataclasses.replace(self, epochs=epochs_for(images, self.batch_size)).resolved()
+        return self.inferring({"epochs": epochs_for(images, self.batch_size)}).resolved()

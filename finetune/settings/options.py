@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from finetune.settings.limits import MAX_IMAGE_PIXELS
+from finetune.settings.of_tasks import MultiLabelOptions
 from finetune.settings.presets import (
     FEWEST_EPOCHS,
     FROZEN_PRESET,
@@ -71,7 +72,9 @@ class DataOptions:
     image_column: Annotated[str | None, INFERRED] = None
     """Column that holds the images."""
     target_column: Annotated[str | None, INFERRED] = None
-    """Column that holds the classes."""
+    """Column that holds what is to be learnt: classes, numbers."""
+    task: Annotated[str | None, INFERRED] = None
+    """What to read the dataset as, where it can be read in several ways: image-classification, ..."""
     train_split: Annotated[str | None, INFERRED] = None
     """Split to train on."""
     val_split: Annotated[str | None, INFERRED] = None
@@ -235,7 +238,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DataOptions, ModelOptions, TrainingOptions, HardwareOptions, RunOptions):
+class Options(DataOptions, ModelOptions, TrainingOptions, HardwareOptions, RunOptions, MultiLabelOptions):
     """All of them together, and what follows from several."""
 
     @property
@@ -270,6 +273,7 @@ GROUPS: dict[str, type] = {
     "training": TrainingOptions,
     "hardware": HardwareOptions,
     "run": RunOptions,
+    "multi_label": MultiLabelOptions,
 }
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import RunFolderError, SchemaError, listing
+from finetune.errors import ConfigError, RunFolderError, SchemaError, SeveralReadingsError, listing, suggest
 from finetune.runs import reading
-from finetune.task import Schema, Task
+from finetune.task import Reading, Schema, Task
 from finetune.tasks.classification.task import CLASSIFICATION
 
 _TASKS: dict[str, Task] = {}
@@ -54,8 +55,15 @@ def of_model(model: str | Path) -> Task:
     return CLASSIFICATION
 
 
+@dataclass(frozen=True)
 class _Reading:
-    """`finetune.task.Reading` of all tasks together: what a dataset holds is what exactly one of them recognises."""
+    """`finetune.task.Reading` of all tasks together: what a dataset holds is what exactly one of them recognises.
+
+    Attributes:
+        only: The one task that is asked; all when None.
+    """
+
+    only: str | None = None
 
     def recognise(
         self, features: Mapping[str, Any], image_column: str | None = None, target_column: str | None = None
@@ -66,18 +74,51 @@ class _Reading:
             SchemaError: No task recognises anything (classification's reason is the one given), or several do.
         """
         found: list[Schema] = []
+        unclear: list[SchemaError] = []
         reasons: list[SchemaError] = []
-        for task in _TASKS.values():
+        for task in _TASKS.values() if self.only is None else [_TASKS[self.only]]:
             try:
                 found.append(task.recognise(features, image_column, target_column))
+            except SeveralReadingsError as error:
+                unclear.append(error)
             except SchemaError as error:
                 reasons.append(error)
-        if not found:
-            raise reasons[0]
-        if len(found) > 1:
-            readings = " or ".join(f"{one.task} ({one.described()})" for one in found)
-            raise SchemaError(f"this dataset can be read as {readings}: name another --target-column")
+        found = _distinct(found)
+        if len(found) > 1 or (found and unclear and found[0].sure):
+            readings = [f"{one.task} ({one.described()}; --task {one.task}{_naming(one)})" for one in found]
+            raise SeveralReadingsError(
+                f"this dataset can be read as {' or as '.join(readings)}{''.join(f'; besides, {e}' for e in unclear)}: "
+                "choose by the flags of one reading"
+            )
+        if not found or unclear:
+            raise [*unclear, *reasons][0]
         return found[0]
+
+
+def _distinct(found: Sequence[Schema]) -> list[Schema]:
+    """Without what is part of another reading, and without guesses where something is sure."""
+    sure = [one for one in found if one.sure] or found
+    parts = {id(one): {name for other in sure if other is not one for name in other.explains} for one in sure}
+    return [one for one in sure if one.target_column not in parts[id(one)]] or list(sure)
+
+
+def _naming(one: Schema) -> str:
+    """The flag that names the columns of a reading, where it is one column."""
+    return f" --target-column {one.target_column}" if one.columns == (one.target_column,) else ""
+
+
+def reader(task: str | None = None) -> Reading:
+    """What recognises a dataset: as the task that the user names, or as whatever it is.
+
+    Raises:
+        ConfigError: There is no such task.
+    """
+    if task is None:
+        return READING
+    if task not in _TASKS:
+        hint = suggest(task, _TASKS) or "."
+        raise ConfigError(f"--task: no task {task!r}{hint} Tasks: {listing(_TASKS)}")
+    return _Reading(task)
 
 
 READING = _Reading()

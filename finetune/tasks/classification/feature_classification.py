@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.tasks.classification.image_classification import ImageClassificationTask
+from finetune.tasks.one_layer import OnFeatures
 
 
-class FeatureClassificationTask(ImageClassificationTask):
+class FeatureClassificationTask(OnFeatures, ImageClassificationTask):
     """Trains and evaluates the classifier of a model on its inputs; all else is as with images.
 
     Args:
@@ -23,9 +23,3 @@ class FeatureClassificationTask(ImageClassificationTask):
     def __init__(self, model: nn.Module, num_classes: int, dropout: float = 0.0, **options: Any) -> None:
         super().__init__(model, num_classes, **options)
         self.dropout = dropout
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits `[B, num_classes]` of float32 features `[B, ...]`."""
-        dropped = F.dropout(features, self.dropout) if self.dropout and self.training else features
-        logits: Tensor = self.model(dropped)
-        return logits

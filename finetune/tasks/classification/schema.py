@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from datasets import ClassLabel, Value
+from datasets import ClassLabel, Dataset, Value
 
 from finetune.data import class_names, splits
 from finetune.data.columns import TARGET_NAMES, UNLABELLED, check_named, is_image, the_image, type_name
-from finetune.errors import SchemaError, SplitError, listing
-from finetune.tasks.classification import other_tasks
+from finetune.data.features import never_the_target
+from finetune.errors import SchemaError, SeveralReadingsError, SplitError, listing
+from finetune.tasks import unread
 
 TargetKind = Literal["class-label", "integer", "boolean", "string"]
 
@@ -33,6 +34,7 @@ class DatasetSchema:
         target_kind: How the classes are written there.
         classes: Names, in the order of the class indices; empty until the values have been seen, see `with_values`.
         values: What stands in the column for each class; the class index itself for a ClassLabel.
+        sure: Whether the column is known by its type, its name or the user, and not because there is no other.
     """
 
     task: str
@@ -41,6 +43,22 @@ class DatasetSchema:
     target_kind: TargetKind
     classes: tuple[str, ...] = ()
     values: tuple[Any, ...] = ()
+    sure: bool = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The target's."""
+        return (self.target_column,)
+
+    @property
+    def explains(self) -> tuple[str, ...]:
+        """Nothing but the target."""
+        return (self.target_column,)
+
+    def read(self, split: Dataset) -> Sequence[Any]:
+        """The values of the target column."""
+        values: Sequence[Any] = split[self.target_column][:]
+        return values
 
     def with_values(self, columns: Iterable[Sequence[Any]]) -> DatasetSchema:
         """The same schema, with the classes that occur in the target columns of all splits.
@@ -117,26 +135,27 @@ class DatasetSchema:
             raise SchemaError(f"--classes: expected at least 2 different classes, for booleans 2, got {listing(names)}")
         return dataclasses.replace(self, classes=names, values=values)
 
-    def check_split(self, name: str, feature: Any) -> None:
+    def check_split(self, name: str, features: Mapping[str, Any]) -> None:
         """Whether the classes of another split are the same.
 
         Raises:
             SchemaError: They are not.
         """
-        names = getattr(feature, "names", ())
+        names = getattr(features[self.target_column], "names", ())
         if tuple(names) != self.classes:
             raise SchemaError(
                 f"column {self.target_column!r} of split {name!r} has classes {listing(names)}, in another split they "
                 f"are {listing(self.classes)}: cast all splits to one ClassLabel (DatasetDict.cast_column)"
             )
 
-    def check_stream(self, name: str, feature: Any) -> None:
+    def check_stream(self, name: str, features: Mapping[str, Any]) -> None:
         """Whether the classes of another split of a stream are the same, as far as it declares them.
 
         Raises:
             SchemaError: They are not.
         """
-        if self.target_kind == "class-label" and tuple(getattr(feature, "names", ())) != self.classes:
+        names = getattr(features[self.target_column], "names", ())
+        if self.target_kind == "class-label" and tuple(names) != self.classes:
             raise SchemaError(
                 f"column {self.target_column!r} of split {name!r} does not have the classes of the training split"
             )
@@ -245,15 +264,16 @@ def infer(
     check_named(features, image_column, target_column)
     if target_column is None:
         classes = any(isinstance(feature, ClassLabel) for feature in _candidates(features).values())
-        other_tasks.refuse(features, classes)
+        unread.refuse(features, classes)
     image_column = image_column or the_image(features)
-    target_column = target_column or _find_target(features, image_column)
+    named, target_column = target_column, target_column or _find_target(features, image_column)
     kind = _target_kind(features[target_column])
     if kind is None:
         raise _wrong_target(target_column, features[target_column])
     names = tuple(features[target_column].names) if kind == "class-label" else ()
     values = tuple(range(len(names)))
-    return DatasetSchema("image-classification", image_column, target_column, kind, names, values)
+    sure = bool(named or names) or target_column.lower() in TARGET_NAMES
+    return DatasetSchema("image-classification", image_column, target_column, kind, names, values, sure)
 
 
 def _wrong_target(column: str, feature: Any) -> SchemaError:
@@ -276,7 +296,7 @@ def _candidates(features: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: feature
         for name, feature in features.items()
-        if not name.startswith("__") and not is_image(feature) and not other_tasks.never_the_target(name)
+        if not name.startswith("__") and not is_image(feature) and not never_the_target(name)
     }
 
 
@@ -287,14 +307,14 @@ def _find_target(features: Mapping[str, Any], image_column: str) -> str:
     named = [name for name in plain if name.lower() in TARGET_NAMES]
     numbers = [name for name, feature in others.items() if _is_float(feature)]
     if not labels and not named:
-        other_tasks.refuse_flags(others)
+        unread.refuse_flags(others)
         for name in (*(name for name in numbers if name.lower() in TARGET_NAMES), *([] if plain else numbers)):
             raise _wrong_target(name, others[name])
     for candidates in (labels, named, plain):
         if len(candidates) == 1:
             return candidates[0]
         if candidates:
-            raise SchemaError(
+            raise SeveralReadingsError(
                 f"{len(candidates)} columns could hold the classes ({listing(candidates)}): pick one by "
                 f"--target-column{_readings(features, candidates)}"
             )

@@ -47,6 +47,15 @@ class Classification:
 
         return RANKING
 
+    def preset(self, settings: Any) -> Mapping[str, Any]:
+        """The common ones were made for it."""
+        return {}
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Nothing."""
+        return {}
+
     def network(self, settings: Any, schema: Schema, pretrained: bool) -> nn.Module:
         """A timm model with as many outputs as there are classes."""
         from finetune.tasks.classification import learning

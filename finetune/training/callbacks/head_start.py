@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from finetune.console import log
 from finetune.errors import ModelError
-from finetune.evaluation.metrics import ClassificationScores
-from finetune.evaluation.predictions import Predictions
-from finetune.networks import head_start, linear_probe
+from finetune.networks import head_start
 from finetune.networks.feature_data import FeatureDataModule
 from finetune.networks.linear_probe import Epoch0
-from finetune.training import imbalance
+from finetune.networks.probing import Probing
 
 
 class HeadStart(L.Callback):
@@ -28,13 +26,12 @@ class HeadStart(L.Callback):
 
     Args:
         init: `zero`, `probe`, or anything else to leave the classifier as it is.
-        remedy: See `finetune.training.imbalance`; it weights the probe as it does the training.
+        kind: The task's own part; without it there is no probe.
         seed: Of the probe's folds.
         required: Whether a model without a probe is an error.
 
     Attributes:
         classifier: The layer to start; None where it is to be left alone.
-        counts: Training images of each class.
         features: Of the images to fit and to score; None where there is to be no probe.
         epoch0: The probe; None before `setup`, and where there is none.
         predictions: The probe's of `validation` and `test`; in the first process alone.
@@ -44,16 +41,15 @@ class HeadStart(L.Callback):
     def __init__(
         self,
         init: str = "timm",
-        remedy: str = "none",
+        kind: Probing | None = None,
         seed: int = 0,
         required: bool = False,
     ) -> None:
-        self.init, self.remedy, self.seed, self.required = init, remedy, seed, required
+        self.init, self.kind, self.seed, self.required = init, kind, seed, required
         self.classifier: nn.Linear | None = None
-        self.counts: list[int] | None = None
         self.features: FeatureDataModule | None = None
         self.epoch0: Epoch0 | None = None
-        self.predictions: dict[str, Predictions] = {}
+        self.predictions: dict[str, Any] = {}
         self.entries: dict[str, Tensor] = {}
 
     @property
@@ -67,7 +63,7 @@ class HeadStart(L.Callback):
         Raises:
             ModelError: There must be a probe, and the model allows none.
         """
-        if stage != "fit" or self.classifier is None:
+        if stage != "fit" or self.classifier is None or self.kind is None:
             return
         if self.features is not None and self.epoch0 is None:
             self.epoch0 = self._measure(trainer, self.features, self.classifier)
@@ -77,7 +73,7 @@ class HeadStart(L.Callback):
         if self.init == "probe" and self.epoch0 is not None:
             head_start.start_at_probe(self.classifier, self.epoch0.probe)
         elif self.init in ("probe", "zero"):
-            head_start.start_at_zero(self.classifier, self.counts if self.remedy == "none" else None)
+            self.kind.start_at_zero(self.classifier)
 
     def _measure(self, trainer: L.Trainer, features: FeatureDataModule, classifier: nn.Linear) -> Epoch0 | None:
         began = time.perf_counter()
@@ -105,35 +101,14 @@ class HeadStart(L.Callback):
             return None
         return made
 
-    def _fit(self, features: FeatureDataModule, classes: int, device: torch.device, began: float) -> Epoch0:
-        labels = {role: part.targets for role, part in features.data.splits.parts.items()}
-        values = features.values
-        probe = linear_probe.fit(
-            values["train"],
-            labels["train"],
-            classes,
-            (values["validation"], labels["validation"]),
-            imbalance.regression_weights(labels["train"], classes, self.remedy),
-            self.seed,
-            device,
-        )
-        probe = imbalance.unadjusted(probe, labels["train"], self.remedy)
-        self.predictions = {
-            role: Predictions(probe.logits(values[role]), torch.from_numpy(labels[role].astype(np.int64)))
-            for role in ("validation", "test")
-        }
-        scores = {role: _scores(found, classes) for role, found in self.predictions.items()}
-        return Epoch0(probe, scores, time.perf_counter() - began)
+    def _fit(self, features: FeatureDataModule, outputs: int, device: torch.device, began: float) -> Epoch0:
+        assert self.kind is not None
+        targets = {role: part.targets for role, part in features.data.splits.parts.items()}
+        found = self.kind.fit(features.values, targets, outputs, self.seed, device)
+        self.predictions = found.predictions
+        return Epoch0(found.probe, found.scores, time.perf_counter() - began, found.said)
 
     def _say(self, found: Epoch0) -> None:
-        scores = found.scores["validation"]
         log.info(
-            f"epoch 0, a linear probe of {found.probe.images} training images: validation loss {scores['loss']:.4f}, "
-            f"validation accuracy {scores['accuracy']:.4f}, {found.seconds:.1f} s"
+            f"epoch 0, a linear probe of {found.probe.images} training images: {found.said}, {found.seconds:.1f} s"
         )
-
-
-def _scores(predictions: Predictions, classes: int) -> dict[str, float]:
-    metric = ClassificationScores(classes, sync_on_compute=False)  # one process has all
-    metric.update(predictions.logits, predictions.targets)
-    return {name: value.item() for name, value in metric.compute().items()}

@@ -93,6 +93,7 @@ VALUES = {
     "revision": "main",
     "image_column": "img",
     "target_column": "fine_label",
+    "task": "image-classification",
     "train_split": "a",
     "val_split": "b",
     "test_split": "c",
@@ -154,6 +155,7 @@ def test_both_spellings_of_a_flag_and_the_equals_sign(name):
 def test_every_setting_is_covered_above():
     others = {"model", "dataset", "pretrained", "output", "resume"}
     others |= {"zero_init_last", "compile", "sync_bn", "grad_checkpointing"}  # see test_switches
+    others |= {"multi_label_loss"}  # of one task: see test_seam.py
     others |= {"publish", "private"}  # likewise; see test_publishing.py
     others |= {"streaming", "classes", "steps_per_epoch"}  # which need each other
     others |= {"freeze", "unfreeze_every"}  # the one needs the other, and has a preset: see test_freezing.py

@@ -36,6 +36,16 @@ class Numbers:
     edges: tuple[float, ...] = ()
     task: str = "image-regression"
     classes: tuple[str, ...] = ()
+    sure: bool = True
+
+    @property
+    def columns(self):
+        return (self.target_column,)
+
+    explains = columns
+
+    def read(self, split):
+        return split[self.target_column][:]
 
     def described(self):
         return f"images in column {self.image_column!r}, numbers in column {self.target_column!r}"
@@ -44,8 +54,8 @@ class Numbers:
         values = np.concatenate([np.array(column, dtype=np.float64) for column in columns])
         return replace(self, edges=tuple(np.nanquantile(values, [0.25, 0.5, 0.75])))
 
-    def check_split(self, name, feature):
-        assert feature.dtype.startswith("float")
+    def check_split(self, name, features):
+        assert features[self.target_column].dtype.startswith("float")
 
     def encode(self, column):
         return np.array(column, dtype=np.float32)
@@ -132,6 +142,13 @@ class Answers:
 class Number:
     name = "image-regression"
     scores = ranking = (Score("mae", "mean absolute error", higher=False),)
+
+    @property
+    def refused(self):
+        return {"label_smoothing": "has no classes"}
+
+    def preset(self, settings):
+        return {"label_smoothing": 0.0}
 
     def recognise(self, features, image_column=None, target_column=None):
         found = [n for n, f in features.items() if isinstance(f, Value) and f.dtype.startswith("float")]

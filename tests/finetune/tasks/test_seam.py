@@ -14,8 +14,10 @@ import torch
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
-from finetune.errors import RunFolderError, SchemaError
+from finetune import RunConfig
+from finetune.errors import ConfigError, RunFolderError, SchemaError
 from finetune.loading.datamodule import ImageRows
+from finetune.settings import of_tasks
 from finetune.tasks import registry
 
 SCRIPT = Path(__file__).with_name("number.py")
@@ -110,6 +112,7 @@ class Stub:
 
     def __init__(self, name, column):
         self.name, self.column = name, column
+        self.target_column, self.columns, self.explains, self.sure = column, (column,), (column,), True
 
     def recognise(self, features, image_column=None, target_column=None):
         if self.column not in features or target_column not in (None, self.column):
@@ -137,9 +140,45 @@ def test_what_one_task_alone_recognises_is_taken(two_tasks):
 
 def test_two_readings_are_named(two_tasks):
     with pytest.raises(
-        SchemaError, match=r"read as one \(column 'a'\) or two \(column 'b'\): name another --target-col"
+        SchemaError,
+        match=r"read as one \(column 'a'; --task one --target-column a\) or as two \(column 'b'; --task two",
     ):
         registry.READING.recognise({"a": 1, "b": 1})
+
+
+def test_a_reading_is_chosen_by_its_name(two_tasks):
+    assert registry.reader("two").recognise({"a": 1, "b": 1}).name == "two"
+    with pytest.raises(ConfigError, match=r"--task: no task 'tow'; did you mean two\? Tasks: one, two"):
+        registry.reader("tow")
+
+
+def test_a_guess_gives_way_to_what_is_sure_and_to_what_is_part_of_it(monkeypatch):
+    guess, sure, whole = Stub("one", "a"), Stub("two", "b"), Stub("three", "c")
+    guess.sure = False
+    monkeypatch.setattr(registry, "_TASKS", {"one": guess, "two": sure, "three": whole})
+    assert registry.READING.recognise({"a": 1, "b": 1}).name == "two"
+    whole.explains = ("b", "c")
+    assert registry.READING.recognise({"a": 1, "b": 1, "c": 1}).name == "three"
+
+
+def test_flags_are_a_task_s_own():
+    config = RunConfig(model="resnest14d", dataset="digits", multi_label_loss="asymmetric").resolved()
+    with pytest.raises(ConfigError, match="--multi-label-loss is for multi-label-classification, and this dataset is"):
+        of_tasks.settle(config, "image-classification", {}, {})
+    assert of_tasks.settle(config, "multi-label-classification", {}, {}) == config
+
+
+def test_a_task_s_preset_counts_where_nothing_is_given_and_what_it_lacks_is_refused():
+    refused = {"label_smoothing": "has no classes", "mixup": "has no classes to mix"}
+    config = RunConfig(model="resnest14d", dataset="digits").resolved()
+    settled = of_tasks.settle(config, "t", {"label_smoothing": 0.0, "crop_scale": None, "lr": 1e-4}, refused)
+    assert (settled.label_smoothing, settled.crop_scale, settled.lr) == (0.0, None, 1e-4)
+    later = settled.for_images(100)
+    assert (later.label_smoothing, later.crop_scale, later.lr, later.epochs) == (0.0, None, 1e-4, 38)
+    given = RunConfig(model="resnest14d", dataset="digits", label_smoothing=0.1, lr=2e-4).resolved()
+    assert of_tasks.settle(given, "t", {"lr": 1e-4}, {}).lr == 2e-4
+    with pytest.raises(ConfigError, match=r"--label-smoothing 0\.1: t has no classes: leave it out"):
+        of_tasks.settle(given, "t", {}, refused)
 
 
 def test_what_no_task_recognises_has_the_first_ones_reason(two_tasks):
