@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from finetune.console import log, shown
 from finetune.data import converted, hub
+from finetune.data.folder import on_hub
 from finetune.errors import DatasetError, suggest
 
 SHORT_NAMES = {
@@ -45,6 +48,7 @@ class Place:
         commit: On the Hub; None where it could not be asked, for what is cached may do.
         license: As the Hub names it.
         converted: Whether the commit is of the Hub's conversion of a loading script.
+        folder: Whether the repository is a folder of images, see `finetune.data.folder.on_hub`.
     """
 
     path: Path | None = None
@@ -54,6 +58,7 @@ class Place:
     commit: str | None = None
     license: str | None = None
     converted: bool = False
+    folder: bool = False
 
 
 def find(dataset: str | os.PathLike[str], config: str | None = None, revision: str | None = None) -> Place:
@@ -128,14 +133,14 @@ def _on_hub(
     repo: str, named_config: str | None, named_revision: str | None, config: str | None, revision: str | None
 ) -> Place:
     config, revision = config or named_config, revision or named_revision
-    commit, license_name, is_conversion = _hub_facts(repo, revision)
-    log.info(f"dataset: {repo}{f', configuration {config}' if config else ''} at {commit or 'the cached revision'}")
-    return Place(
-        repo=repo, config=config, revision=revision, commit=commit, license=license_name, converted=is_conversion
+    place = _hub_facts(repo, revision)
+    log.info(
+        f"dataset: {repo}{f', configuration {config}' if config else ''} at {place.commit or 'the cached revision'}"
     )
+    return dataclasses.replace(place, config=config, revision=revision)
 
 
-def _hub_facts(repo: str, revision: str | None) -> tuple[str | None, str | None, bool]:
+def _hub_facts(repo: str, revision: str | None) -> Place:
     """Commit, licence and kind of a Hub dataset; nothing where the Hub cannot be asked, for what is cached may do."""
     try:
         info = hub.patiently(lambda: HfApi().dataset_info(repo, revision=revision))
@@ -150,10 +155,17 @@ def _hub_facts(repo: str, revision: str | None) -> tuple[str | None, str | None,
         ) from error
     except Exception as error:  # no connection, offline mode, a server's fault: the client's classes vary by version
         log.info(f"cannot ask {constants.ENDPOINT} about {repo} ({type(error).__name__}); trying the local cache")
-        return None, None, False
-    card_license = info.card_data.get("license") if info.card_data else None
-    is_conversion = converted.is_conversion(file.rfilename for file in info.siblings or [])
-    return info.sha, card_license if isinstance(card_license, str) else None, is_conversion
+        return Place(repo=repo, folder=on_hub.is_cached(repo, revision))
+    card: Any = info.card_data or {}
+    card_license = card.get("license")
+    files = [file.rfilename for file in info.siblings or []]
+    return Place(
+        repo=repo,
+        commit=info.sha,
+        license=card_license if isinstance(card_license, str) else None,
+        converted=converted.is_conversion(files),
+        folder=on_hub.is_folder(files, declared=card.get("configs") is not None),
+    )
 
 
 def gated(repo: str) -> DatasetError:

@@ -17,7 +17,7 @@ from huggingface_hub import DatasetCard, constants
 
 from cards.hub.patience import TransportError
 from finetune.data import converted, hub, outside, places, shaping
-from finetune.data.folder import archives
+from finetune.data.folder import archives, on_hub
 from finetune.data.folder import read as folders
 from finetune.data.folder.shards import Shards
 from finetune.data.places import FILE_READERS, TABLES, Place
@@ -163,6 +163,8 @@ def _from_hub(repo: str, place: Place, streaming: bool) -> Source:
     page = f"{constants.ENDPOINT}/datasets/{repo}"
     if place.converted:
         return _converted(repo, place, streaming, page, place.commit)
+    if place.folder and place.config is None and not streaming:
+        return _fetched(repo, place, page)
     try:
         splits = _read(repo, lambda: _fetch(repo, place.config, place.commit or place.revision, streaming), page)
     except DatasetError as error:
@@ -171,6 +173,18 @@ def _from_hub(repo: str, place: Place, streaming: bool) -> Source:
         converted.check_revision(repo, place.revision)
         return _converted(repo, place, streaming, page)
     return Source(splits, repo, True, place.config, place.commit, place.license, roots=outside.roots_of_hub())
+
+
+def _fetched(repo: str, place: Place, page: str) -> Source:
+    """A dataset that is a folder of images on the Hub."""
+    path: Path = _call(repo, lambda: on_hub.fetch(repo, place.commit, place.revision), page)
+    found = folders.read(path)
+    if not isinstance(found, folders.Folder):
+        raise DatasetError(f"cannot read {repo}: it holds no rows of a table, and no images")
+    roots = outside.roots_of_folder(path)
+    return Source(
+        found.splits, repo, True, None, place.commit, place.license, folder=path, remark=found.remark, roots=roots
+    )
 
 
 def _converted(repo: str, place: Place, streaming: bool, page: str, commit: str | None = None) -> Source:
@@ -201,9 +215,15 @@ def _derived(splits: Any) -> Iterator[Path]:
 
 
 def _read(name: str, read: Callable[[], Any], page: str | None = None) -> Any:
-    """Call a reader of the `datasets` library, and say in our words what went wrong; `page` is a Hub dataset's."""
+    """Splits from a reader of the `datasets` library, see `_call`."""
+    splits = _call(name, read, page)
+    return DatasetDict(train=splits) if isinstance(splits, Dataset) else splits
+
+
+def _call(name: str, read: Callable[[], Any], page: str | None = None) -> Any:
+    """Call a reader, and say in our words what went wrong; `page` is a Hub dataset's."""
     try:
-        splits = read()
+        return read()
     except DatasetError:  # said already
         raise
     except datasets.exceptions.DatasetNotFoundError as error:
@@ -230,9 +250,6 @@ def _read(name: str, read: Callable[[], Any], page: str | None = None) -> Any:
             raise DatasetError(f"cannot fetch {name}: {reason}") from error
         cause = error.__cause__ or error
         raise DatasetError(f"cannot read {name}: {_first_line(cause)}") from error
-    if isinstance(splits, Dataset):
-        return DatasetDict(train=splits)
-    return splits
 
 
 def _first_line(error: BaseException) -> str:
