@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import subprocess
 import sys
 import time
 
@@ -459,3 +460,26 @@ def test_secrets_of_known_shapes_are_not_published(hub, model, capsys, secret):
     assert "per_class.csv has a token in it (or a word that looks like one)" in err
     assert secret not in err
     assert writes(hub) == []
+
+
+@pytest.mark.slow(seconds=20)
+@pytest.mark.parametrize("write", range(1, 6))
+def test_a_kill_in_the_middle_is_mended_by_the_same_command(hub, model, tmp_path, write):
+    """Whatever had been sent, the repository then holds the model once, in one commit on the one it began with."""
+    command = [sys.executable, "-m", "cards", "publish", str(model.parent), "--repo-id", "owner/tiny"]
+    environment = hub.environment(tmp_path / "home") | {"HF_TOKEN": TOKEN}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        while child.poll() is None and len(writes(hub)) < write:
+            pass
+        child.kill()
+    stopped = len(writes(hub))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert stopped >= write
+    there = hub.files("owner/tiny")
+    wanted = local(model)
+    assert set(there) - {".gitattributes"} == set(wanted)
+    assert all(there[name] == wanted[name] for name in wanted if name != "README.md")
+    assert "published" in done.stdout
+    commits = [r for r in writes(hub) if "/commit/" in r.path]
+    assert len(commits) <= 2
