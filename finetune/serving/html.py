@@ -28,6 +28,7 @@ STYLE = """
 """
 """Follows the page's light and dark colours."""
 
+NO_DETAILS = '<div class="fd"><p>What split attention prefers in an image appears here.</p></div>'
 EMPTY = '<div class="fd"><p>Drop an image, and the most probable classes appear here.</p></div>'
 
 

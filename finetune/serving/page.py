@@ -105,9 +105,9 @@ def build(predictor: Predictor, uploads: Path) -> gr.Blocks:
     """
     title, lines = describe(predictor)
 
-    def respond(dropped: dict[str, Any] | None) -> tuple[str, str]:
-        if dropped is None:
-            return html.EMPTY, ""
+    def respond(dropped: dict[str, Any] | None) -> tuple[Any, str, str]:
+        if dropped is None:  # taken away by the answer to a file that is no image, which stays
+            return gr.skip(), gr.skip(), gr.skip()
         name = str(dropped.get("orig_name") or "the image")
         try:
             path = _uploaded(dropped, uploads)
@@ -115,8 +115,9 @@ def build(predictor: Predictor, uploads: Path) -> gr.Blocks:
             found = classify(predictor, path)
         except (OSError, ValueError, SyntaxError, FinetuneError) as error:  # SyntaxError: a broken PNG
             reason = " ".join(str(error).split()).replace(str(dropped.get("path")), name)
-            return html.failure(f"{name} cannot be classified: {reason}"), ""
-        return html.answer(found.top), html.splits(found.preferences) if found.preferences else ""
+            return None, html.failure(f"{name} cannot be classified: {reason}"), html.NO_DETAILS
+        details = html.splits(found.preferences) if found.preferences else ""
+        return gr.skip(), html.answer(found.top), details
 
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(60, 300)) as page:
         gr.HTML(html.header(title, lines))
@@ -133,14 +134,16 @@ def build(predictor: Predictor, uploads: Path) -> gr.Blocks:
                 )
             with gr.Column(min_width=280):
                 answer = gr.HTML(html.EMPTY)
-                splits = gr.HTML()
+                with gr.Accordion("Details", open=False, visible=has_splits(predictor.model)):
+                    splits = gr.HTML(html.NO_DETAILS)
         with gr.Accordion(f"All {len(predictor.classes)} classes", open=False):
             gr.HTML(html.classes(predictor.classes))
         # preprocess=False: Gradio's own decoding would convert the image, and evaluation must see the file as it is.
         # One image at a time: what the splits prefer is recorded on the model.
         picture.change(
-            respond, picture, [answer, splits], preprocess=False, concurrency_limit=1, api_visibility="private"
+            respond, picture, [picture, answer, splits], preprocess=False, concurrency_limit=1, api_visibility="private"
         )
+        picture.clear(lambda: (html.EMPTY, html.NO_DETAILS), None, [answer, splits], api_visibility="private")
     return page.queue(max_size=32)
 
 

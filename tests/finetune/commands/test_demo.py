@@ -255,6 +255,9 @@ def test_in_a_browser_an_image_goes_in_and_its_label_comes_out(digits_run, predi
             page.wait_for_selector(".answer")
             assert page.locator(".answer .label").inner_text() == f"{HOSTILE}{known[right]}"
             assert page.locator(".answer .row").count() == 5
+            assert page.locator(".splits .row").count() == 0
+            page.get_by_text("Details").click()
+            page.wait_for_selector(".splits .row")
             assert page.locator(".splits .row").count() == 4
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             assert page.locator(".fd img, .fd script").count() == 0
@@ -263,6 +266,7 @@ def test_in_a_browser_an_image_goes_in_and_its_label_comes_out(digits_run, predi
             page.set_input_files("input[type=file]", page_of_html)
             said = page.wait_for_selector("[role=alert]").inner_text()
             assert said == "page.png cannot be classified: an HTML page, perhaps of a failed download"
+            page.wait_for_selector("#picture img", state="detached")
             assert page.title() == f"resnest14d on {HOSTILE}"
         policy = page.request.get(address).headers["content-security-policy"]
         browser.close()
