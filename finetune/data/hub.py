@@ -7,14 +7,16 @@ not questions about a repository; and it says "check your connection" of many th
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, get_session, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from cards.hub import patience
@@ -22,6 +24,8 @@ from finetune.console import log
 
 T = TypeVar("T")
 
+_PATIENCE = 10.0  # seconds in which a connection has to be made
+_UNREACHABLE: list[bool] = []  # not empty where `reachable` has made the clients offline
 _SKEW = 5.0  # seconds by which the clocks of a file system and of this machine may differ
 
 
@@ -80,6 +84,38 @@ def patiently(call: Callable[[], T]) -> T:
             log.info(f"{constants.ENDPOINT} is busy ({answer.response.status_code}): trying again in {wait:.0f} s")
         time.sleep(wait)
     return call()
+
+
+def reachable() -> bool:
+    """Whether the Hub answers at all, whatever it says.
+
+    Where it does not, its clients read their cache at once, instead of trying again for half a minute at each file;
+    the next call asks again.
+    """
+    if constants.HF_HUB_OFFLINE and not _UNREACHABLE:
+        return False
+    _go_offline(False)
+    for wait in (1.0, 0.0):
+        try:
+            get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+        except patience.TransportError:
+            time.sleep(wait)
+        else:
+            return True
+    log.info(f"no connection to {constants.ENDPOINT}: what is in the local cache is used")
+    _go_offline(True)
+    return False
+
+
+def _go_offline(wanted: bool) -> None:
+    """Tell the clients in this process, and those in processes that it starts; takes back only what was done here."""
+    if not wanted and not _UNREACHABLE:
+        return
+    _UNREACHABLE[:] = [True] if wanted else []
+    constants.HF_HUB_OFFLINE = wanted
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].config.HF_HUB_OFFLINE = wanted
+    os.environ["HF_HUB_OFFLINE"] = "1" if wanted else "0"
 
 
 def fetch(repo: str, filename: str, revision: str | None = None) -> Path | None:

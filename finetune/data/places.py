@@ -142,6 +142,8 @@ def _on_hub(
 
 def _hub_facts(repo: str, revision: str | None) -> Place:
     """Commit, licence and kind of a Hub dataset; nothing where the Hub cannot be asked, for what is cached may do."""
+    if not hub.reachable():
+        return Place(repo=repo, folder=on_hub.is_cached(repo, revision))
     try:
         info = hub.patiently(lambda: HfApi().dataset_info(repo, revision=revision))
     except GatedRepoError as error:

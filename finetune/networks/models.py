@@ -97,6 +97,7 @@ def _fetch_weights(name: str) -> None:
     repo = _repository(name)
     if repo is None:
         return
+    hub.reachable()
     repo_id, _, revision = repo.partition("@")
     try:
         for filename in (*(["config.json"] if name.startswith(HUB) else []), constants.SAFETENSORS_SINGLE_FILE):
@@ -127,6 +128,8 @@ def is_depthwise(name: str) -> bool:
     seen to slow down (tf_efficientnet_lite0, mobilenetv4_conv_small) from those that it did not (convnext_atto,
     efficientnetv2_rw_t). False for a network that cannot be built: `build` says why.
     """
+    if name.startswith(HUB):
+        hub.reachable()  # its config is asked for
     try:
         with torch.device("meta"):
             model = timm.create_model(name, pretrained=False)

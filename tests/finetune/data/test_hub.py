@@ -151,11 +151,13 @@ def test_a_token_opens_a_gated_dataset(online, cli, tmp_path):
     assert TOKEN not in everything + done.stdout + done.stderr
 
 
-def test_without_network_the_address_and_the_ways_out_are_named(online, cli, tmp_path):
+@pytest.mark.parametrize("said", [{"HF_HUB_OFFLINE": "1"}, {}])
+def test_without_network_the_address_and_the_ways_out_are_named(online, cli, tmp_path, said):
+    """Said to be offline, or found to be: then nothing is tried again and again at every file."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    nowhere = online | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "1"}
+    nowhere = online | {"HF_ENDPOINT": address} | said
     done = cli("finetune", "--model", "resnest14d", "--dataset", "food101", cwd=tmp_path, env=nowhere)
     assert done.returncode == 2
     for message in ("ethz/food101", address, "HF_ENDPOINT", "cache"):
@@ -164,6 +166,9 @@ def test_without_network_the_address_and_the_ways_out_are_named(online, cli, tmp
     assert weights.returncode == 2
     for message in ("cannot fetch the weights of resnest14d", address, "--no-pretrained"):
         assert message in weights.stderr
+    for output in (done.stdout + done.stderr, weights.stdout + weights.stderr):
+        assert "Retrying" not in output
+        assert ("no connection to" in output) is (said == {})
 
 
 def test_unknown_model_repository_is_explained(online, cli, tmp_path):

@@ -73,7 +73,8 @@ def test_no_file_of_a_folder_on_the_hub_drops_out(tmp_path):
         again, said = load(hub, tmp_path / "home", f"someone/pets@{revision}", HF_HUB_OFFLINE="1")
         assert again is not None, said
         assert again[3:] == [splits, names]
-        assert "trying the local cache" in said
+        assert "someone/pets@" not in said
+        assert "at the cached revision" in said
 
 
 @pytest.mark.slow(seconds=20)
