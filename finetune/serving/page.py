@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,18 +106,46 @@ def build(predictor: Predictor, uploads: Path) -> gr.Blocks:
     """
     title, lines = describe(predictor)
 
+    def answer(path: Path) -> tuple[str, str]:
+        found = classify(predictor, path)
+        return html.answer(found.top), html.splits(found.preferences) if found.preferences else ""
+
+    page = assemble(title, lines, answer, uploads)
+    with page, gr.Accordion(f"All {len(predictor.classes)} classes", open=False):
+        gr.HTML(html.classes(predictor.classes))
+    return page.queue(max_size=32)
+
+
+def assemble(
+    title: str,
+    lines: Sequence[str],
+    answer: Callable[[Path], tuple[str, str]],
+    uploads: Path,
+    done: str = "classified",
+    empty: str = html.EMPTY,
+) -> gr.Blocks:
+    """A page with an image on the left and what is said of it on the right, for any task.
+
+    Args:
+        title: Of the page.
+        lines: What is known of the model, as plain text.
+        answer: An image file -> HTML of the answer, and of what stands below it. May raise as `classify`.
+        uploads: The folder in which Gradio keeps what is dropped on the page; no other file is read.
+        done: What happens to an image.
+        empty: What stands where the answer will be.
+    """
+
     def respond(dropped: dict[str, Any] | None) -> tuple[str, str]:
         if dropped is None:
-            return html.EMPTY, ""
+            return html.placeholder(empty), ""
         name = str(dropped.get("orig_name") or "the image")
         try:
             path = _uploaded(dropped, uploads)
             doors.remove_later(path)
-            found = classify(predictor, path)
+            return answer(path)
         except (OSError, ValueError, SyntaxError, FinetuneError) as error:  # SyntaxError: a broken PNG
             reason = " ".join(str(error).split()).replace(str(dropped.get("path")), name)
-            return html.failure(f"{name} cannot be classified: {reason}"), ""
-        return html.answer(found.top), html.splits(found.preferences) if found.preferences else ""
+            return html.failure(f"{name} cannot be {done}: {reason}"), ""
 
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(60, 300)) as page:
         gr.HTML(html.header(title, lines))
@@ -132,16 +161,12 @@ def build(predictor: Predictor, uploads: Path) -> gr.Blocks:
                     elem_id="picture",
                 )
             with gr.Column(min_width=280):
-                answer = gr.HTML(html.EMPTY)
-                splits = gr.HTML()
-        with gr.Accordion(f"All {len(predictor.classes)} classes", open=False):
-            gr.HTML(html.classes(predictor.classes))
+                said = gr.HTML(html.placeholder(empty))
+                below = gr.HTML()
         # preprocess=False: Gradio's own decoding would convert the image, and evaluation must see the file as it is.
         # One image at a time: what the splits prefer is recorded on the model.
-        picture.change(
-            respond, picture, [answer, splits], preprocess=False, concurrency_limit=1, api_visibility="private"
-        )
-    return page.queue(max_size=32)
+        picture.change(respond, picture, [said, below], preprocess=False, concurrency_limit=1, api_visibility="private")
+    return page
 
 
 def _uploaded(dropped: dict[str, Any], uploads: Path) -> Path:

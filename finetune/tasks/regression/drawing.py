@@ -124,7 +124,9 @@ def _make(make: Callable[[Subject], Figure | None], subject: Subject, path: Path
 
 def _predicted(subject: Subject) -> Figure:
     scores = subject.result.metrics["test"]
-    head = f"{len(subject.values):,} test images: mean absolute error {style.number(scores['mae'])}, R2 {scores['r2']:.4f}"
+    head = (
+        f"{len(subject.values):,} test images: mean absolute error {style.number(scores['mae'])}, R2 {scores['r2']:.4f}"
+    )
     return scatter.predicted(subject.values, subject.targets, subject.name, subject.half_width, head)
 
 
@@ -146,7 +148,9 @@ def worst(test: NumberPredictions, count: int = MISTAKES_SHOWN) -> list[int]:
 def _mistakes(subject: Subject) -> Figure:
     places, errors = worst(subject.test), subject.test.errors
     shown = [
-        mistakes.Shown(images.decode(value), f"{subject.targets[at]:.4g}", f"{subject.values[at]:.4g}", f"{errors[at]:+.3g}")
+        mistakes.Shown(
+            images.decode(value), f"{subject.targets[at]:.4g}", f"{subject.values[at]:.4g}", f"{errors[at]:+.3g}"
+        )
         for value, at in zip(subject.data.values("test", places), places, strict=True)
     ]
     head = f"The {len(shown)} largest errors of {len(errors):,} test images"

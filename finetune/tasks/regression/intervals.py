@@ -72,7 +72,9 @@ def _scores(drawn: np.ndarray, predicted: np.ndarray, targets: np.ndarray) -> np
     spread = drawn @ centred**2 / count - (drawn @ centred / count) ** 2
     varied = spread > 1e-12 * max(1e-300, float((centred**2).mean()))
     r2 = np.where(varied, 1 - squared / np.where(varied, spread, 1), (squared == 0).astype(np.float64))
-    return np.stack([absolute, np.sqrt(squared), r2, _correlation(drawn, _ranks(drawn, predicted), _ranks(drawn, targets))])
+    return np.stack(
+        [absolute, np.sqrt(squared), r2, _correlation(drawn, _ranks(drawn, predicted), _ranks(drawn, targets))]
+    )
 
 
 def _ranks(drawn: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -92,5 +94,7 @@ def _correlation(drawn: np.ndarray, first: np.ndarray, second: np.ndarray) -> np
     first = first - (drawn * first).sum(axis=1, keepdims=True) / count
     second = second - (drawn * second).sum(axis=1, keepdims=True) / count
     length = np.sqrt((drawn * first**2).sum(axis=1) * (drawn * second**2).sum(axis=1))
-    found: np.ndarray = np.where(length > 0, (drawn * first * second).sum(axis=1) / np.where(length > 0, length, 1), 0.0)
+    found: np.ndarray = np.where(
+        length > 0, (drawn * first * second).sum(axis=1) / np.where(length > 0, length, 1), 0.0
+    )
     return found

@@ -51,7 +51,9 @@ class NumberProbing:
             role: {name: value.item() for name, value in scores(of.values.double(), of.targets.double()).items()}
             for role, of in predictions.items()
         }
-        return Probed(probe, dict(predictions), found, f"validation mean absolute error {found['validation']['mae']:.4g}")
+        return Probed(
+            probe, dict(predictions), found, f"validation mean absolute error {found['validation']['mae']:.4g}"
+        )
 
     def start_at_zero(self, layer: nn.Linear) -> None:
         """Every answer begins as the median of the training numbers, which has the least absolute error."""

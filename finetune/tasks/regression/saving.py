@@ -35,7 +35,9 @@ class Interval:
     level: float
 
 
-def save(model: nn.Module, folder: Path, data: LabelledImages, data_config: Mapping[str, Any], result: RunResult) -> None:
+def save(
+    model: nn.Module, folder: Path, data: LabelledImages, data_config: Mapping[str, Any], result: RunResult
+) -> None:
     """Write config.json and model.safetensors; the folder appears whole or not at all.
 
     The name of the one output is the column's. `calibration` holds the level and half width of the interval.
