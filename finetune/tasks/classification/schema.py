@@ -19,6 +19,7 @@ from finetune.data.columns import TARGET_NAMES, UNLABELLED, check_named, is_imag
 from finetune.data.features import never_the_target
 from finetune.errors import SchemaError, SeveralReadingsError, SplitError, listing
 from finetune.tasks import unread
+from finetune.tasks.classification import number_text
 
 TargetKind = Literal["class-label", "integer", "boolean", "string", "float"]
 
@@ -35,6 +36,7 @@ class DatasetSchema:
         classes: Names, in the order of the class indices; empty until the values have been seen, see `with_values`.
         values: What stands in the column for each class; the class index itself for a ClassLabel.
         sure: Whether the column is known by its type, its name or the user, and not because there is no other.
+        asked: Whether the user named the task; else many numbers written as text are not taken for classes.
         strict: Whether a value that is none of the classes is an error: of a stream not all values have been seen.
     """
 
@@ -45,6 +47,7 @@ class DatasetSchema:
     classes: tuple[str, ...] = ()
     values: tuple[Any, ...] = ()
     sure: bool = True
+    asked: bool = True
     strict: bool = False
 
     @property
@@ -78,6 +81,8 @@ class DatasetSchema:
             seen = {value for split in splits if not split <= {UNLABELLED, None} for value in split}
             values = tuple(sorted(self._class_of(value) for value in seen if not _is_missing(value)))
             schema = dataclasses.replace(self, values=values, classes=tuple(str(value) for value in values))
+            if self.target_kind == "string" and not self.asked:
+                number_text.check(self.target_column, schema.classes)
         if len(schema.classes) < 2:
             raise SchemaError(
                 f"column {self.target_column!r} has {len(schema.classes)} class"
@@ -277,7 +282,7 @@ def infer(
     features: Mapping[str, Any],
     image_column: str | None = None,
     target_column: str | None = None,
-    floats: bool = False,
+    asked: bool = False,
 ) -> DatasetSchema:
     """Find out what a dataset holds.
 
@@ -285,7 +290,7 @@ def infer(
         features: Of the dataset.
         image_column: The images' column, where the caller knows it.
         target_column: The classes' column, where the caller knows it.
-        floats: Whether the user says that floats are classes, by naming the task.
+        asked: Whether the user named the task; else neither floats nor many numbers in text are classes.
 
     Returns:
         A schema whose `classes` are known only if the target is a ClassLabel; else see `DatasetSchema.with_values`.
@@ -298,16 +303,16 @@ def infer(
         classes = any(isinstance(feature, ClassLabel) for feature in _candidates(features).values())
         unread.refuse(features, classes)
     image_column = image_column or the_image(features)
-    named, target_column = target_column, target_column or _find_target(features, image_column)
+    named, target_column = target_column, target_column or _find_target(features, image_column, asked)
     kind = _target_kind(features[target_column])
-    if kind is None and floats and _is_float(features[target_column]):
+    if kind is None and asked and _is_float(features[target_column]):
         kind = "float"
     if kind is None:
         raise _wrong_target(target_column, features[target_column])
     names = tuple(features[target_column].names) if kind == "class-label" else ()
     values = tuple(range(len(names)))
     sure = bool(named or names) or target_column.lower() in TARGET_NAMES
-    return DatasetSchema("image-classification", image_column, target_column, kind, names, values, sure)
+    return DatasetSchema("image-classification", image_column, target_column, kind, names, values, sure, asked)
 
 
 def _wrong_target(column: str, feature: Any) -> SchemaError:
@@ -331,14 +336,15 @@ def _candidates(features: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _find_target(features: Mapping[str, Any], image_column: str) -> str:
+def _find_target(features: Mapping[str, Any], image_column: str, asked: bool) -> str:
     others = {name: feature for name, feature in _candidates(features).items() if name != image_column}
     labels = [name for name, feature in others.items() if isinstance(feature, ClassLabel)]
     plain = [name for name, feature in others.items() if _target_kind(feature) is not None]
     named = [name for name in plain if name.lower() in TARGET_NAMES]
     if not labels and not named:
         unread.refuse_flags(others)
-    for candidates in (labels, named, plain):
+    floats = [name for name, feature in others.items() if asked and _is_float(feature)]
+    for candidates in (labels, named, plain, floats):
         if len(candidates) == 1:
             return candidates[0]
         if candidates:

@@ -29,12 +29,12 @@ class Classification:
         """A column of classes, see `finetune.tasks.classification.schema.infer`; whole numbers in floats, too."""
         from finetune.tasks.classification.schema import infer
 
-        return infer(features, image_column, target_column, floats=True)
+        return infer(features, image_column, target_column, asked=True)
 
     def guess(
         self, features: Mapping[str, Any], image_column: str | None = None, target_column: str | None = None
     ) -> Schema:
-        """The same without floats, which are numbers where nobody says that they are classes."""
+        """The same without floats, and without many numbers in text."""
         from finetune.tasks.classification.schema import infer
 
         return infer(features, image_column, target_column)

@@ -17,6 +17,7 @@ from finetune.data import splits
 from finetune.data.columns import UNLABELLED, check_named, is_image, the_image, type_name
 from finetune.data.features import never_the_target
 from finetune.errors import SchemaError, SeveralReadingsError, SplitError, listing
+from finetune.tasks import unread
 
 NumberKind = Literal["float", "integer", "text"]
 
@@ -262,6 +263,8 @@ def infer(
         SeveralReadingsError: There are several.
     """
     check_named(features, image_column, target_column)
+    if not asked and target_column is None:
+        unread.refuse(features)
     image_column = image_column or the_image(features)
     target_column = target_column or _find(features, image_column, asked)
     kind = _kind(features[target_column])
