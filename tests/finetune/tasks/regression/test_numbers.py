@@ -37,6 +37,7 @@ def expected(predicted, targets):
     }
 
 
+@pytest.mark.filterwarnings("ignore:An input array is constant")
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("count", [2, 3, 200])
 def test_scores_are_those_of_scikit_learn_and_scipy(count, ties):
