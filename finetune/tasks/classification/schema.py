@@ -118,7 +118,7 @@ class DatasetSchema:
         index = {value: i for i, value in enumerate(self.values)}
         found = np.array([index.get(_plain(value), UNLABELLED) for value in column], dtype=np.int64)
         if self.strict:
-            self._check_known([column[row] for row in np.flatnonzero(found == UNLABELLED)])
+            self._check_known([column[row] for row in np.flatnonzero(found == UNLABELLED).tolist()])
         return found
 
     def _check_known(self, others: Sequence[Any]) -> None:

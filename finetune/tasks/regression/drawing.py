@@ -142,7 +142,8 @@ def _curves(subject: Subject) -> Figure | None:
 
 def worst(test: NumberPredictions, count: int = MISTAKES_SHOWN) -> list[int]:
     """The images with the largest errors: places in the split, the largest first."""
-    return np.argsort(-np.abs(test.errors), kind="stable")[:count].tolist()
+    places: list[int] = np.argsort(-np.abs(test.errors), kind="stable")[:count].tolist()
+    return places
 
 
 def _mistakes(subject: Subject) -> Figure:

@@ -70,7 +70,8 @@ def ranks(values: Tensor) -> Tensor:
     """Ranks from 1, float64 `[N]`; equal values have the mean of theirs."""
     _, place, counts = torch.unique(values, return_inverse=True, return_counts=True)
     ends = counts.cumsum(0).double()
-    return (ends - (counts - 1) / 2)[place]
+    found: Tensor = (ends - (counts - 1) / 2)[place]
+    return found
 
 
 def correlation(first: Tensor, second: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The seam between tasks, proved by one that is added from outside: from the dataset to the folder, and what other tasks will need."""
+"""The seam between tasks, proved by one that is added from outside: all the way, and what other tasks will need."""
 
 import csv
 import json

@@ -7,6 +7,8 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ from finetune.tasks.regression.predictor import NumberPredictor
 from finetune.tasks.regression.task import REGRESSION
 from tests.cards.results import code_of
 from tests.finetune.commands.test_resume import after_checkpoints, assert_same, start, step_of
-from tests.finetune.tasks.regression.conftest import WORDS
+from tests.finetune.tasks.regression.conftest import TINY, WORDS
 
 pytestmark = pytest.mark.slow(seconds=60)
 
@@ -181,9 +183,6 @@ def test_strangers_run_the_card_s_code(cli, bright_run, pictures, tmp_path):
 
 
 def cli_python(script, folder):
-    import subprocess
-    import sys
-
     guard = os.environ["PYTHONPATH"].split(os.pathsep)[0]  # against the network
     environment = {**os.environ, "PYTHONPATH": guard, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
@@ -201,7 +200,7 @@ def test_the_page_shows_the_number_and_its_interval(bright_run, pictures, tmp_pa
     assert f'<div class="label">{found.value:.6g}</div>' in said
     assert f"lie within {found.low:.6g} to {found.high:.6g}" in said
     title, lines = page.describe(predictor)
-    assert title.startswith("test_efficientnet on ")
+    assert title.startswith("resnest14d on ")
     assert lines[0].startswith("Mean absolute error ")
     assert page.build(predictor, tmp_path) is not None
 
@@ -210,7 +209,20 @@ def test_the_page_shows_the_number_and_its_interval(bright_run, pictures, tmp_pa
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(cli, bright, tmp_path):
-    words = ["--dataset", bright, *WORDS, "--epochs", 3, "--ema", 0.9, "--device-batch-size", 6, "--dropout", 0.2]
+    words = [
+        "--dataset",
+        bright,
+        *TINY,
+        *WORDS,
+        "--epochs",
+        3,
+        "--ema",
+        0.9,
+        "--device-batch-size",
+        6,
+        "--dropout",
+        0.2,
+    ]
     whole, run = tmp_path / "whole", tmp_path / "killed"
     assert cli("finetune", *words, "--output", whole).returncode == 0
     saves = random.Random(0).randrange(3, 12)
@@ -225,9 +237,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(cli, bright, tmp_path):
 
 
 def test_the_last_layer_is_solved_for(cli, bright, tmp_path):
-    done = cli(
-        "finetune", "--dataset", bright, *WORDS[:-8], *WORDS[-6:], "--freeze", "backbone", "--output", tmp_path / "run"
-    )
+    done = cli("finetune", "--dataset", bright, *TINY, *WORDS, "--freeze", "backbone", "--output", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     result = result_of(tmp_path / "run")
     assert result["training"]["chosen_by"] == "solved"
@@ -239,7 +249,7 @@ def test_the_last_layer_is_solved_for(cli, bright, tmp_path):
 
 def test_two_processes_agree_with_one(cli, bright, tmp_path):
     """Features are computed by both, and the first one solves."""
-    words = ["--dataset", bright, *WORDS, "--freeze", "backbone", "--lr", "1e-2", "--epochs", 2]
+    words = ["--dataset", bright, *TINY, *WORDS, "--freeze", "backbone", "--lr", "1e-2", "--epochs", 2]
     for devices in (1, 2, 3):
         done = cli("finetune", *words, "--devices", devices, "--output", tmp_path / str(devices))
         assert done.returncode == 0, done.stderr
@@ -262,7 +272,7 @@ def test_two_processes_agree_with_one(cli, bright, tmp_path):
     ],
 )
 def test_what_is_for_classes_is_refused(cli, bright, tmp_path, words, message):
-    done = cli("finetune", "--dataset", bright, *WORDS, *words.split(), "--output", tmp_path / "run")
+    done = cli("finetune", "--dataset", bright, *TINY, *WORDS, *words.split(), "--output", tmp_path / "run")
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -295,7 +305,7 @@ def test_a_stream_has_the_targets_of_the_dataset_in_memory(bright, in_memory):
 
 
 def test_a_stream_is_trained_on(cli, bright, tmp_path):
-    words = ["--dataset", bright, "--streaming", "--steps-per-epoch", 6, *WORDS, "--epochs", 10, "--lr", "4e-3"]
+    words = ["--dataset", bright, "--streaming", "--steps-per-epoch", 6, *TINY, *WORDS, "--epochs", 10, "--lr", "4e-3"]
     words += ["--train-split", "train", "--val-split", "validation", "--test-split", "test"]
     for devices in (1, 2):
         done = cli("finetune", *words, "--devices", devices, "--output", tmp_path / str(devices))

@@ -57,9 +57,7 @@ def test_a_float_beside_classes_is_asked_about(other):
 
 
 def test_two_floats_are_asked_about():
-    with pytest.raises(
-        SeveralReadingsError, match="2 columns could hold the numbers.*mos, target.*--target-column mos"
-    ):
+    with pytest.raises(SeveralReadingsError, match=r"2 columns could .*mos, target.*--target-column mos"):
         registry.READING.recognise({"image": Image(), "mos": FLOAT, "target": FLOAT})
     features = {"image": Image(), "mos": FLOAT, "target": FLOAT}
     assert registry.READING.recognise(features, None, "target").target_column == "target"
