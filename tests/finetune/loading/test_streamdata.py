@@ -290,7 +290,7 @@ def test_a_value_that_is_none_of_the_classes_is_named(tmp_path):
     for workers in (0, 1):
         loader = StreamDataModule(data, steps_per_epoch=9, image_size=32, workers=workers).train_dataloader()
         with pytest.raises(
-            SchemaError, match="of split 'train', from row .*'label' holds 2, which is none of the 2 classes: give"
+            SchemaError, match=r"of split 'train', from row .*'label' holds 2, which is none of the 2 classes: give"
         ):
             list(loader)
 
