@@ -84,8 +84,8 @@ def _floor(evaluation: dict[str, Any]) -> Iterator[str]:
     floor, ends = evaluation.get("median"), evaluation.get("intervals", {}).get("test", {}).get("mae")
     if floor and ends and ends[1] >= floor["test"]:
         yield (
-            f"**Not shown to be better than no model:** always answering {floor['value']:.6g} has a mean absolute error "
-            f"of {number(floor['test'])} on the test images, which is not above the interval of this model's."
+            f"**Not shown to be better than no model:** always answering {floor['value']:.6g} has a mean absolute "
+            f"error of {number(floor['test'])} on the test images, which is not above the interval of this model's."
         )
 
 

@@ -44,7 +44,7 @@ def name_list(names: Iterable[str], most: int) -> str:
 
 
 def number(value: float) -> str:
-    """A score with four decimals, or as many digits where these would hide a small number or make a large one longer."""
+    """A score with four decimals; one that is very small or very large with four digits."""
     return f"{value:.4f}" if value == 0 or 5e-4 <= abs(value) < 1e5 else f"{value:.4g}"
 
 

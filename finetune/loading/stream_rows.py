@@ -188,7 +188,8 @@ class StreamRows(TorchIterableDataset[Chunk]):
     def _shard(self, shard: int) -> Iterator[tuple[Any, Any]]:
         alone, start = self.stream.shard(num_shards=self.stream.num_shards, index=shard), 0
         try:
-            for start, values, targets in tables(alone, self.found):
+            for first, values, targets in tables(alone, self.found):
+                start = first
                 yield from zip(values, self._encoded(targets), strict=True)
         except SchemaError as error:
             where = f"shard {shard} of split {self.name!r}, from row {start}"

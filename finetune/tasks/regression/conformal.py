@@ -1,7 +1,7 @@
 """How far a single prediction may be off: split conformal intervals.
 
-Source: Lei, G'Sell, Rinaldo, Tibshirani and Wasserman, "Distribution-Free Predictive Inference for Regression", JASA 113
-(2018), algorithm 2, https://arxiv.org/abs/1604.04173.
+Source: Lei, G'Sell, Rinaldo, Tibshirani and Wasserman, "Distribution-Free Predictive Inference for Regression", JASA
+113 (2018), algorithm 2, https://arxiv.org/abs/1604.04173.
 """
 
 from __future__ import annotations

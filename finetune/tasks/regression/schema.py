@@ -142,8 +142,8 @@ class NumberSchema:
             number = float(value)
         except ValueError as error:
             raise SchemaError(
-                f"column {self.target_column!r}, row {row}: expected a number, got {str(value)[:60]!r}: mend the value, "
-                "or leave it empty so that the image is left out"
+                f"column {self.target_column!r}, row {row}: expected a number, got {str(value)[:60]!r}: mend the "
+                "value, or leave it empty so that the image is left out"
             ) from error
         if not abs(number) <= _LARGEST:
             raise SchemaError(
@@ -193,7 +193,8 @@ class NumberSchema:
         """How the training numbers are spread, and whether a few of them lie far from all others."""
         low, median, high = np.quantile(targets.astype(np.float64), [0, 0.5, 1])
         sd = targets.std(dtype=np.float64)
-        yield f"numbers of the training images: {low:.4g} to {high:.4g}, median {median:.4g}, standard deviation {sd:.4g}"
+        said = f"{low:.4g} to {high:.4g}, median {median:.4g}, standard deviation {sd:.4g}"
+        yield f"numbers of the training images: {said}"
         quarter, three = np.quantile(targets.astype(np.float64), [0.25, 0.75])
         far = (targets < quarter - 10 * (three - quarter)) | (targets > three + 10 * (three - quarter))
         if three > quarter and far.any():
@@ -271,8 +272,8 @@ def infer(
     if kind is None or (kind != "float" and not asked):
         hint = "" if kind is None else ", or name the task by --task image-regression"
         raise SchemaError(
-            f"column {target_column!r} has type {type_name(features[target_column])}; expected a column of floats: name "
-            f"one by --target-column{hint}"
+            f"column {target_column!r} has type {type_name(features[target_column])}; expected a column of floats: "
+            f"name one by --target-column{hint}"
         )
     return NumberSchema("image-regression", image_column, target_column, kind, asked)
 
