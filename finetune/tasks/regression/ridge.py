@@ -5,7 +5,7 @@ For features `x` and numbers `y` it is the minimum over w and b of
     sum_i (w x_i + b - y_i)^2 + alpha |w|^2
 
 which is scikit-learn's `Ridge(alpha)`: the bias has no penalty. Ours because it runs on the device that has computed
-the features, and because scikit-learn comes with the sample alone. One eigendecomposition, of the smaller of the two Gram
+the features, and because scikit-learn comes with the sample alone. One eigendecomposition, of the smaller of both Gram
 matrices, gives every alpha's solution (Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning", 3.4.1).
 """
 

@@ -17,7 +17,6 @@ class Regression:
     """A number an image."""
 
     name = "image-regression"
-    problem_type = "regression"
 
     # --- Reading
 

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import mean_absolute_error, r2_score
 
+from cards.space.folder import build
 from finetune.data.dataset import prepare
 from finetune.loading import choose, stream_source
 from finetune.loading.datamodule import ImageDataModule
@@ -203,6 +204,17 @@ def test_the_page_shows_the_number_and_its_interval(bright_run, pictures, tmp_pa
     assert title.startswith("resnest14d on ")
     assert lines[0].startswith("Mean absolute error ")
     assert page.build(predictor, tmp_path) is not None
+
+
+def test_the_space_says_what_it_does_and_runs_what_is_there(bright_run, tmp_path):
+    folder = build(bright_run / "model", "owner/bright", tmp_path / "space")
+    page = (folder / "README.md").read_text()
+    assert "gives its number, and the interval that is meant to hold it." in page
+    assert "- image-regression" in page
+    app = (folder / "app.py").read_text()
+    assert 'MODEL = "owner/bright"' in app
+    compile(app, "app.py", "exec")
+    assert "classes" not in app
 
 
 # --- the training ----------------------------------------------------------------------------------------------------
