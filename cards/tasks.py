@@ -25,6 +25,7 @@ class CardTask:
         clients: Strangers that load model/: library -> script in `cards/certificate/clients/`.
         required: The one without which nothing is certified.
         app: The Space's app, in `cards/space/`.
+        pipeline: The Hub's pipeline that runs it, where the Hub has none of the task's name.
     """
 
     title: str
@@ -36,6 +37,7 @@ class CardTask:
     clients: Mapping[str, str] = field(default_factory=dict)
     required: str = "timm"
     app: str = "app.py"
+    pipeline: str | None = None
 
 
 TASKS = {
@@ -53,6 +55,22 @@ TASKS = {
         parts="cards.page.classification",
         template="template.md",
         clients={"timm": "stock_timm", "transformers": "stock_transformers"},
+    ),
+    "image-regression": CardTask(
+        title="Image regression",
+        library="timm",
+        tags=("timm", "transformers"),
+        metrics={
+            "mae": ("mae", "Mean absolute error"),
+            "rmse": ("rmse", "Root mean squared error"),
+            "r2": ("r_squared", "R2"),
+            "spearman": ("spearmanr", "Spearman's rank correlation"),
+        },
+        parts="cards.page.regression",
+        template="regression.md",
+        clients={"timm": "stock_timm", "transformers": "stock_transformers"},
+        app="regression_app.py",
+        pipeline="image-classification",
     ),
 }
 

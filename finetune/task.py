@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -156,6 +156,16 @@ class Reading(Protocol):
             SeveralReadingsError: Several columns could be meant; the message says which flag chooses.
             SchemaError: Nothing of this task.
         """
+
+
+@runtime_checkable
+class Guessing(Protocol):
+    """Of a task that takes less for its own where nobody has named it, by `--task` or by a run that is its."""
+
+    def guess(
+        self, features: Mapping[str, Any], image_column: str | None = None, target_column: str | None = None
+    ) -> Schema:
+        """As `Reading.recognise`, without what only a user can say."""
 
 
 class Inputs(Protocol):

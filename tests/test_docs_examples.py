@@ -54,6 +54,8 @@ def workshop(tmp_path_factory):
         labels.append(kind)
     rows = [f"photos/{('cats', 'dogs')[n % 2]}/{n}.jpg,{'ab'[n % 2]}" for n in range(60)]
     (folder / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    ages = [f"photos/{('cats', 'dogs')[n % 2]}/{n}.jpg,{0.5 + n / 4}" for n in range(60)]
+    (folder / "ages.csv").write_text("\n".join(["file,age", *ages]))
     (folder / "more/today").mkdir(parents=True)
     photos[0].save(folder / "more/today/1.jpg")
     photos[1].save(folder / "cat.jpg")

@@ -70,7 +70,7 @@ def sections(result: dict[str, Any], model: Path) -> dict[str, Any]:
         "limitations": parts.limitations(result),
         "chosen": _chosen(result),
         "averaged": result["model"].get("weights") == "averaged",
-        "seeds": _seeds(evaluation["seeds"]) if "seeds" in evaluation else None,
+        "seeds": _seeds(evaluation["seeds"], *_first(result)) if "seeds" in evaluation else None,
         "training": settings.rows(result["training"], result["seed"]),
         "command": command(words) if words else None,
         "environment": ", ".join(f"{escape(name)} {escape(of)}" for name, of in result["environment"].items()),
@@ -107,7 +107,8 @@ def _origin(role: str, dataset: dict[str, Any]) -> str:
     if role == "train" and "stream" in dataset:
         return "of a stream: the images of the last epoch"
     if role in held_out:
-        return f"{100 * held_out[role]['fraction']:g}% of {escape(held_out[role]['from'])}, held out by class"
+        how = "held out by class" if dataset["classes"] else "held out, stratified"
+        return f"{100 * held_out[role]['fraction']:g}% of {escape(held_out[role]['from'])}, {how}"
     if role == "train" and held_out:
         return f"{escape(sources[role])} without what was held out" if role in sources else "what was not held out"
     return f"{escape(sources[role])} of the dataset" if role in sources else "as in the dataset"
@@ -135,17 +136,24 @@ def _scores(result: dict[str, Any], evaluation: dict[str, Any], floors: Sequence
 def _chosen(result: dict[str, Any]) -> str:
     if result["model"].get("weights") == "averaged over seeds":
         return "The weights are an average over seeds"
-    return CHOSEN.get(result["training"].get("chosen_by", ""), "The epoch was chosen by validation accuracy")
+    first = _first(result)[1]
+    return CHOSEN.get(result["training"].get("chosen_by", ""), f"The epoch was chosen by validation {first}")
 
 
-def _seeds(found: dict[str, Any]) -> str:
+def _first(result: dict[str, Any]) -> tuple[str, str]:
+    """Key and name of the first of the task's metrics."""
+    key, (_, name) = next(iter(tasks.of(result).metrics.items()))
+    return key, f"{name[0].lower()}{name[1:]}"
+
+
+def _seeds(found: dict[str, Any], key: str, name: str) -> str:
     """One line: mean, standard deviation, each seed, and which one this is."""
-    each = ", ".join(f"{number(one['test']['accuracy'])} (seed {one['seed']})" for one in found["each"])
+    each = ", ".join(f"{number(one['test'][key])} (seed {one['seed']})" for one in found["each"])
     this = "the average of their weights" if found["exported"] == "average" else f"that of seed {found['exported']}"
     return (
-        f"{len(found['each'])} trainings that differ in their seed alone have a mean test accuracy of "
-        f"{number(found['mean']['test']['accuracy'])} with a standard deviation of "
-        f"{number(found['sd']['test']['accuracy'])}: {each}. This model is {this}, chosen on validation "
+        f"{len(found['each'])} trainings that differ in their seed alone have a mean test {name} of "
+        f"{number(found['mean']['test'][key])} with a standard deviation of "
+        f"{number(found['sd']['test'][key])}: {each}. This model is {this}, chosen on validation "
         f"({escape(found['chosen_by'])})."
     )
 

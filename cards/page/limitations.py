@@ -35,8 +35,8 @@ def limitations(result: dict[str, Any]) -> list[str]:
         *_calibration(evaluation.get("calibration")),
         *_unequal(result),
         *_selected(result, evaluation),
-        *_data(result["dataset"]),
-        *_training(result["training"]),
+        *of_data(result["dataset"]),
+        *of_training(result["training"]),
         f"It answers with one of its {len(result['dataset']['classes']):,} classes, also for an image that shows none "
         "of them, and was tested on images of this dataset only.",
     ]
@@ -146,7 +146,8 @@ def _selected(result: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[st
         )
 
 
-def _data(dataset: dict[str, Any]) -> Iterator[str]:
+def of_data(dataset: dict[str, Any]) -> Iterator[str]:
+    """What of the dataset was not used."""
     if dataset.get("max_samples"):
         yield f"Trained on a part of the dataset: at most {dataset['max_samples']:,} images of each of its splits."
     excluded = dataset["excluded"]
@@ -158,7 +159,8 @@ def _data(dataset: dict[str, Any]) -> Iterator[str]:
         yield f"Left out of the dataset's images: {' and '.join(parts)}."
 
 
-def _training(training: dict[str, Any]) -> Iterator[str]:
+def of_training(training: dict[str, Any]) -> Iterator[str]:
+    """How the training ended, where it could have gone on."""
     stopped, planned = training.get("stopped_by"), training.get("planned_epochs")
     if stopped and planned:
         yield (

@@ -44,8 +44,8 @@ def name_list(names: Iterable[str], most: int) -> str:
 
 
 def number(value: float) -> str:
-    """A score with four decimals."""
-    return f"{value:.4f}"
+    """A score with four decimals; one that is very small or very large with four digits."""
+    return f"{value:.4f}" if value == 0 or 5e-4 <= abs(value) < 1e5 else f"{value:.4g}"
 
 
 def command(words: Sequence[str], program: str = "python -m finetune", width: int = 85) -> str:

@@ -6,6 +6,7 @@ import json
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import SpaceCardData
 
@@ -96,11 +97,19 @@ def _readme(model: Path, repo_id: str) -> str:
         models=[repo_id],
         tags=[pipeline, task.library],
     )
-    calibrated = (config.get("calibration") or {}).get("temperature") is not None
-    words = "calibrated probabilities" if calibrated else "the model's own probabilities: it has no calibration"
+    if config.get("problem_type") == "regression":
+        says = "gives its number" + (", and the interval that is meant to hold it" if "calibration" in config else "")
+    else:
+        says = _names(config)
     return (
         f"---\n{data.to_yaml()}\n---\n\n# {repo_id.partition('/')[2]}\n\n"
-        f"Drop an image, and [the model](https://huggingface.co/{repo_id}) names the most probable of its "
-        f"{int(config['num_classes'])} classes, with {words}. What it was trained on, and how good it is, its card "
-        "says.\n"
+        f"Drop an image, and [the model](https://huggingface.co/{repo_id}) {says}. What it was trained on, and how "
+        "good it is, its card says.\n"
     )
+
+
+def _names(config: dict[str, Any]) -> str:
+    """What a classifier does with an image."""
+    calibrated = (config.get("calibration") or {}).get("temperature") is not None
+    words = "calibrated probabilities" if calibrated else "the model's own probabilities: it has no calibration"
+    return f"names the most probable of its {int(config['num_classes'])} classes, with {words}"

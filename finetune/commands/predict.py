@@ -111,10 +111,8 @@ def write(options: PredictOptions) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     speed = counts["images"] / (time.perf_counter() - start)
-    log.info(
-        f"{counts['images']} images: {counts['error']} could not be read, {counts['abstained']} abstained; "
-        f"{speed:.1f} images/s"
-    )
+    abstained = f", {counts['abstained']} abstained" if "abstained" in answers.columns(options) else ""
+    log.info(f"{counts['images']} images: {counts['error']} could not be read{abstained}; {speed:.1f} images/s")
 
 
 def _report(record: Record) -> None:

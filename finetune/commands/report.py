@@ -235,7 +235,7 @@ def table(result: RunResult, task: Judging, scores: Sequence[Score]) -> str:
     counts = result.dataset["splits"]
     test, validation = result.metrics["test"], result.metrics["validation"]
     known = result.evaluation.get("intervals", {}).get("test", {})
-    intervals = {name: f"[{low:.4f}, {high:.4f}]" for name, (low, high) in known.items()}
+    intervals = {name: f"[{_number(low)}, {_number(high)}]" for name, (low, high) in known.items()}
     seeds = result.evaluation.get("seeds")
     over = f"{'test, ' + str(len(seeds['each'])) + ' seeds':>20}" if seeds else ""
     lines = ["", f"{'':20}{'test':>10}{'95 % interval':>20}{'validation':>12}{over}"]
@@ -265,4 +265,9 @@ def table(result: RunResult, task: Judging, scores: Sequence[Score]) -> str:
 
 
 def _row(title: str, test: float, interval: str, validation: float) -> str:
-    return f"{title:20}{test:>10.4f}{interval:>20}{validation:>12.4f}"
+    return f"{title:20}{_number(test):>10}{interval:>20}{_number(validation):>12}"
+
+
+def _number(value: float) -> str:
+    """Four decimals, or as many digits where these would hide a small number or make a large one longer."""
+    return f"{value:.4f}" if value == 0 or 5e-4 <= abs(value) < 1e5 else f"{value:.4g}"

@@ -85,6 +85,10 @@ class LabelledImages:
         """What there is to learn of a role's images, in their order."""
         return self.splits.parts[role].targets
 
+    def example_targets(self, role: str) -> np.ndarray:
+        """What there is to learn of a role's images before any is read: all of them; of a stream some."""
+        return self.targets(role)
+
 
 def _bytes(targets: np.ndarray) -> bytes:
     """The same on every machine."""
@@ -287,7 +291,8 @@ def _describe(prepared: LabelledImages) -> None:
         carved = made.held_out.get(role)
         origin = f"split {part.source!r}"
         if carved:
-            origin = f"held out, {100 * carved['fraction']:g}% of {carved['from']}, by class"
+            drawn = "by class" if found.classes else "stratified"
+            origin = f"held out, {100 * carved['fraction']:g}% of {carved['from']}, {drawn}"
         log.info(f"{role}: {len(part.rows)} images ({origin})")
     for name in made.ignored:
         log.info(f"not used: split {name!r}{'' if len(prepared.source.splits[name]) else ', which is empty'}")

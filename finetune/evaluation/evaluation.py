@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ class Evaluation:
         majority_class: `class` and `accuracy` of always answering the most frequent training class, where it is known.
         calibration: `temperature` of the model's config.json, `error` and `error_calibrated`, where there is one.
         titles: What people call the metrics.
+        notes: What else a task says of the numbers, a line each.
     """
 
     subject: dict[str, Any]
@@ -41,6 +42,7 @@ class Evaluation:
     majority_class: dict[str, Any] | None = None
     calibration: dict[str, float] | None = None
     titles: Mapping[str, str] = field(default_factory=lambda: NAMES)
+    notes: Sequence[str] = ()
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
@@ -98,6 +100,7 @@ def _table(evaluation: Evaluation) -> list[str]:
         lines.append(f"{'always one class':20}{floor['accuracy']:>10.6f}  ({floor['class']!r})")
     if found_there := evaluation.calibration:
         lines.append(calibration.line(*found_there.values()))
+    lines += evaluation.notes
     if "protocol" in evaluation.subject:
         how = evaluation.subject["protocol"]
         crop = f"crop {how['crop_pct']:.4g}, {how['interpolation']}"

@@ -37,7 +37,7 @@ def write_inputs(folder: Path, model: nn.Module, data: LabelledImages, transform
     (temporary / "images").mkdir(parents=True)
     part = data.splits.parts["test"]
     pixels = []
-    for number, value in enumerate(data.values("test", spread(part.targets, IMAGES).tolist())):
+    for number, value in enumerate(data.values("test", spread(data.schema.strata(part.targets), IMAGES).tolist())):
         picture = images.decode(value)
         picture.save(temporary / "images" / f"{number:03}.png")
         pixels.append(transform(picture))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,14 @@ class ExportedModel:
         classes: Names, in the order of the outputs.
         temperature: What logits are divided by; 1 where the model has no calibration.
         data_config: timm's: size, interpolation, crop, mean and std.
+        metadata: Text by name: all that the file says of itself.
     """
 
     module: ExportedModule
     classes: tuple[str, ...]
     temperature: float
     data_config: dict[str, Any]
+    metadata: Mapping[str, str]
 
 
 def read(form: Format, path: Path, accelerator: str, precision: Precision, batch_size: int) -> ExportedModel:
@@ -79,4 +82,4 @@ def read(form: Format, path: Path, accelerator: str, precision: Precision, batch
             f"{', '.join(network.metadata) or 'none'}; use a file that `{form.command}` has written, or the run itself"
         ) from error
     lists = {name: tuple(how[name]) for name in ("input_size", "mean", "std")}
-    return ExportedModel(ExportedModule(network), classes, temperature, how | lists)
+    return ExportedModel(ExportedModule(network), classes, temperature, how | lists, network.metadata)

@@ -41,15 +41,16 @@ class StreamDataModule(ImageDataModule):
         options: As of `ImageDataModule`.
 
     Attributes:
-        counts: int64 `[C]`, images of each class that the epoch in progress, or the last one, has trained on.
+        trained: `[N, ...]`, targets of the images that the epoch in progress, or the last one, has trained on, over all
+            processes.
         recent: The last micro-batches of this process: epoch, number in it, and int64 `[B, 2]`, shard and row.
     """
 
     def __init__(self, dataset: StreamedImages, *, steps_per_epoch: int, **options: Any) -> None:
         super().__init__(dataset, **options)
         self.stream, self.steps_per_epoch = dataset, steps_per_epoch
-        self.num_classes = len(dataset.schema.classes)
-        self.counts = np.zeros(self.num_classes, dtype=np.int64)
+        self.nothing = dataset.schema.encode([])
+        self.trained = [self.nothing]
         self.recent: deque[tuple[int, int, Tensor]] = deque(maxlen=RECENT)
         self._group: Any = None
 
@@ -73,20 +74,27 @@ class StreamDataModule(ImageDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: where the training stands, and what the epochs have had."""
-        return super().state_dict() | {"counts": self.counts.tolist(), "epochs": list(self.stream.epochs)}
+        return super().state_dict() | {"targets": torch.from_numpy(self._trained()), "epochs": list(self.stream.epochs)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from `state_dict`: what has been seen of an epoch is read again, and not trained on."""
         super().load_state_dict(state_dict)
-        self.counts = np.array(state_dict["counts"], dtype=np.int64)
+        if "counts" in state_dict:  # of an earlier version, which counted classes
+            self.trained = [np.repeat(np.arange(len(state_dict["counts"])), state_dict["counts"])]
+        else:
+            self.trained = [state_dict["targets"].numpy()]
         self.stream.epochs[:] = state_dict["epochs"]
 
     def teardown(self, stage: str) -> None:
         """After a training, what the last epoch had stands in the dataset's splits; Lightning calls it."""
         if stage == "fit":
-            labels = np.repeat(np.arange(self.num_classes), self.counts)
-            source = self.stream.splits.parts["train"].source
-            self.stream.splits.parts["train"] = SplitRows(source, np.arange(len(labels)), labels, whole=True)
+            targets, source = self._trained(), self.stream.splits.parts["train"].source
+            self.stream.splits.parts["train"] = SplitRows(source, np.arange(len(targets)), targets, whole=True)
+
+    def _trained(self) -> np.ndarray:
+        """`trained` as one array, which is kept: a checkpoint may ask for it again."""
+        self.trained = [np.concatenate(self.trained)]
+        return self.trained[0]
 
     def train_dataloader(self) -> Any:
         """Random crops, in an order that depends on (seed, epoch), processes and workers."""
@@ -209,21 +217,23 @@ class TrainStream(_Stream):
         share = int(np.diff(cut(module.batch_size, world))[rank])
         chunks = merged(module.chunks("train", share, epoch), share)
         steps, left_over = 0, None
-        total = np.zeros(module.num_classes, dtype=np.int64)
+        seen, following = [module.nothing], module.nothing
         while steps < module.steps_per_epoch:
             chunk = next(chunks, None)
-            found = _counted(chunk, share, module.num_classes)
-            full, left_out, *classes = module.summed(found).tolist()
+            found = module.summed(_said(chunk, share, module.batch_size, module.nothing))
+            full, left_out = found[:2].tolist()
             if left_out:
                 module.exclude("train", chunk.left_out if chunk else [])
             if full < world:
                 left_over = self._left_over(chunk, chunks)
                 break
             # What has been trained on, now that Lightning, which is one batch ahead, asks for another one.
-            module.counts, total, steps = total, total + np.array(classes), steps + 1
+            seen.append(following)
+            module.trained, steps = seen, steps + 1
+            following = _targets(found[2:], module.batch_size, module.nothing)
             if chunk is not None and steps > skip:
                 yield from self._micro(chunk, epoch, steps - 1)
-        module.counts = total
+        module.trained = [*seen, following]
         self._end(epoch, steps, left_over)
 
     def _micro(self, chunk: Chunk, epoch: int, step: int) -> Iterator[Batch]:
@@ -261,12 +271,36 @@ class TrainStream(_Stream):
             )
 
 
-def _counted(chunk: Chunk | None, share: int, classes: int) -> np.ndarray:
-    """int64 `[2 + C]`: whether it fills a process's share of a batch, rows left out, images of each class."""
+def _said(chunk: Chunk | None, share: int, batch_size: int, nothing: np.ndarray) -> np.ndarray:
+    """What a process says of its share of a batch, so that the sum over all processes is what all of them say.
+
+    Args:
+        chunk: The share; None at the end of the stream.
+        share: Images that fill it.
+        batch_size: Images over all processes.
+        nothing: Targets of no image: their dtype and shape.
+
+    Returns:
+        int64: whether the share is full, rows left out, and then the bytes of the batch's targets: zero but for those
+        of this process, so that all processes' bytes stand side by side in the sum.
+    """
+    size = nothing.dtype.itemsize * int(np.prod(nothing.shape[1:]))
+    held = np.zeros(-(-batch_size * size // 8) * 8, dtype=np.uint8)
     if chunk is None:
-        return np.zeros(2 + classes, dtype=np.int64)
+        return np.concatenate([np.zeros(2, dtype=np.int64), held.view(np.int64)])
     full = len(chunk.targets) == share
-    return np.array([full, len(chunk.left_out), *np.bincount(chunk.targets.numpy(), minlength=classes)])
+    if full:
+        rank, world = process()
+        start = int(cut(batch_size, world)[rank]) * size
+        held[start : start + share * size] = np.ascontiguousarray(chunk.targets.numpy()).view(np.uint8).ravel()
+    return np.concatenate([np.array([full, len(chunk.left_out)], dtype=np.int64), held.view(np.int64)])
+
+
+def _targets(words: np.ndarray, batch_size: int, nothing: np.ndarray) -> np.ndarray:
+    """The targets of a batch, of the bytes that `_said` has made of them."""
+    size = nothing.dtype.itemsize * int(np.prod(nothing.shape[1:]))
+    held = np.ascontiguousarray(words).view(np.uint8)[: batch_size * size]
+    return held.view(nothing.dtype).reshape(batch_size, *nothing.shape[1:])
 
 
 class EvalStream(_Stream):
@@ -288,7 +322,7 @@ class EvalStream(_Stream):
                 break
             if chunk is not None:
                 seen.append(chunk._replace(pixels=empty))
-            yield (empty, torch.empty(0, dtype=torch.int64)) if chunk is None else (chunk.pixels, chunk.targets)
+            yield (empty, torch.from_numpy(module.nothing)) if chunk is None else (chunk.pixels, chunk.targets)
         self._end(seen)
 
     def _end(self, seen: list[Chunk]) -> None:
@@ -297,7 +331,7 @@ class EvalStream(_Stream):
         module.exclude(self.role, [row for chunk in seen for row in chunk.left_out])
         own = (
             np.concatenate([np.empty((0, 2), dtype=np.int64), *(chunk.places.numpy() for chunk in seen)]),
-            np.concatenate([np.empty(0, dtype=np.int64), *(chunk.targets.numpy() for chunk in seen)]),
+            np.concatenate([module.nothing, *(chunk.targets.numpy() for chunk in seen)]),
             {shard: length for chunk in seen for shard, length in chunk.lengths.items()},
         )
         found = module.gathered(own)

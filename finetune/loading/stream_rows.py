@@ -15,7 +15,6 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import default_collate, get_worker_info
 
 from finetune.data import images, outside
-from finetune.data.columns import UNLABELLED
 from finetune.errors import DatasetError, FinetuneError, SchemaError
 from finetune.loading.datamodule import prepare_worker
 from finetune.loading.randomness import seed_augmentation
@@ -25,8 +24,8 @@ from finetune.loading.transforms import Transform
 BUFFER = 1000
 """Encoded images that each worker keeps to draw the next one from."""
 
-Row = tuple[int, int, Any, int]
-"""Shard, row in it, encoded image, class index or `UNLABELLED`."""
+Row = tuple[int, int, Any, Any]
+"""Shard, row in it, encoded image, and its target as the schema encodes it; None where there is none."""
 
 
 class Chunk(NamedTuple):
@@ -34,7 +33,7 @@ class Chunk(NamedTuple):
 
     Attributes:
         pixels: uint8 `[B, 3, H, W]`, channels last in memory.
-        targets: int64 `[B]`.
+        targets: `[B, ...]`, as the schema encodes them.
         places: int64 `[B, 2]`, shard and row in it.
         left_out: Rows that were met on the way.
         lengths: Rows of each shard that has been read to its end.
@@ -153,10 +152,10 @@ class StreamRows(TorchIterableDataset[Chunk]):
             yield self._chunk([], [])._replace(problem=error)
 
     def _chunks(self, rows: Iterator[Row]) -> Iterator[Chunk]:
-        taken: list[tuple[Tensor, int, tuple[int, int]]] = []
+        taken: list[tuple[Tensor, Any, tuple[int, int]]] = []
         left_out: list[LeftOut] = []
         for shard, row, value, target in rows:
-            made = None if target == UNLABELLED else self._pixels(shard, row, value)
+            made = None if target is None else self._pixels(shard, row, value)
             if not isinstance(made, Tensor):
                 left_out.append(LeftOut(shard, row, made))
                 continue
@@ -166,16 +165,17 @@ class StreamRows(TorchIterableDataset[Chunk]):
                 taken, left_out = [], []
         yield self._chunk(taken, left_out)
 
-    def _chunk(self, taken: list[tuple[Tensor, int, tuple[int, int]]], left_out: list[LeftOut]) -> Chunk:
+    def _chunk(self, taken: list[tuple[Tensor, Any, tuple[int, int]]], left_out: list[LeftOut]) -> Chunk:
         lengths, self.lengths = self.lengths, {}
         if not taken:
             pixels = torch.empty(0, *self.shape, dtype=torch.uint8)
-            empty = torch.empty(0, dtype=torch.int64)
-            return Chunk(pixels, empty, empty.reshape(0, 2), left_out, lengths)
+            places = torch.empty(0, 2, dtype=torch.int64)
+            return Chunk(pixels, torch.from_numpy(self.found.encode([])), places, left_out, lengths)
         # Pillow's layout, and the model's; in a worker this collates into shared memory.
         pixels = default_collate([made.permute(1, 2, 0) for made, _, _ in taken]).permute(0, 3, 1, 2)
         places = torch.tensor([place for _, _, place in taken])
-        return Chunk(pixels, torch.tensor([target for _, target, _ in taken]), places, left_out, lengths)
+        targets = torch.from_numpy(np.stack([target for _, target, _ in taken]))
+        return Chunk(pixels, targets, places, left_out, lengths)
 
     def _rows(self, mine: Sequence[tuple[int, int, int]]) -> Iterator[Row]:
         for shard, first, step in mine:
@@ -185,11 +185,15 @@ class StreamRows(TorchIterableDataset[Chunk]):
                     yield shard, row, value, target
             self.lengths[shard] = row + 1
 
-    def _shard(self, shard: int) -> Iterator[tuple[Any, int]]:
-        alone = self.stream.shard(num_shards=self.stream.num_shards, index=shard)
+    def _shard(self, shard: int) -> Iterator[tuple[Any, Any]]:
+        alone, start = self.stream.shard(num_shards=self.stream.num_shards, index=shard), 0
         try:
-            for _, values, targets in tables(alone, self.found):
+            for first, values, targets in tables(alone, self.found):
+                start = first
                 yield from zip(values, self._encoded(targets), strict=True)
+        except SchemaError as error:
+            where = f"shard {shard} of split {self.name!r}, from row {start}"
+            raise SchemaError(f"{where}: {error}") from error
         except FinetuneError:
             raise
         except Exception as error:  # readers and file systems raise whatever they like on a broken file
@@ -199,16 +203,10 @@ class StreamRows(TorchIterableDataset[Chunk]):
                 "is whole and can be reached, then go on with --resume"
             ) from error
 
-    def _encoded(self, targets: list[Any]) -> list[int]:
-        indices: list[int] = self.found.encode(targets).tolist()
-        for value, index in zip(targets, indices, strict=True):
-            missing = value in (None, "", UNLABELLED) or value != value
-            if index == UNLABELLED and not missing:
-                raise SchemaError(
-                    f"column {self.found.target_column!r} of split {self.name!r} holds {value!r}, which is none of the "
-                    f"{len(self.found.classes)} classes: give all of them by --classes"
-                )
-        return indices
+    def _encoded(self, values: Sequence[Any]) -> list[Any]:
+        """Each row's target; None where there is none."""
+        targets = self.found.encode(values)
+        return [target if known else None for target, known in zip(targets, self.found.labelled(targets), strict=True)]
 
     def _pixels(self, shard: int, row: int, value: Any) -> Tensor | str:
         """The transformed image, or why it does not decode."""

@@ -9,7 +9,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Image, IterableDataset, IterableDatasetDict
+from datasets import Dataset, DatasetInfo, Features, Image, IterableDataset, IterableDatasetDict
+from datasets.table import InMemoryTable
 
 from finetune.console import log
 from finetune.data import source
@@ -34,6 +35,8 @@ OPTIONS = (
 """Settings of a run that `prepare` takes."""
 _ROWS = 64  # that are read at once
 _IMAGES = 16  # of each split, whose bytes are compared
+EXAMPLES = 10_000
+"""Rows of a stream whose targets are read before the training, where a task has to know their scale."""
 
 
 class LeftOut(NamedTuple):
@@ -55,7 +58,7 @@ class StreamedImages(LabelledImages):
     """A stream that is ready for training; what it holds is known as far as it has been read.
 
     `splits` has no rows at first. After an evaluation those of validation and test are the images that were counted, in
-    the order of the predictions; those of train stand for the images of the last epoch, by class.
+    the order of the predictions; those of train stand for the images of the last epoch, in the order of the training.
 
     Attributes:
         streams: By role: rows of an encoded image and a target.
@@ -95,6 +98,25 @@ class StreamedImages(LabelledImages):
         for _, images, _ in tables(self.streams[role], self.schema):
             yield from images
 
+    def example_targets(self, role: str) -> np.ndarray:
+        """Targets of at most `EXAMPLES` labelled rows, the first ones of each shard; all where there are no more."""
+        stream = self.streams[role].select_columns(list(self.schema.columns))
+        share = max(1, -(-EXAMPLES // stream.num_shards))
+        found = []
+        for shard in range(stream.num_shards):
+            targets = self._first_targets(stream.shard(num_shards=stream.num_shards, index=shard), share)
+            found.append(targets[self.schema.labelled(targets)])
+        return np.concatenate(found)
+
+    def _first_targets(self, shard: IterableDataset, count: int) -> np.ndarray:
+        parts, start = [self.schema.encode([])], 0
+        for rows in target_rows(shard, self.schema):
+            parts.append(self.schema.encode(self.schema.read(rows)))
+            start += len(rows)
+            if start >= count:
+                break
+        return np.concatenate(parts)[:count]
+
     def fingerprint(self, role: str) -> str:
         """Number of shards, and a hash of the commit on the Hub, or of some images on disk."""
         content = hashlib.sha256(f"{self.splits.parts[role].source} {self.source.revision}".encode())
@@ -123,13 +145,26 @@ class StreamedImages(LabelledImages):
         return len(known) - before
 
 
-def tables(stream: IterableDataset, found: Schema) -> Iterator[tuple[int, list[Any], list[Any]]]:
-    """A stream's rows, some at once: number of the first, encoded images, targets as they stand there."""
+def tables(stream: IterableDataset, found: Schema) -> Iterator[tuple[int, list[Any], Sequence[Any]]]:
+    """A stream's rows, some at once: number of the first, encoded images, and what the schema reads to encode."""
     start = 0
     # Unlike iteration over single rows, `iter` does not share the stream among a loader's workers in a way of its own.
     for table in stream.with_format("arrow").iter(batch_size=_ROWS):
-        yield start, table[found.image_column].to_pylist(), table[found.target_column].to_pylist()
+        yield start, table[found.image_column].to_pylist(), found.read(_of_targets(table, stream, found))
         start += len(table)
+
+
+def target_rows(stream: IterableDataset, found: Schema) -> Iterator[Dataset]:
+    """The columns of the target of a stream that has no others, some rows at once."""
+    for table in stream.with_format("arrow").iter(batch_size=_ROWS):
+        yield _of_targets(table, stream, found)
+
+
+def _of_targets(table: Any, stream: IterableDataset, found: Schema) -> Dataset:
+    """The columns of the target as a dataset in memory, so that streams are read as all other datasets are."""
+    known = stream.features
+    info = None if known is None else DatasetInfo(features=Features({name: known[name] for name in found.columns}))
+    return Dataset(InMemoryTable(table.select(list(found.columns))), info, fingerprint="stream")
 
 
 def prepare(
@@ -171,7 +206,7 @@ def prepare(
     found = _schema(opened.splits[train_split], task, image_column, target_column, classes)
     streams = {role: _stream(opened.splits[name], name, found) for role, name in asked.items()}
     nothing = np.empty(0, dtype=np.int64)
-    parts = {role: SplitRows(asked[role], nothing, nothing, whole=True) for role in ROLES}
+    parts = {role: SplitRows(asked[role], nothing, found.encode([]), whole=True) for role in ROLES}
     ignored = tuple(name for name in opened.splits if name not in asked.values())
     _describe(found, streams, asked)
     made = Splits(parts, ignored=ignored)

@@ -28,8 +28,8 @@ STYLE = """
 """
 """Follows the page's light and dark colours."""
 
-NO_DETAILS = '<div class="fd"><p>What split attention prefers in an image appears here.</p></div>'
-EMPTY = '<div class="fd"><p>Drop an image, and the most probable classes appear here.</p></div>'
+NO_DETAILS = "What split attention prefers in an image appears here."
+EMPTY = "Drop an image, and the most probable classes appear here."
 
 
 def escape(text: str) -> str:
@@ -53,8 +53,7 @@ def unique(names: Sequence[str]) -> list[str]:
 
 def header(title: str, lines: Sequence[str]) -> str:
     """The head of the page."""
-    paragraphs = "".join(f"<p>{escape(line).replace(' %', '&nbsp;%')}</p>" for line in lines)
-    return f'<div class="fd"><h1>{escape(title)}</h1>{paragraphs}</div>'
+    return f'<div class="fd"><h1>{escape(title)}</h1>{_paragraphs(lines)}</div>'
 
 
 def answer(top: Sequence[tuple[str, float]]) -> str:
@@ -65,6 +64,20 @@ def answer(top: Sequence[tuple[str, float]]) -> str:
     """
     rows = "".join(_row(escape(name), escape(percent(share, 1)), [(share, BLUE)]) for name, share in top)
     return f'<div class="fd answer"><div class="label">{escape(top[0][0])}</div>{rows}</div>'
+
+
+def statement(main: str, lines: Sequence[str]) -> str:
+    """An answer in large letters, and lines below it."""
+    return f'<div class="fd answer"><div class="label">{escape(main)}</div>{_paragraphs(lines)}</div>'
+
+
+def placeholder(text: str) -> str:
+    """What stands where the answer will be."""
+    return f'<div class="fd">{_paragraphs([text])}</div>'
+
+
+def _paragraphs(lines: Sequence[str]) -> str:
+    return "".join(f"<p>{escape(line).replace(' %', '&nbsp;%')}</p>" for line in lines)
 
 
 def failure(text: str) -> str:

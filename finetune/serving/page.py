@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,38 @@ def build(predictor: Predictor, uploads: Path) -> gr.Blocks:
     """
     title, lines = describe(predictor)
 
+    def answer(path: Path) -> tuple[str, str]:
+        found = classify(predictor, path)
+        return html.answer(found.top), html.splits(found.preferences) if found.preferences else ""
+
+    page = assemble(title, lines, answer, uploads, details=html.NO_DETAILS if has_splits(predictor.model) else "")
+    with page, gr.Accordion(f"All {len(predictor.classes)} classes", open=False):
+        gr.HTML(html.classes(predictor.classes))
+    return page.queue(max_size=32)
+
+
+def assemble(
+    title: str,
+    lines: Sequence[str],
+    answer: Callable[[Path], tuple[str, str]],
+    uploads: Path,
+    done: str = "classified",
+    empty: str = html.EMPTY,
+    details: str = "",
+) -> gr.Blocks:
+    """A page with an image on the left and what is said of it on the right, for any task.
+
+    Args:
+        title: Of the page.
+        lines: What is known of the model, as plain text.
+        answer: An image file -> HTML of the answer, and of its details. May raise as `classify`.
+        uploads: The folder in which Gradio keeps what is dropped on the page; no other file is read.
+        done: What happens to an image.
+        empty: What stands where the answer will be.
+        details: What stands where the details will be, which are folded; none when not given.
+    """
+    nothing = (html.placeholder(empty), html.placeholder(details) if details else "")
+
     def respond(dropped: dict[str, Any] | None) -> tuple[Any, str, str]:
         if dropped is None:  # taken away by the answer to a file that is no image, which stays
             return gr.skip(), gr.skip(), gr.skip()
@@ -112,12 +145,10 @@ def build(predictor: Predictor, uploads: Path) -> gr.Blocks:
         try:
             path = _uploaded(dropped, uploads)
             doors.remove_later(path)
-            found = classify(predictor, path)
+            return gr.skip(), *answer(path)
         except (OSError, ValueError, SyntaxError, FinetuneError) as error:  # SyntaxError: a broken PNG
             reason = " ".join(str(error).split()).replace(str(dropped.get("path")), name)
-            return None, html.failure(f"{name} cannot be classified: {reason}"), html.NO_DETAILS
-        details = html.splits(found.preferences) if found.preferences else ""
-        return gr.skip(), html.answer(found.top), details
+            return None, html.failure(f"{name} cannot be {done}: {reason}"), nothing[1]
 
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(60, 300)) as page:
         gr.HTML(html.header(title, lines))
@@ -133,18 +164,16 @@ def build(predictor: Predictor, uploads: Path) -> gr.Blocks:
                     elem_id="picture",
                 )
             with gr.Column(min_width=280):
-                answer = gr.HTML(html.EMPTY)
-                with gr.Accordion("Details", open=False, visible=has_splits(predictor.model)):
-                    splits = gr.HTML(html.NO_DETAILS)
-        with gr.Accordion(f"All {len(predictor.classes)} classes", open=False):
-            gr.HTML(html.classes(predictor.classes))
+                said = gr.HTML(nothing[0])
+                with gr.Accordion("Details", open=False, visible=bool(details)):
+                    below = gr.HTML(nothing[1])
         # preprocess=False: Gradio's own decoding would convert the image, and evaluation must see the file as it is.
         # One image at a time: what the splits prefer is recorded on the model.
         picture.change(
-            respond, picture, [picture, answer, splits], preprocess=False, concurrency_limit=1, api_visibility="private"
+            respond, picture, [picture, said, below], preprocess=False, concurrency_limit=1, api_visibility="private"
         )
-        picture.clear(lambda: (html.EMPTY, html.NO_DETAILS), None, [answer, splits], api_visibility="private")
-    return page.queue(max_size=32)
+        picture.clear(lambda: nothing, None, [said, below], api_visibility="private")
+    return page
 
 
 def _uploaded(dropped: dict[str, Any], uploads: Path) -> Path:

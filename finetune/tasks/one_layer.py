@@ -126,6 +126,7 @@ def _probed(config: RunConfig, images: ImageDataModule, seed: int) -> ImageDataM
     few = splits.sampled(images.data.splits, images.data.schema, "train", config.probe_images, seed)
     if few is images.data.splits:
         return images
-    log.info(f"the linear probe is fitted to {config.probe_images} training images, drawn by class (--probe-images)")
+    drawn = "drawn by class" if images.data.schema.classes else "drawn by stratum"
+    log.info(f"the linear probe is fitted to {config.probe_images} training images, {drawn} (--probe-images)")
     data = dataclasses.replace(images.data, splits=few)
     return choose.module(data, data_config=images.data_config, **fields(config, LOADER))

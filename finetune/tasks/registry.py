@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import ConfigError, RunFolderError, SchemaError, SeveralReadingsError, listing, suggest
+from finetune.export import described
 from finetune.runs import reading
-from finetune.task import Reading, Schema, Task
+from finetune.task import Guessing, Reading, Schema, Task
 from finetune.tasks.classification.task import CLASSIFICATION
+from finetune.tasks.regression.task import REGRESSION
 
 _TASKS: dict[str, Task] = {}
+_BY_PROBLEM = {"regression": REGRESSION.name}
+"""By transformers' `problem_type`."""
 
 
 def register(task: Task) -> None:
@@ -22,6 +26,7 @@ def register(task: Task) -> None:
 
 
 register(CLASSIFICATION)
+register(REGRESSION)
 
 
 def get(name: str) -> Task:
@@ -38,7 +43,9 @@ def get(name: str) -> Task:
 
 
 def of_model(model: str | Path) -> Task:
-    """The task of a run's, or its model's, folder, by the result.json there; of any other model classification.
+    """The task of a run's, or its model's, folder, by the result.json there.
+
+    Of any other model by the `problem_type` in its config.json, or an exported file's metadata; else classification.
 
     Raises:
         RunFolderError: A run's result.json is damaged, or of a task that this version does not have.
@@ -52,7 +59,7 @@ def of_model(model: str | Path) -> Task:
                 if (path.parent / "config.yaml").is_file():
                     raise RunFolderError(f"{path} is damaged: it does not say the task; {reading.ADVICE}") from error
                 continue  # not one of ours
-    return CLASSIFICATION
+    return _TASKS.get(_BY_PROBLEM.get(described.problem_type(model) or "", ""), CLASSIFICATION)
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,9 @@ class _Reading:
         unclear: list[SchemaError] = []
         reasons: list[SchemaError] = []
         for task in _TASKS.values() if self.only is None else [_TASKS[self.only]]:
+            read = task.guess if self.only is None and isinstance(task, Guessing) else task.recognise
             try:
-                found.append(task.recognise(features, image_column, target_column))
+                found.append(read(features, image_column, target_column))
             except SeveralReadingsError as error:
                 unclear.append(error)
             except SchemaError as error:

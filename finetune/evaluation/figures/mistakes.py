@@ -32,6 +32,23 @@ class Mistake:
     confidence: float
 
 
+@dataclass(frozen=True)
+class Shown:
+    """An image and what stands below it.
+
+    Attributes:
+        image: Upright RGB.
+        true: The first line.
+        said: The second, behind an arrow.
+        right: At its right end.
+    """
+
+    image: Image.Image
+    true: str
+    said: str
+    right: str
+
+
 def draw(mistakes: Sequence[Mistake], classes: Sequence[str], count: int) -> Figure:
     """A page of images, the most confident mistake first, each with its class, the predicted one and how sure.
 
@@ -41,44 +58,53 @@ def draw(mistakes: Sequence[Mistake], classes: Sequence[str], count: int) -> Fig
         count: How many mistakes there are in all.
     """
     names = style.readable(classes)
-    rows = -(-len(mistakes) // COLUMNS)
+    of = f"{len(mistakes)} most confident of {count:,} mistakes" if count > len(mistakes) else f"All {count} mistakes"
+    shown = [Shown(one.image, names[one.target], names[one.label], style.percent(one.confidence)) for one in mistakes]
+    legend = "true class, \N{RIGHTWARDS ARROW} predicted class and its probability"
+    return page(shown, f"{of} on test images", legend)
+
+
+def page(shown: Sequence[Shown], head: str, legend: str) -> Figure:
+    """A page of images, each with two lines of text.
+
+    Args:
+        shown: At least one.
+        head: Of the page.
+        legend: What the lines are.
+    """
+    rows = -(-len(shown) // COLUMNS)
     height = _HEAD + rows * (_SIDE + _TEXT + _GAP)
     made = style.figure(height)
     made.set_layout_engine("none")
-    of = f"{len(mistakes)} most confident of {count:,} mistakes" if count > len(mistakes) else f"All {count} mistakes"
-    head = f"{of} on test images"
     made.text(_GAP / style.WIDTH, 1 - 0.12 / height, head, va="top", weight="bold", size=9.5)
-    legend = "true class, \N{RIGHTWARDS ARROW} predicted class and its probability"
     made.text(1 - _GAP / style.WIDTH, 1 - 0.13 / height, legend, va="top", ha="right", size=8, color=style.GREY)
-    for place, mistake in enumerate(mistakes):
+    for place, one in enumerate(shown):
         row, column = divmod(place, COLUMNS)
         left = _GAP + column * (style.WIDTH - _GAP) / COLUMNS
         top = height - _HEAD - row * (_SIDE + _TEXT + _GAP)
-        _show(made, mistake, left, top, height)
-        _say(made, mistake, names, left, top - _SIDE, height)
+        _show(made, one.image, left, top, height)
+        _say(made, one, left, top - _SIDE, height)
     return made
 
 
-def _say(made: Figure, mistake: Mistake, names: Sequence[str], left: float, top: float, height: float) -> None:
+def _say(made: Figure, shown: Shown, left: float, top: float, height: float) -> None:
     """Two lines of text below (left, top) in inches; each piece apart, for a name may run from right to left."""
-    sure = style.percent(mistake.confidence)
     arrow = 0.14
-    room = _SIDE - arrow - style.width_of(made, f" {sure}", _SIZE)
-    target = style.shorten(made, names[mistake.target], _SIZE, _SIDE)
-    label = style.shorten(made, names[mistake.label], _SIZE, room)
+    room = _SIDE - arrow - style.width_of(made, f" {shown.right}", _SIZE)
+    target = style.shorten(made, shown.true, _SIZE, _SIDE)
+    label = style.shorten(made, shown.said, _SIZE, room)
     for text, x, line, align, colour in (
         (target, 0.0, 0, "left", style.INK),
         ("\N{RIGHTWARDS ARROW}", 0.0, 1, "left", style.ORANGE),
         (label, arrow, 1, "left", style.ORANGE),
-        (sure, _SIDE, 1, "right", style.ORANGE),
+        (shown.right, _SIDE, 1, "right", style.ORANGE),
     ):
         y = (top - 0.16 - 0.15 * line) / height
         made.text((left + x) / style.WIDTH, y, text, ha=align, va="baseline", size=_SIZE, color=colour)
 
 
-def _show(made: Figure, mistake: Mistake, left: float, top: float, height: float) -> None:
+def _show(made: Figure, image: Image.Image, left: float, top: float, height: float) -> None:
     """The whole image, as large as fits into a square whose upper left corner is at (left, top) inches."""
-    image = mistake.image
     pixels = round(_SIDE * style.DPI)
     small = max(image.size) < pixels / 4
     scale = pixels / max(image.size)

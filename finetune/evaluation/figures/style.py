@@ -178,6 +178,11 @@ def _without_middle(text: str, characters: int) -> str:
     return f"{text[: characters - end].rstrip()}\N{HORIZONTAL ELLIPSIS}{text[len(text) - end :].lstrip()}"
 
 
+def number(value: float) -> str:
+    """Four decimals, or as many digits where these would hide a small number or make a large one longer."""
+    return f"{value:.4f}" if value == 0 or 0.01 <= abs(value) < 1000 else f"{value:.4g}"
+
+
 def bare(axes: Axes) -> None:
     """Neither frame nor ticks."""
     axes.set_axis_off()

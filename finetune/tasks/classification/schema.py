@@ -19,8 +19,9 @@ from finetune.data.columns import TARGET_NAMES, UNLABELLED, check_named, is_imag
 from finetune.data.features import never_the_target
 from finetune.errors import SchemaError, SeveralReadingsError, SplitError, listing
 from finetune.tasks import unread
+from finetune.tasks.classification import number_text
 
-TargetKind = Literal["class-label", "integer", "boolean", "string"]
+TargetKind = Literal["class-label", "integer", "boolean", "string", "float"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class DatasetSchema:
         classes: Names, in the order of the class indices; empty until the values have been seen, see `with_values`.
         values: What stands in the column for each class; the class index itself for a ClassLabel.
         sure: Whether the column is known by its type, its name or the user, and not because there is no other.
+        asked: Whether the user named the task; else many numbers written as text are not taken for classes.
+        strict: Whether a value that is none of the classes is an error: of a stream not all values have been seen.
     """
 
     task: str
@@ -44,6 +47,8 @@ class DatasetSchema:
     classes: tuple[str, ...] = ()
     values: tuple[Any, ...] = ()
     sure: bool = True
+    asked: bool = True
+    strict: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -74,8 +79,10 @@ class DatasetSchema:
             splits = [{_plain(value) for value in column} for column in columns]
             # A split of nothing but -1 is one without labels, also where -1 is no ClassLabel's.
             seen = {value for split in splits if not split <= {UNLABELLED, None} for value in split}
-            values = tuple(sorted(value for value in seen if not _is_missing(value)))
+            values = tuple(sorted(self._class_of(value) for value in seen if not _is_missing(value)))
             schema = dataclasses.replace(self, values=values, classes=tuple(str(value) for value in values))
+            if self.target_kind == "string" and not self.asked:
+                number_text.check(self.target_column, schema.classes)
         if len(schema.classes) < 2:
             raise SchemaError(
                 f"column {self.target_column!r} has {len(schema.classes)} class"
@@ -83,6 +90,18 @@ class DatasetSchema:
                 "Name another column by --target-column"
             )
         return schema
+
+    def _class_of(self, value: Any) -> Any:
+        """A value as its class is called; 3.0, of a column of floats, is the same as 3."""
+        if self.target_kind != "float":
+            return value
+        if not float(value).is_integer():
+            raise SchemaError(
+                f"column {self.target_column!r} has floats such as {value:g}; expected one class per image, which "
+                "floats are only as whole numbers. Name another column by --target-column, or learn the number by "
+                "--task image-regression"
+            )
+        return int(value)
 
     def encode(self, column: Sequence[Any]) -> np.ndarray:
         """Class indices of a target column.
@@ -92,9 +111,23 @@ class DatasetSchema:
 
         Returns:
             int64 `[len(column)]`; `UNLABELLED` where there is no label (null, NaN, or -1 of a ClassLabel).
+
+        Raises:
+            SchemaError: A value is none of a stream's classes.
         """
         index = {value: i for i, value in enumerate(self.values)}
-        return np.array([index.get(_plain(value), UNLABELLED) for value in column], dtype=np.int64)
+        found = np.array([index.get(_plain(value), UNLABELLED) for value in column], dtype=np.int64)
+        if self.strict:
+            self._check_known([column[row] for row in np.flatnonzero(found == UNLABELLED).tolist()])
+        return found
+
+    def _check_known(self, others: Sequence[Any]) -> None:
+        for value in others:
+            if not (_is_missing(value) or value == UNLABELLED):
+                raise SchemaError(
+                    f"column {self.target_column!r} holds {value!r}, which is none of the {len(self.classes)} classes: "
+                    "give all of them by --classes"
+                )
 
     def described(self) -> str:
         """For the line that says what was recognised."""
@@ -118,7 +151,7 @@ class DatasetSchema:
                     f"--classes: column {self.target_column!r} names its {len(self.classes)} classes itself: leave it "
                     "out"
                 )
-            return self.with_values([])
+            return dataclasses.replace(self.with_values([]), strict=True)
         if classes is None:
             raise SchemaError(
                 f"column {self.target_column!r} ({self.target_kind}) does not declare its classes, and a stream "
@@ -127,13 +160,13 @@ class DatasetSchema:
             )
         names = read_names(classes)
         values: tuple[Any, ...] = names
-        if self.target_kind == "integer":
+        if self.target_kind in ("integer", "float"):
             values = tuple(range(len(names)))
         elif self.target_kind == "boolean":
             values = (False, True)
         if len(names) < 2 or len(names) != len(values) or len(set(names)) < len(names):
             raise SchemaError(f"--classes: expected at least 2 different classes, for booleans 2, got {listing(names)}")
-        return dataclasses.replace(self, classes=names, values=values)
+        return dataclasses.replace(self, classes=names, values=values, strict=True)
 
     def check_split(self, name: str, features: Mapping[str, Any]) -> None:
         """Whether the classes of another split are the same.
@@ -246,7 +279,10 @@ def _is_missing(value: Any) -> bool:
 
 
 def infer(
-    features: Mapping[str, Any], image_column: str | None = None, target_column: str | None = None
+    features: Mapping[str, Any],
+    image_column: str | None = None,
+    target_column: str | None = None,
+    asked: bool = False,
 ) -> DatasetSchema:
     """Find out what a dataset holds.
 
@@ -254,6 +290,7 @@ def infer(
         features: Of the dataset.
         image_column: The images' column, where the caller knows it.
         target_column: The classes' column, where the caller knows it.
+        asked: Whether the user named the task; else neither floats nor many numbers in text are classes.
 
     Returns:
         A schema whose `classes` are known only if the target is a ClassLabel; else see `DatasetSchema.with_values`.
@@ -266,24 +303,23 @@ def infer(
         classes = any(isinstance(feature, ClassLabel) for feature in _candidates(features).values())
         unread.refuse(features, classes)
     image_column = image_column or the_image(features)
-    named, target_column = target_column, target_column or _find_target(features, image_column)
+    named, target_column = target_column, target_column or _find_target(features, image_column, asked)
     kind = _target_kind(features[target_column])
+    if kind is None and asked and _is_float(features[target_column]):
+        kind = "float"
     if kind is None:
         raise _wrong_target(target_column, features[target_column])
     names = tuple(features[target_column].names) if kind == "class-label" else ()
     values = tuple(range(len(names)))
     sure = bool(named or names) or target_column.lower() in TARGET_NAMES
-    return DatasetSchema("image-classification", image_column, target_column, kind, names, values, sure)
+    return DatasetSchema("image-classification", image_column, target_column, kind, names, values, sure, asked)
 
 
 def _wrong_target(column: str, feature: Any) -> SchemaError:
-    number = "a number an image is image-regression, which is not supported yet; "
     pandas = "If missing values made floats of integers, as in pandas, write astype('Int64'). "
-    of_float = _is_float(feature)
     return SchemaError(
-        f"column {column!r} has type {type_name(feature)}; {number if of_float else ''}expected one class per image: a "
-        f"ClassLabel, an integer, a boolean or a string. {pandas if of_float else ''}Name another column by "
-        "--target-column"
+        f"column {column!r} has type {type_name(feature)}; expected one class per image: a ClassLabel, an integer, a "
+        f"boolean or a string. {pandas if _is_float(feature) else ''}Name another column by --target-column"
     )
 
 
@@ -300,17 +336,15 @@ def _candidates(features: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _find_target(features: Mapping[str, Any], image_column: str) -> str:
+def _find_target(features: Mapping[str, Any], image_column: str, asked: bool) -> str:
     others = {name: feature for name, feature in _candidates(features).items() if name != image_column}
     labels = [name for name, feature in others.items() if isinstance(feature, ClassLabel)]
     plain = [name for name, feature in others.items() if _target_kind(feature) is not None]
     named = [name for name in plain if name.lower() in TARGET_NAMES]
-    numbers = [name for name, feature in others.items() if _is_float(feature)]
     if not labels and not named:
         unread.refuse_flags(others)
-        for name in (*(name for name in numbers if name.lower() in TARGET_NAMES), *([] if plain else numbers)):
-            raise _wrong_target(name, others[name])
-    for candidates in (labels, named, plain):
+    floats = [name for name, feature in others.items() if asked and _is_float(feature)]
+    for candidates in (labels, named, plain, floats):
         if len(candidates) == 1:
             return candidates[0]
         if candidates:

@@ -26,7 +26,15 @@ class Classification:
     def recognise(
         self, features: Mapping[str, Any], image_column: str | None = None, target_column: str | None = None
     ) -> Schema:
-        """A column of classes, see `finetune.tasks.classification.schema.infer`."""
+        """A column of classes, see `finetune.tasks.classification.schema.infer`; whole numbers in floats, too."""
+        from finetune.tasks.classification.schema import infer
+
+        return infer(features, image_column, target_column, asked=True)
+
+    def guess(
+        self, features: Mapping[str, Any], image_column: str | None = None, target_column: str | None = None
+    ) -> Schema:
+        """The same without floats, and without many numbers in text."""
         from finetune.tasks.classification.schema import infer
 
         return infer(features, image_column, target_column)

@@ -489,12 +489,6 @@ def test_labels(caplog, labels, feature, left_out, said):
 @pytest.mark.parametrize(
     ("data", "options", "error", "message"),
     [
-        (
-            labelled([0.0, 1.0, NAN] * 4, Value("float64")),
-            {},
-            SchemaError,
-            r"'label' has type float64; .*astype\('Int64'\)",
-        ),
         (labelled([], AB), {}, DatasetError, "the dataset is empty: no row in train"),
         (labelled([], Value("string")), {}, DatasetError, "the dataset is empty: no row in train"),
         (

@@ -18,6 +18,7 @@ from PIL import Image
 from finetune.data import source
 from finetune.data.dataset import inspect
 from finetune.errors import FinetuneError
+from finetune.tasks import registry
 from finetune.tasks.classification.task import CLASSIFICATION
 from tests.finetune.classes import prepare
 
@@ -637,6 +638,16 @@ def row(name):
     """How the page of the documentation begins the row of a layout."""
     files = " ".join(f"`{entry if isinstance(entry, str) else entry[0]}`" for entry in LAYOUTS[name][0])
     return f"| {name} | {files} | "
+
+
+@pytest.mark.parametrize(
+    ("name", "delimiter", "head"), [("t.csv", ",", ("file_name", "value")), ("t.tsv", "\t", ("image", "age"))]
+)
+def test_a_table_of_numbers(name, delimiter, head, tmp_path):
+    build(tmp_path, ["*.png", (name, two(["*.png"], head, [n + 0.5 for n in range(6)], delimiter))])
+    found, targets = inspect(source.load(str(tmp_path)).splits, registry.READING)
+    assert (found.task, found.target_column) == ("image-regression", head[1])
+    assert sorted(targets["train"]) == [n + 0.5 for n in range(6)]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

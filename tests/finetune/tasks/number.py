@@ -1,4 +1,4 @@
-"""A throw-away second task, a number an image, to see that nothing outside a task's folder asks which task it is.
+"""A throw-away further task, how bright an image is, to see that nothing outside a task's folder asks which task it is.
 
 Run as a script it is `python -m finetune` with that task: the processes of a training run it again.
 """
@@ -34,7 +34,7 @@ class Numbers:
     image_column: str
     target_column: str
     edges: tuple[float, ...] = ()
-    task: str = "image-regression"
+    task: str = "image-brightness"
     classes: tuple[str, ...] = ()
     sure: bool = True
 
@@ -140,7 +140,7 @@ class Answers:
 
 
 class Number:
-    name = "image-regression"
+    name = "image-brightness"
     scores = ranking = (Score("mae", "mean absolute error", higher=False),)
 
     @property
@@ -228,7 +228,7 @@ def limitations(result):
 registry.register(Number())
 cards.tasks.TASKS[Number.name] = replace(
     cards.tasks.TASKS["image-classification"],
-    title="Image regression",
+    title="Image brightness",
     metrics={"mae": ("mae", "Mean absolute error")},
     parts=__name__,
 )

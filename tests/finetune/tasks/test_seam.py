@@ -1,4 +1,4 @@
-"""The seam between tasks, proved by a second one: from the dataset to the folder, and what other tasks will need."""
+"""The seam between tasks, proved by one that is added from outside: all the way, and what other tasks will need."""
 
 import csv
 import json
@@ -53,8 +53,8 @@ def run_folder(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     settings = "--model test_efficientnet --no-pretrained --image-size 32 --epochs 3 --batch-size 16 --lr 3e-3"
     words = [*settings.split(), "--accelerator", "cpu", "--devices", 2, "--workers", 0, "--hflip", 0]
-    done = number("--dataset", data, "--output", folder, *words)
-    assert "task: image-regression, images in column 'picture', numbers in column 'brightness'" in done.stdout
+    done = number("--task", "image-brightness", "--dataset", data, "--output", folder, *words)
+    assert "task: image-brightness, images in column 'picture', numbers in column 'brightness'" in done.stdout
     assert "numbers from" in done.stdout
     assert re.search(r"epoch 1/3: train loss [\d.]+, validation mean absolute error [\d.]+, ", done.stdout)
     assert re.search(r"mean absolute error +0\.\d{4} .*\nimages +9", done.stdout)
@@ -63,9 +63,9 @@ def run_folder(data, tmp_path_factory):
 
 
 @pytest.mark.slow(seconds=60)
-def test_a_second_task_goes_all_the_way(run_folder, data):
+def test_a_further_task_goes_all_the_way(run_folder, data):
     result = json.loads((run_folder / "result.json").read_text())
-    assert result["task"] == "image-regression"
+    assert result["task"] == "image-brightness"
     assert result["metrics"]["test"].keys() == {"mae"}
     assert result["dataset"]["splits"] == {"train": 72, "validation": 9, "test": 9}
     assert "median" in result["dataset"]
@@ -79,7 +79,7 @@ def test_a_second_task_goes_all_the_way(run_folder, data):
     page = (run_folder / "model/README.md").read_text()
     assert "| Mean absolute error | " in page
     assert "Its largest error on a test image was" in page
-    assert "pipeline_tag: image-regression" in page
+    assert "pipeline_tag: image-brightness" in page
     assert float(best["val_mae"]) == pytest.approx(result["metrics"]["validation"]["mae"], abs=1e-6)
 
 

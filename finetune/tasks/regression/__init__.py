@@ -1,0 +1,1 @@
+"""A number an image: all that it brings and no other task does."""

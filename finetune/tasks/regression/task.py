@@ -1,0 +1,203 @@
+"""A number an image as `finetune.task.Task` has it; what is costly to import is imported where it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.task import Answers, Learner, Schema, Score
+
+if TYPE_CHECKING:
+    import lightning as L
+    from torch import nn
+
+
+class Regression:
+    """A number an image."""
+
+    name = "image-regression"
+
+    # --- Reading
+
+    def recognise(
+        self, features: Mapping[str, Any], image_column: str | None = None, target_column: str | None = None
+    ) -> Schema:
+        """A column of numbers, see `finetune.tasks.regression.schema.infer`."""
+        from finetune.tasks.regression.schema import infer
+
+        return infer(features, image_column, target_column)
+
+    def guess(
+        self, features: Mapping[str, Any], image_column: str | None = None, target_column: str | None = None
+    ) -> Schema:
+        """A column of floats: integers and text may be classes."""
+        from finetune.tasks.regression.schema import infer
+
+        return infer(features, image_column, target_column, asked=False)
+
+    # --- Learning
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """Mean absolute error first."""
+        from finetune.tasks.regression.metrics import SCORES
+
+        return SCORES
+
+    @property
+    def ranking(self) -> tuple[Score, ...]:
+        """Mean absolute error."""
+        from finetune.tasks.regression.metrics import RANKING
+
+        return RANKING
+
+    def preset(self, settings: Any) -> Mapping[str, Any]:
+        """No label smoothing."""
+        return {"label_smoothing": 0.0}
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """What is for classes."""
+        return {
+            "label_smoothing": "has no classes to smooth over",
+            "imbalance": "has no classes that could be unequal",
+            "cutmix": "has no number for a patchwork of two images",
+            "mixup": "has no number for a blend of two images",
+            "classes": "has no classes",
+        }
+
+    def network(self, settings: Any, schema: Schema, pretrained: bool) -> nn.Module:
+        """A timm model with one output."""
+        from finetune.tasks.regression import learning
+
+        return learning.network(settings, pretrained)
+
+    def data_module(self, data: Any, data_config: Mapping[str, Any], **options: Any) -> Any:
+        """The images alone are changed at random."""
+        from finetune.loading import choose
+
+        return choose.module(data, data_config=data_config, **options)
+
+    def baseline(self, settings: Any) -> Any:
+        """Ridge regression on the features, which also starts the last layer."""
+        from finetune.tasks import one_layer
+
+        return one_layer.baseline(settings)
+
+    def learner(self, settings: Any, images: Any, network: nn.Module, baseline: Any) -> Learner:
+        """The network on images, or its last layer on the features of a frozen backbone."""
+        from finetune.tasks.regression import learning
+
+        return learning.learner(settings, images, network, baseline)
+
+    def identity(self, settings: Any, network: nn.Module) -> dict[str, Any]:
+        """The weights of a backbone that checkpoints do not hold."""
+        from finetune.tasks import one_layer
+
+        return one_layer.identity(settings, network)
+
+    def collector(self) -> Any:
+        """Numbers, and what they should be."""
+        from finetune.tasks.regression.predictions import NumberPredictions
+        from finetune.training.callbacks.predictions import CollectPredictions
+
+        return CollectPredictions(NumberPredictions)
+
+    # --- Judging
+
+    def evaluator(self, network: nn.Module, outputs: int) -> L.LightningModule:
+        """Scores in the unit that the network answers in."""
+        from finetune.tasks.regression.image_regression import ImageRegressionTask
+
+        return ImageRegressionTask(network)
+
+    def aligned(self, data: Any, network: nn.Module) -> tuple[Any, int, dict[str, Any]]:
+        """The dataset as it is, for a model of one number."""
+        from finetune.tasks.regression import judging
+
+        return judging.aligned(data, network)
+
+    def assess(self, result: Any, predictions: Mapping[str, Any], data: Any, baseline: Any) -> Any:
+        """Intervals of the scores and of single predictions, the median, and the probe."""
+        from finetune.tasks.regression import judging
+
+        theirs = baseline.predictions.get("test")
+        return judging.assess(result, dict(predictions), data, baseline.epoch0, theirs)
+
+    def draw(self, result: Any, predictions: Any, data: Any, folder: Any) -> Any:
+        """Predicted against true, residuals, the largest errors, and curves."""
+        from finetune.tasks.regression import drawing
+
+        return drawing.add(result, predictions, data, folder)
+
+    def floors(self, result: Any) -> Iterator[tuple[str, float, str, float]]:
+        """The median, and the linear probe."""
+        from finetune.tasks.regression import judging
+
+        return judging.floors(result.evaluation)
+
+    def remarks(self, result: Any) -> Iterator[str]:
+        """What these stand for, the seeds, and the interval."""
+        from finetune.tasks.regression import judging
+
+        return judging.remarks(result.evaluation, result.dataset["splits"]["validation"])
+
+    def reassess(self, found: Any, result: Any, model: Path) -> dict[str, Any]:
+        """Intervals, the median, coverage."""
+        from finetune.tasks.regression import judging
+
+        return judging.reassess(found, result, model)
+
+    # --- Saving
+
+    def save(self, network: nn.Module, folder: Path, data: Any, data_config: Mapping[str, Any], result: Any) -> None:
+        """Timm's folder, in the dataset's unit, with the interval."""
+        from finetune.tasks.regression import saving
+
+        saving.save(network, folder, data, data_config, result)
+
+    def load(self, folder: Path) -> nn.Module:
+        """By timm, after a look at its files."""
+        from finetune.networks import models
+
+        return models.build(f"local-dir:{folder}", None, pretrained=True)
+
+    def witness(self, network: nn.Module, folder: Path, data: Any, data_config: Mapping[str, Any]) -> None:
+        """Images of small and large numbers."""
+        from finetune.export import certify
+        from finetune.loading import transforms
+
+        certify.write_inputs(folder, network, data, transforms.normalised(data_config))
+
+    def file_metadata(self, network: nn.Module, folder: Path) -> dict[str, str]:
+        """The name of the number, and its interval."""
+        from finetune.tasks.regression import saving
+
+        return saving.file_metadata(network, folder)
+
+    # --- Answering
+
+    def answers(self, model: str | Path, options: Any, images: int | None) -> Answers:
+        """Numbers and intervals."""
+        from finetune.tasks.regression.answers import NumberAnswers
+        from finetune.tasks.regression.predictor import NumberPredictor
+
+        predictor = NumberPredictor(
+            model,
+            accelerator=options.accelerator,
+            precision=options.precision,
+            batch_size=options.batch_size,
+            images=images,
+        )
+        return NumberAnswers(predictor)
+
+    def page(self, model: str | Path, accelerator: str, uploads: Path) -> Any:
+        """The number and its interval."""
+        from finetune.tasks.regression import page
+        from finetune.tasks.regression.predictor import NumberPredictor
+
+        return page.build(NumberPredictor(model, accelerator=accelerator), uploads)
+
+
+REGRESSION = Regression()
