@@ -27,6 +27,8 @@ from resnest_timm import OptimizeError, optimize
 
 Precision = Literal["32", "bf16"]
 
+TOP = 5
+"""Classes that are named where nobody says how many."""
 _FEW = 8
 """Images; making the inference form took as long as it saved on 5 to 17, see benchmarks/README.md."""
 
@@ -124,7 +126,7 @@ class Predictor:
         self.model = found.module
 
     def __call__(
-        self, pictures: Iterable[Image.Image | str | Path], top_k: int = 5, min_confidence: float = 0.0
+        self, pictures: Iterable[Image.Image | str | Path], top_k: int = TOP, min_confidence: float = 0.0
     ) -> list[Prediction]:
         """Classify images of any mode and orientation.
 
@@ -173,10 +175,19 @@ class Predictor:
             raise ModelError(
                 f"{self.name} gives NaN or infinite logits: its weights are damaged, or diverged in training"
             )
+        return self.answer(logits)
+
+    def answer(self, logits: Tensor) -> Tensor:
+        """Probabilities of float64 logits `[B, classes]`."""
         probabilities: Tensor = (logits / self.temperature).softmax(dim=1)
         return probabilities
 
-    def predict(self, pixels: Tensor, top_k: int = 5, min_confidence: float = 0.0) -> list[Prediction]:
+    def shown(self, probabilities: Tensor) -> list[int]:
+        """The classes of one image, `[classes]`, that a page shows, the most probable first."""
+        found: list[int] = probabilities.topk(min(TOP, len(self.classes))).indices.tolist()
+        return found
+
+    def predict(self, pixels: Tensor, top_k: int = TOP, min_confidence: float = 0.0) -> list[Prediction]:
         """The same as a call, of images that have been prepared; see `probabilities`."""
         highest, indices = self.probabilities(pixels).topk(min(top_k, len(self.classes)))
         return [self._prediction(p, i, min_confidence) for p, i in zip(highest.tolist(), indices.tolist(), strict=True)]

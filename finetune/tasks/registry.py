@@ -8,10 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import ConfigError, RunFolderError, SchemaError, SeveralReadingsError, listing, suggest
+from finetune.errors import (
+    ConfigError,
+    OtherTaskError,
+    RunFolderError,
+    SchemaError,
+    SeveralReadingsError,
+    listing,
+    suggest,
+)
 from finetune.runs import reading
 from finetune.task import Reading, Schema, Task
 from finetune.tasks.classification.task import CLASSIFICATION
+from finetune.tasks.multi_label.task import MULTI_LABEL
 
 _TASKS: dict[str, Task] = {}
 
@@ -22,6 +31,7 @@ def register(task: Task) -> None:
 
 
 register(CLASSIFICATION)
+register(MULTI_LABEL)
 
 
 def get(name: str) -> Task:
@@ -38,7 +48,7 @@ def get(name: str) -> Task:
 
 
 def of_model(model: str | Path) -> Task:
-    """The task of a run's, or its model's, folder, by the result.json there; of any other model classification.
+    """The task of a run's, or its model's, folder, by its result.json or config.json; of others classification.
 
     Raises:
         RunFolderError: A run's result.json is damaged, or of a task that this version does not have.
@@ -52,7 +62,17 @@ def of_model(model: str | Path) -> Task:
                 if (path.parent / "config.yaml").is_file():
                     raise RunFolderError(f"{path} is damaged: it does not say the task; {reading.ADVICE}") from error
                 continue  # not one of ours
-    return CLASSIFICATION
+    return _TASKS.get(_said(place) or "", CLASSIFICATION)
+
+
+def _said(place: Path) -> str | None:
+    """The task that a model's folder names, where it came without its run; also of a file that was exported to it."""
+    folder = place if place.is_dir() else place.parent
+    try:
+        found: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return str(found["task"]) if isinstance(found, dict) and "task" in found else None
+    except (OSError, ValueError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -84,6 +104,9 @@ class _Reading:
             except SchemaError as error:
                 reasons.append(error)
         found = _distinct(found)
+        others = [error for error in reasons if isinstance(error, OtherTaskError)]
+        if others and not any(one.sure for one in found):
+            raise others[0]
         if len(found) > 1 or (found and unclear and found[0].sure):
             readings = [f"{one.task} ({one.described()}; --task {one.task}{_naming(one)})" for one in found]
             raise SeveralReadingsError(
