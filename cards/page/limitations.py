@@ -31,12 +31,12 @@ def limitations(result: dict[str, Any]) -> list[str]:
         *_interval(result, evaluation),
         *_probe(evaluation.get("probe")),
         *_weak(rows, result["metrics"]["test"].get("macro_f1")),
-        *_little_known(rows),
+        *little_known(rows),
         *_calibration(evaluation.get("calibration")),
         *_unequal(result),
         *_selected(result, evaluation),
-        *_data(result["dataset"]),
-        *_training(result["training"]),
+        *of_data(result["dataset"]),
+        *of_training(result["training"]),
         f"It answers with one of its {len(result['dataset']['classes']):,} classes, also for an image that shows none "
         "of them, and was tested on images of this dataset only.",
     ]
@@ -67,7 +67,7 @@ def _interval(result: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[st
     ends, images = _ends(evaluation), result["dataset"]["splits"]["test"]
     if ends and ends[1] - ends[0] > WIDE:
         yield (
-            f"{_images(images)} are few to judge by: the accuracy on more like them may be anything from "
+            f"{images_of(images)} are few to judge by: the accuracy on more like them may be anything from "
             f"{number(ends[0])} to {number(ends[1])}."
         )
 
@@ -79,7 +79,7 @@ def _weak(rows: list[dict[str, Any]], mean: float | None) -> Iterator[str]:
     if weak:
         shown = "; ".join(
             f"{escape(row['class'])} (F1 {number(row['f1'])}, recall {number(row['recall'])}, "
-            f"{_images(row['support'])})"
+            f"{images_of(row['support'])})"
             for row in weak[:NAMED]
         )
         more = f"; and {len(weak) - NAMED:,} more, see the table" if len(weak) > NAMED else ""
@@ -89,7 +89,8 @@ def _weak(rows: list[dict[str, Any]], mean: float | None) -> Iterator[str]:
         yield f"Never answered for any test image: {name_list(never, NAMED)}."
 
 
-def _little_known(rows: list[dict[str, Any]]) -> Iterator[str]:
+def little_known(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Classes of few test images, or none."""
     absent = [row["class"] for row in rows if not row["support"]]
     if absent:
         yield f"No test image shows {name_list(absent, NAMED)}: nothing is known about how well that is recognised."
@@ -146,7 +147,8 @@ def _selected(result: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[st
         )
 
 
-def _data(dataset: dict[str, Any]) -> Iterator[str]:
+def of_data(dataset: dict[str, Any]) -> Iterator[str]:
+    """What of the dataset was left out."""
     if dataset.get("max_samples"):
         yield f"Trained on a part of the dataset: at most {dataset['max_samples']:,} images of each of its splits."
     excluded = dataset["excluded"]
@@ -158,7 +160,8 @@ def _data(dataset: dict[str, Any]) -> Iterator[str]:
         yield f"Left out of the dataset's images: {' and '.join(parts)}."
 
 
-def _training(training: dict[str, Any]) -> Iterator[str]:
+def of_training(training: dict[str, Any]) -> Iterator[str]:
+    """That a longer training may give a better model."""
     stopped, planned = training.get("stopped_by"), training.get("planned_epochs")
     if stopped and planned:
         yield (
@@ -179,5 +182,6 @@ def _ends(evaluation: dict[str, Any]) -> list[float] | None:
     return ends
 
 
-def _images(count: int) -> str:
+def images_of(count: int) -> str:
+    """`1 test image`, `2 test images`."""
     return f"{count:,} test image" + ("" if count == 1 else "s")

@@ -47,7 +47,8 @@ def build(
             where the authors have it, see `resnest_timm.drop_block.add`.
 
     Returns:
-        A model with timm's `pretrained_cfg`, and with `calibration` where its weights are loaded; float32 `[B, 3, H, W]` -> `[B, num_classes]`.
+        A model with timm's `pretrained_cfg`, and with `calibration` where its weights are loaded;
+        float32 `[B, 3, H, W]` -> `[B, num_classes]`.
 
     Raises:
         ModelError: Unknown, unreachable, damaged, without weights, or unfit for the image size.

@@ -20,9 +20,7 @@ _FORMAT = tyro.conf.arg(help_behavior_hint="(default: table on a terminal, else 
 _STDOUT = tyro.conf.arg(help_behavior_hint="(default: standard output)")
 _IN_MODEL = tyro.conf.arg(help_behavior_hint="(default: RUN/model/model.onnx, or model.xml)")
 _PORT = tyro.conf.arg(help_behavior_hint="(default: the first free one from 7860)")
-_TOP = tyro.conf.arg(
-    help_behavior_hint="(default: 5; of a model of several classes an image, all above their thresholds)"
-)
+_TOP = tyro.conf.arg(help_behavior_hint="(default: 5; of several classes an image, all above thresholds)")
 _SPLIT = tyro.conf.arg(help_behavior_hint="(default: test, else validation)")
 
 

@@ -50,8 +50,8 @@ def refuse_flags(features: Mapping[str, Any]) -> None:
     flags = [name for name, feature in features.items() if is_flag(feature)]
     if len(flags) > 2:
         raise SchemaError(
-            f"this is a multi-label dataset ({len(flags)} columns of yes or no: {listing(flags, 6)}): read it by --task "
-            "multi-label-classification; for one class an image name a column of classes by --target-column"
+            f"this is a multi-label dataset ({len(flags)} columns of yes or no: {listing(flags, 6)}): read it by "
+            "--task multi-label-classification; for one class an image name a column of classes by --target-column"
         )
 
 

@@ -11,8 +11,10 @@ from PIL import Image
 from finetune.evaluation.figures import style
 
 COLUMNS = 6
-_SIDE, _TEXT, _GAP, _HEAD = 1.22, 0.42, 0.12, 0.38  # inches
-_SIZE = 7.0  # points
+SIDE, TEXT, GAP, HEAD = 1.22, 0.42, 0.12, 0.38
+"""Inches: of an image, of the text below it, between, and of the head of the page."""
+SIZE = 7.0
+"""Points."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +44,20 @@ def draw(mistakes: Sequence[Mistake], classes: Sequence[str], count: int) -> Fig
     """
     names = style.readable(classes)
     rows = -(-len(mistakes) // COLUMNS)
-    height = _HEAD + rows * (_SIDE + _TEXT + _GAP)
+    height = HEAD + rows * (SIDE + TEXT + GAP)
     made = style.figure(height)
     made.set_layout_engine("none")
     of = f"{len(mistakes)} most confident of {count:,} mistakes" if count > len(mistakes) else f"All {count} mistakes"
     head = f"{of} on test images"
-    made.text(_GAP / style.WIDTH, 1 - 0.12 / height, head, va="top", weight="bold", size=9.5)
+    made.text(GAP / style.WIDTH, 1 - 0.12 / height, head, va="top", weight="bold", size=9.5)
     legend = "true class, \N{RIGHTWARDS ARROW} predicted class and its probability"
-    made.text(1 - _GAP / style.WIDTH, 1 - 0.13 / height, legend, va="top", ha="right", size=8, color=style.GREY)
+    made.text(1 - GAP / style.WIDTH, 1 - 0.13 / height, legend, va="top", ha="right", size=8, color=style.GREY)
     for place, mistake in enumerate(mistakes):
         row, column = divmod(place, COLUMNS)
-        left = _GAP + column * (style.WIDTH - _GAP) / COLUMNS
-        top = height - _HEAD - row * (_SIDE + _TEXT + _GAP)
-        _show(made, mistake, left, top, height)
-        _say(made, mistake, names, left, top - _SIDE, height)
+        left = GAP + column * (style.WIDTH - GAP) / COLUMNS
+        top = height - HEAD - row * (SIDE + TEXT + GAP)
+        show(made, mistake.image, left, top, height)
+        _say(made, mistake, names, left, top - SIDE, height)
     return made
 
 
@@ -63,29 +65,28 @@ def _say(made: Figure, mistake: Mistake, names: Sequence[str], left: float, top:
     """Two lines of text below (left, top) in inches; each piece apart, for a name may run from right to left."""
     sure = style.percent(mistake.confidence)
     arrow = 0.14
-    room = _SIDE - arrow - style.width_of(made, f" {sure}", _SIZE)
-    target = style.shorten(made, names[mistake.target], _SIZE, _SIDE)
-    label = style.shorten(made, names[mistake.label], _SIZE, room)
+    room = SIDE - arrow - style.width_of(made, f" {sure}", SIZE)
+    target = style.shorten(made, names[mistake.target], SIZE, SIDE)
+    label = style.shorten(made, names[mistake.label], SIZE, room)
     for text, x, line, align, colour in (
         (target, 0.0, 0, "left", style.INK),
         ("\N{RIGHTWARDS ARROW}", 0.0, 1, "left", style.ORANGE),
         (label, arrow, 1, "left", style.ORANGE),
-        (sure, _SIDE, 1, "right", style.ORANGE),
+        (sure, SIDE, 1, "right", style.ORANGE),
     ):
         y = (top - 0.16 - 0.15 * line) / height
-        made.text((left + x) / style.WIDTH, y, text, ha=align, va="baseline", size=_SIZE, color=colour)
+        made.text((left + x) / style.WIDTH, y, text, ha=align, va="baseline", size=SIZE, color=colour)
 
 
-def _show(made: Figure, mistake: Mistake, left: float, top: float, height: float) -> None:
+def show(made: Figure, image: Image.Image, left: float, top: float, height: float) -> None:
     """The whole image, as large as fits into a square whose upper left corner is at (left, top) inches."""
-    image = mistake.image
-    pixels = round(_SIDE * style.DPI)
+    pixels = round(SIDE * style.DPI)
     small = max(image.size) < pixels / 4
     scale = pixels / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     image = image.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
     wide, high = size[0] / style.DPI, size[1] / style.DPI
-    box = (left / style.WIDTH, (top - (_SIDE + high) / 2) / height, wide / style.WIDTH, high / height)
+    box = (left / style.WIDTH, (top - (SIDE + high) / 2) / height, wide / style.WIDTH, high / height)
     axes = made.add_axes(box)
     axes.imshow(image, aspect="auto")
     style.bare(axes)

@@ -38,8 +38,8 @@ def preset(config: RunConfig) -> dict[str, Any]:
     """
     if config.imbalance not in REMEDIES:
         raise ConfigError(
-            f"--imbalance {config.imbalance} is for one class an image, and this dataset names several: give --imbalance "
-            "class-weights (positives of a class count negatives over positives times), or leave it out"
+            f"--imbalance {config.imbalance} is for one class an image, and this dataset names several: give "
+            "--imbalance class-weights (positives of a class count negatives over positives times), or leave it out"
         )
     return dict(PRESET)
 
