@@ -22,8 +22,9 @@ class MultiLabelTask(TaskModule):
     """Trains and evaluates a multi-label classifier; works in any Lightning Trainer.
 
     Batches are float32 `[B, 3, H, W]` and int8 `[B, K]`: 1 where an image shows a class, 0 where not, -1 where it is
-    not known. Logs `train_loss`, and for `val` and `test` its scores
-    (`multi_label.measures.metrics`). The thresholds of F1 and exact match are fitted in each validation, and taken by the test after it; a test without one answers from 0.5 on.
+    not known. Logs `train_loss`, and for `val` and `test` its scores (`multi_label.measures.metrics`). The thresholds
+    of F1 and exact match are fitted in each validation, and taken by the test after it; a test without one answers from
+    0.5 on.
 
     Args:
         model: A model that gives logits `[B, K]`, or the name of one, see `finetune.networks.models.build`.

@@ -70,7 +70,7 @@ class MultiLabelSchema:
     @property
     def explains(self) -> tuple[str, ...]:
         """The columns themselves."""
-        return self.columns
+        return (*self.columns, self.target_column)
 
     def described(self) -> str:
         """How many classes, how they are written, and where."""

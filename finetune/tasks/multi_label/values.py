@@ -110,8 +110,13 @@ def picked(value: Any, path: Sequence[str]) -> list[Any] | None:
     if value is None:
         return None
     if isinstance(value, list | tuple):
-        parts = [picked(one, path) for one in value]
-        return [entry for part in parts if part is not None for entry in part]
+        found: list[Any] = []
+        for one in value:
+            if isinstance(one, list | tuple | dict):
+                found += picked(one, path) or []
+            elif not path:
+                found.append(one)
+        return found
     if not path:
         return [value]
     return picked(value.get(path[0]), path[1:]) or [] if isinstance(value, dict) else []

@@ -30,7 +30,9 @@ def draw(matrix: np.ndarray, classes: Sequence[str], support: np.ndarray) -> Fig
     axes = made.add_subplot()
     others = matrix.astype(float)
     np.fill_diagonal(others, 0)
-    axes.imshow(others, cmap="Oranges", vmin=0, vmax=max(others.max() * 1.4, 1), aspect="auto")
+    axes.imshow(
+        np.where(others > 0, others, np.nan), cmap="Oranges", vmin=0, vmax=max(others.max() * 1.4, 1), aspect="auto"
+    )
     for row in range(count):
         for column in range(count):
             if row != column and matrix[row, column]:
