@@ -16,7 +16,7 @@ from finetune.data.folder.tree import File
 from finetune.errors import DatasetError, listing
 
 _CORNERS = {"xmin", "ymin", "xmax", "ymax", "x", "y", "w", "h", "width", "height", "bbox", "box"}
-_UNKNOWN = {"-1", "-1.0", "", None, -1}
+_UNKNOWN: set[Any] = {"-1", "-1.0", "", None, -1}
 _TRUE, _FALSE = {"1", "1.0", "true", "True", "TRUE", 1}, {"0", "0.0", "false", "False", "FALSE", 0}
 
 
@@ -227,8 +227,8 @@ def _one_hot(columns: dict[str, list[Any]], labels: Labels, rows: set[int]) -> N
         labels.notes.append(f"classes: the folders; the table has columns of yes or no ({listing(heads, 6)})")
     if others or any(len(found) != 1 for found in chosen.values()):
         for head in heads:  # several classes an image, or none: columns of yes or no say so to whoever asks
-            said = [columns[head][place] if place in chosen else None for place in range(count)]
-            values = [None if value in _UNKNOWN else value in _TRUE for value in said]
+            known_of = [columns[head][place] if place in chosen else None for place in range(count)]
+            values = [None if value in _UNKNOWN else value in _TRUE for value in known_of]
             labels.others[head] = pa.array(values, pa.bool_())
             del columns[head]
         return

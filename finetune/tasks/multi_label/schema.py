@@ -179,7 +179,7 @@ class MultiLabelSchema:
         index = {value: place for place, value in enumerate(self.known)}
         rows = list(column)
         if self.kind == "text":
-            rows = [None if values.is_missing(text) else values.split(text, self.mark) for text in rows]
+            rows = [None if values.is_missing(text) else values.split(str(text), self.mark) for text in column]
         return values.sets(rows, index, self._where())
 
     def declared(self, classes: str | None) -> Schema:
@@ -236,7 +236,8 @@ class MultiLabelSchema:
         rows = np.flatnonzero(self.labelled(targets))
         if size is None or len(rows) <= size:
             return rows
-        return rows[stratify.draw(self._by_name(targets[rows]), size / len(rows), rng, keep=0)]
+        found: np.ndarray = rows[stratify.draw(self._by_name(targets[rows]), size / len(rows), rng, keep=0)]
+        return found
 
     def carve(self, targets: np.ndarray, fraction: float, rng: np.random.Generator, keep: int) -> np.ndarray:
         """Bool `[N]`, a share of every class."""

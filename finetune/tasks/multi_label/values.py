@@ -135,7 +135,8 @@ def delimiter(texts: Iterable[Any], column: str) -> str | None:
     """
     distinct = {text.strip() for text in texts if isinstance(text, str) and text.strip()}
     spaces = (" ",) if column.lower() in _PLURALS else ()
-    for mark in (*DELIMITERS, *spaces):
+    marks: tuple[str, ...] = (*DELIMITERS, *spaces)
+    for mark in marks:
         if any(mark in text for text in distinct) and _recur([split(text, mark) for text in sorted(distinct)]):
             return mark
     return None

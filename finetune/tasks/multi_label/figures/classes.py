@@ -65,8 +65,8 @@ def curves(test: MultiLabelPredictions, classes: Sequence[str], mean: float) -> 
     axes = made.add_subplot()
     logits, targets = test.arrays()
     each = precision.per_class(logits, targets)
-    weakest = np.argsort(np.where(np.isnan(each), np.inf, each), kind="stable")[: min(_NAMED, len(classes))]
-    weakest = [place for place in weakest.tolist() if not np.isnan(each[place])]
+    order = np.argsort(np.where(np.isnan(each), np.inf, each), kind="stable")[: min(_NAMED, len(classes))]
+    weakest = [place for place in order.tolist() if not np.isnan(each[place])]
     names, colours = style.readable(classes), (style.ORANGE, style.GREEN, style.SKY, "#CC79A7", "#E69F00")
     for place, ranking in enumerate(precision.of_classes(logits, targets)):
         if ranking is None or not ranking.positives.any() or place in weakest:

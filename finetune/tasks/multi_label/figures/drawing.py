@@ -60,7 +60,7 @@ class Subject:
     def wrong(self) -> list[Wrong]:
         """All mistakes, the most confident first."""
         logits, targets = self.test.arrays()
-        limits = np.array(self.evaluation["thresholds"]["values"])
+        limits = self.evaluation["thresholds"]["values"]
         chances = torch.sigmoid(self.test.logits.double() / self.temperature).numpy()
         answered = logits >= judging.logits_of(limits, self.temperature, len(limits))
         places = np.argwhere((answered != (targets > 0)) & (targets >= 0))

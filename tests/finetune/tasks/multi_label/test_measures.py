@@ -5,7 +5,6 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, log_loss
 
-from finetune.evaluation.calibration import Temperature
 from finetune.tasks.multi_label import judging
 from finetune.tasks.multi_label.measures import calibration, intervals, metrics, precision
 from finetune.tasks.multi_label.measures.predictions import MultiLabelPredictions
@@ -156,7 +155,6 @@ def test_a_temperature_needs_a_mistake():
     assert (
         calibration.fit_temperature(MultiLabelPredictions(logits * float("nan"), (logits > 0).to(torch.int8))) is None
     )
-    assert calibration.summary(MultiLabelPredictions(logits, (logits > 0).to(torch.int8)), Temperature(2.0))["bins"]
 
 
 def test_which_classes_are_taken_for_which():
