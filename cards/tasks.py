@@ -72,6 +72,24 @@ TASKS = {
         app="regression_app.py",
         pipeline="image-classification",
     ),
+    "multi-label-classification": CardTask(
+        title="Multi-label image classification",
+        library="timm",
+        tags=("multi-label", "timm", "transformers"),
+        metrics={
+            "mean_average_precision": ("mean_average_precision", "Mean average precision"),
+            "micro_average_precision": ("average_precision", "Micro average precision"),
+            "macro_f1": ("f1", "Macro F1"),
+            "micro_f1": ("f1", "Micro F1"),
+            "exact_match": ("exact_match", "Exact match"),
+            "loss": ("loss", "Loss"),
+        },
+        parts="cards.page.multi_label",
+        template="multi_label.md",
+        clients={"timm": "stock_timm", "transformers": "stock_transformers"},
+        app="app_multi_label.py",
+        pipeline="image-classification",
+    ),
 }
 
 
@@ -88,15 +106,24 @@ def of(result: Mapping[str, Any]) -> CardTask:
 
 
 def of_model(model: Path) -> CardTask:
-    """The row of a model's folder: by the result.json beside it; classification where there is none.
+    """The row of a model's folder: by the result.json beside it, or its own config.json; else classification.
 
     Raises:
         CardError: This version has no such task.
     """
     path = model.parent / "result.json"
     if not path.is_file():
-        return TASKS["image-classification"]
+        return TASKS[_said(model)]
     try:
         return of(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, AttributeError) as error:
         raise CardError(f"{path} is not JSON: {error}") from error
+
+
+def _said(model: Path) -> str:
+    """The task that config.json names, as those of other tasks than classification do."""
+    try:
+        name = json.loads((model / "config.json").read_text(encoding="utf-8"))["task"]
+    except (OSError, ValueError, KeyError, TypeError):
+        name = None
+    return name if name in TASKS else "image-classification"

@@ -56,6 +56,9 @@ def workshop(tmp_path_factory):
     (folder / "labels.csv").write_text("\n".join(["file,label", *rows]))
     ages = [f"photos/{('cats', 'dogs')[n % 2]}/{n}.jpg,{0.5 + n / 4}" for n in range(60)]
     (folder / "ages.csv").write_text("\n".join(["file,age", *ages]))
+    shown = ("cat", "cat|indoors", "dog|outdoors", "dog", "indoors|cat|dog")
+    tags = [f"photos/{('cats', 'dogs')[n % 2]}/{n}.jpg,{shown[n % 5]}" for n in range(60)]
+    (folder / "tags.csv").write_text("\n".join(["file,label", *tags]))
     (folder / "more/today").mkdir(parents=True)
     photos[0].save(folder / "more/today/1.jpg")
     photos[1].save(folder / "cat.jpg")

@@ -38,7 +38,7 @@ def metadata(result: dict[str, Any], name: str, model: Path) -> ModelCardData:
         model_name=name,
         eval_results=[
             EvalResult(
-                task_type=result["task"],
+                task_type=task.pipeline or result["task"],
                 task_name=task.title,
                 dataset_type=dataset["id"],
                 dataset_name=dataset["id"],

@@ -31,7 +31,7 @@ def limitations(result: dict[str, Any]) -> list[str]:
         *_interval(result, evaluation),
         *_probe(evaluation.get("probe")),
         *_weak(rows, result["metrics"]["test"].get("macro_f1")),
-        *_little_known(rows),
+        *little_known(rows),
         *_calibration(evaluation.get("calibration")),
         *_unequal(result),
         *_selected(result, evaluation),
@@ -67,7 +67,7 @@ def _interval(result: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[st
     ends, images = _ends(evaluation), result["dataset"]["splits"]["test"]
     if ends and ends[1] - ends[0] > WIDE:
         yield (
-            f"{_images(images)} are few to judge by: the accuracy on more like them may be anything from "
+            f"{images_of(images)} are few to judge by: the accuracy on more like them may be anything from "
             f"{number(ends[0])} to {number(ends[1])}."
         )
 
@@ -79,7 +79,7 @@ def _weak(rows: list[dict[str, Any]], mean: float | None) -> Iterator[str]:
     if weak:
         shown = "; ".join(
             f"{escape(row['class'])} (F1 {number(row['f1'])}, recall {number(row['recall'])}, "
-            f"{_images(row['support'])})"
+            f"{images_of(row['support'])})"
             for row in weak[:NAMED]
         )
         more = f"; and {len(weak) - NAMED:,} more, see the table" if len(weak) > NAMED else ""
@@ -89,7 +89,8 @@ def _weak(rows: list[dict[str, Any]], mean: float | None) -> Iterator[str]:
         yield f"Never answered for any test image: {name_list(never, NAMED)}."
 
 
-def _little_known(rows: list[dict[str, Any]]) -> Iterator[str]:
+def little_known(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Classes of few test images, or none."""
     absent = [row["class"] for row in rows if not row["support"]]
     if absent:
         yield f"No test image shows {name_list(absent, NAMED)}: nothing is known about how well that is recognised."
@@ -181,5 +182,6 @@ def _ends(evaluation: dict[str, Any]) -> list[float] | None:
     return ends
 
 
-def _images(count: int) -> str:
+def images_of(count: int) -> str:
+    """`1 test image`, `2 test images`."""
     return f"{count:,} test image" + ("" if count == 1 else "s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -47,14 +48,23 @@ def fit_temperature(validation: Predictions) -> Temperature | None:
         return None
     if (logits.gather(1, targets[:, None])[:, 0] >= logits.amax(dim=1)).all():
         return Temperature(1.0, "not fitted: every validation image is right, so the likelihood has no maximum")
+    return solve(lambda inverse: _slope(inverse, logits, targets))
+
+
+def solve(slope_at: Callable[[float], tuple[float, float]]) -> Temperature:
+    """The root of a loss's derivative, or a bound where it lies beyond it.
+
+    Args:
+        slope_at: First and second derivative of a convex loss, at 1 / temperature.
+    """
     low, high = 1 / HOTTEST, 1 / COLDEST
-    if _slope(low, logits, targets)[0] >= 0:
+    if slope_at(low)[0] >= 0:
         return Temperature(HOTTEST, f"kept at the bound of {HOTTEST:g}: the likelihood still rises there")
-    if _slope(high, logits, targets)[0] <= 0:
+    if slope_at(high)[0] <= 0:
         return Temperature(COLDEST, f"kept at the bound of {COLDEST:g}: the likelihood still rises there")
     inverse = 1.0
     for _ in range(100):
-        slope, curvature = _slope(inverse, logits, targets)
+        slope, curvature = slope_at(inverse)
         low, high = (inverse, high) if slope < 0 else (low, inverse)
         step = inverse - slope / curvature if curvature > 0 else low
         following = step if low < step < high else (low + high) / 2

@@ -35,9 +35,9 @@ def write_inputs(folder: Path, model: nn.Module, data: LabelledImages, transform
     temporary = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     (temporary / "images").mkdir(parents=True)
-    part = data.splits.parts["test"]
+    strata = data.schema.strata(data.splits.parts["test"].targets)
     pixels = []
-    for number, value in enumerate(data.values("test", spread(data.schema.strata(part.targets), IMAGES).tolist())):
+    for number, value in enumerate(data.values("test", spread(strata, IMAGES).tolist())):
         picture = images.decode(value)
         picture.save(temporary / "images" / f"{number:03}.png")
         pixels.append(transform(picture))

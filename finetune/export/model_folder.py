@@ -23,7 +23,7 @@ def save(
     classes: Sequence[str],
     data_config: Mapping[str, Any],
     temperature: float | None = None,
-    entries: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write config.json and model.safetensors; the folder appears whole or not at all.
 
@@ -33,7 +33,8 @@ def save(
         classes: Names, in the order of the outputs.
         data_config: timm's, as the model was evaluated with.
         temperature: Logits divided by it give calibrated probabilities; not written when not given.
-        entries: What else a task has in config.json.
+        extra: Further entries of config.json that stock libraries read or leave alone; those of `calibration` are
+            added to the temperature.
 
     Raises:
         ExportError: Stock timm cannot build the same network.
@@ -44,7 +45,8 @@ def save(
     config = _config(model, temporary, classes, data_config)
     if temperature is not None:
         config["calibration"] = {"temperature": temperature}
-    config |= entries or {}
+    for key, value in (extra or {}).items():
+        config[key] = config.get(key, {}) | value if isinstance(value, Mapping) else value
     write_text(temporary / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_tensors(tensors, temporary / "model.safetensors", {"format": "pt"})

@@ -34,7 +34,7 @@ class Regression:
         self.num_classes, self.weights = num_classes, weights
         self.mean = features.mean(dim=0)
         centred = features - self.mean
-        self.axes, self.variances = _principal_axes(centred)
+        self.axes, self.variances = principal_axes(centred)
         self.inputs = centred @ self.axes  # [N, R]
         spread = float(self.variances.sum())
         self.unit = 1.0 / spread if spread else 1.0
@@ -79,7 +79,7 @@ class Regression:
         for _ in range(_NEWTON_STEPS):
             if gradient.abs().max() <= _TOLERANCE:
                 break
-            moved = values - _conjugate_gradients(problem.curvature(values), gradient)
+            moved = values - conjugate_gradients(problem.curvature(values), gradient)
             new = problem.gradient(moved)
             if not new.norm() < gradient.norm():
                 break
@@ -158,7 +158,7 @@ class _Problem:
         return torch.cat([weight, weighted.sum(dim=0)[:, None]], dim=1) * self.scale
 
 
-def _conjugate_gradients(matrix: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
+def conjugate_gradients(matrix: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
     """Solves `matrix(x) = right` for a positive semidefinite matrix, to a thousandth."""
     solution, residual = torch.zeros_like(right), right.clone()
     direction, square = residual.clone(), residual.square().sum()
@@ -175,7 +175,7 @@ def _conjugate_gradients(matrix: Callable[[Tensor], Tensor], right: Tensor) -> T
     return solution
 
 
-def _principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:
+def principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:
     """Directions `[D, R]`, R <= min(N, D), that span the rows of float64 `[N, D]`, and their variances `[R]`."""
     count, width = centred.shape
     if width <= count:

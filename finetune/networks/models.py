@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors import SafetensorError
 from timm.data import resolve_data_config
@@ -46,7 +47,8 @@ def build(
             where the authors have it, see `resnest_timm.drop_block.add`.
 
     Returns:
-        A model with timm's `pretrained_cfg`; float32 `[B, 3, H, W]` -> `[B, num_classes]`.
+        A model with timm's `pretrained_cfg`, and with `calibration` where its weights are loaded;
+        float32 `[B, 3, H, W]` -> `[B, num_classes]`.
 
     Raises:
         ModelError: Unknown, unreachable, damaged, without weights, or unfit for the image size.
@@ -74,7 +76,28 @@ def build(
         raise ModelError(f"--drop-block is for ResNeSts only, got --model {name}; --drop-path works for most models")
     if image_size is not None:
         _check_image_size(model, name, image_size)
+    if pretrained:
+        described: Any = model
+        described.calibration = calibration(name)
     return model
+
+
+def calibration(name: str) -> dict[str, Any]:
+    """What a model's config.json says of how its outputs are to be taken; empty where it has none.
+
+    Args:
+        name: As `build` takes it; timm's own models have none.
+    """
+    scheme, _, place = name.partition(":")
+    if scheme == "local-dir":
+        path = Path(place) / "config.json"
+    elif name.startswith(HUB):
+        repo, _, revision = place.partition("@")
+        path = Path(hf_hub_download(repo, "config.json", revision=revision or None))
+    else:
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8")).get("calibration") if path.is_file() else None
+    return found if isinstance(found, dict) else {}
 
 
 def _start_all_branches(model: nn.Module) -> None:

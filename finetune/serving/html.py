@@ -60,10 +60,11 @@ def answer(top: Sequence[tuple[str, float]]) -> str:
     """The most probable classes as bars.
 
     Args:
-        top: Names and probabilities, highest first.
+        top: Names and probabilities, highest first; empty where a model that may say so finds none.
     """
     rows = "".join(_row(escape(name), escape(percent(share, 1)), [(share, BLUE)]) for name, share in top)
-    return f'<div class="fd answer"><div class="label">{escape(top[0][0])}</div>{rows}</div>'
+    first = escape(top[0][0]) if top else "None of the classes"
+    return f'<div class="fd answer"><div class="label">{first}</div>{rows}</div>'
 
 
 def statement(main: str, lines: Sequence[str]) -> str:

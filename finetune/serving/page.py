@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import torch
 
 from finetune.data import images
 from finetune.errors import FinetuneError
+from finetune.evaluation.metrics import SCORES
 from finetune.evaluation.palette import percent
 from finetune.runs.result import RunResult
 from finetune.serving import doors, html
 from finetune.serving.predictor import Predictor
+from finetune.task import Score
 from resnest_timm.preferences import has_splits, record_splits
-
-TOP = 5
-"""Classes with a bar."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Answer:
     """What is said of one image.
 
     Attributes:
-        top: Names and calibrated probabilities of the most probable classes, highest first.
+        top: Names and calibrated probabilities of the classes that are shown, highest first.
         preferences: Weights of the splits by stage; None of a model without split attention.
     """
 
@@ -51,15 +49,15 @@ def classify(predictor: Predictor, path: Path) -> Answer:
     else:
         probabilities = predictor.probabilities(pixels)[0]
     names = html.unique(predictor.classes)
-    highest, indices = torch.topk(probabilities, min(TOP, len(names)))
-    return Answer([(names[i], p) for i, p in zip(indices.tolist(), highest.tolist(), strict=True)], preferences)
+    return Answer([(names[i], float(probabilities[i])) for i in predictor.shown(probabilities)], preferences)
 
 
-def describe(predictor: Predictor) -> tuple[str, list[str]]:
+def describe(predictor: Predictor, score: Score = SCORES[0]) -> tuple[str, list[str]]:
     """A title and what is known of the model, from its own files and the result.json beside them.
 
     Args:
         predictor: The model.
+        score: The first of its task.
 
     Returns:
         Title and lines of plain text.
@@ -74,7 +72,7 @@ def describe(predictor: Predictor) -> tuple[str, list[str]]:
     if scheme == "local-dir" and Path(place).name == "model" and result.is_file():
         known = RunResult.load(result)
         title = f"{known.model['architecture']} on {known.dataset['id']}"
-        lines.insert(0, _accuracy(known))
+        lines.insert(0, _score(known, score))
         test = known.evaluation.get("calibration", {}).get("test")
         helps = test is None or test["error_calibrated"] <= test["error"]
     if predictor.calibrated and not helps:
@@ -86,25 +84,26 @@ def describe(predictor: Predictor) -> tuple[str, list[str]]:
     return title, lines
 
 
-def _accuracy(result: RunResult) -> str:
-    share, count = result.metrics["test"]["accuracy"], result.dataset["splits"]["test"]
-    ends = result.evaluation.get("intervals", {}).get("test", {}).get("accuracy")
+def _score(result: RunResult, score: Score) -> str:
+    share, count = result.metrics["test"][score.key], result.dataset["splits"]["test"]
+    ends = result.evaluation.get("intervals", {}).get("test", {}).get(score.key)
     interval = f" ({percent(result.evaluation['intervals']['level'])} interval {_span(ends)})" if ends else ""
-    return f"Accuracy {percent(share, 1)}{interval} on {count:,} test images"
+    return f"{score.title.capitalize()} {percent(share, 1)}{interval} on {count:,} test images"
 
 
 def _span(ends: list[float]) -> str:
     return " to ".join(percent(end, 1) for end in ends)
 
 
-def build(predictor: Predictor, uploads: Path) -> gr.Blocks:
+def build(predictor: Predictor, uploads: Path, score: Score = SCORES[0]) -> gr.Blocks:
     """The page; nothing of it is served yet.
 
     Args:
         predictor: The model.
         uploads: The folder in which Gradio keeps what is dropped on the page; no other file is read.
+        score: The first of the model's task.
     """
-    title, lines = describe(predictor)
+    title, lines = describe(predictor, score)
 
     def answer(path: Path) -> tuple[str, str]:
         found = classify(predictor, path)

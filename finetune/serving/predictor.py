@@ -15,6 +15,9 @@ from finetune.errors import ModelError
 from finetune.export.exported import ExportedModel
 from finetune.serving.runner import Runner, config_of
 
+TOP = 5
+"""Classes that are named where nobody says how many."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -70,7 +73,7 @@ class Predictor(Runner):
         self.temperature, self.calibrated = found.temperature, found.temperature != 1  # export writes 1 where none is
 
     def __call__(
-        self, pictures: Iterable[Image.Image | str | Path], top_k: int = 5, min_confidence: float = 0.0
+        self, pictures: Iterable[Image.Image | str | Path], top_k: int = TOP, min_confidence: float = 0.0
     ) -> list[Prediction]:
         """Classify images of any mode and orientation.
 
@@ -100,10 +103,19 @@ class Predictor(Runner):
         Raises:
             ModelError: An output is not finite.
         """
-        probabilities: Tensor = (self.outputs(pixels) / self.temperature).softmax(dim=1)
+        return self.answer(self.outputs(pixels))
+
+    def answer(self, logits: Tensor) -> Tensor:
+        """Probabilities of float64 logits `[B, classes]`."""
+        probabilities: Tensor = (logits / self.temperature).softmax(dim=1)
         return probabilities
 
-    def predict(self, pixels: Tensor, top_k: int = 5, min_confidence: float = 0.0) -> list[Prediction]:
+    def shown(self, probabilities: Tensor) -> list[int]:
+        """The classes of one image, `[classes]`, that a page shows, the most probable first."""
+        found: list[int] = probabilities.topk(min(TOP, len(self.classes))).indices.tolist()
+        return found
+
+    def predict(self, pixels: Tensor, top_k: int = TOP, min_confidence: float = 0.0) -> list[Prediction]:
         """The same as a call, of images that have been prepared; see `probabilities`."""
         highest, indices = self.probabilities(pixels).topk(min(top_k, len(self.classes)))
         return [self._prediction(p, i, min_confidence) for p, i in zip(highest.tolist(), indices.tolist(), strict=True)]

@@ -42,6 +42,8 @@ def settle(config: Any, task: str, preset: Mapping[str, Any], refused: Mapping[s
         ConfigError: A flag is given that the task does not have.
     """
     problems = []
+    if config.task not in (None, task):
+        problems.append(f"--task {config.task}: the values are those of {task}: leave it out, or give another dataset")
     for other, group in BY_TASK:
         for field in dataclasses.fields(group):
             if other != task and getattr(config, field.name) != field.default:

@@ -20,6 +20,7 @@ _FORMAT = tyro.conf.arg(help_behavior_hint="(default: table on a terminal, else 
 _STDOUT = tyro.conf.arg(help_behavior_hint="(default: standard output)")
 _IN_MODEL = tyro.conf.arg(help_behavior_hint="(default: RUN/model/model.onnx, or model.xml)")
 _PORT = tyro.conf.arg(help_behavior_hint="(default: the first free one from 7860)")
+_TOP = tyro.conf.arg(help_behavior_hint="(default: 5; of several classes an image, all above thresholds)")
 _SPLIT = tyro.conf.arg(help_behavior_hint="(default: test, else validation)")
 
 
@@ -110,7 +111,7 @@ class PredictOptions:
     """Branch, tag or commit of a Hub dataset."""
     image_column: Annotated[str | None, INFERRED] = None
     """Column that holds the images."""
-    top_k: int = 5
+    top_k: Annotated[int | None, _TOP] = None
     """Most probable classes to name."""
     min_confidence: float = 0.0
     """Abstain (label null) where the most probable class is less probable."""

@@ -8,15 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import ConfigError, RunFolderError, SchemaError, SeveralReadingsError, listing, suggest
+from finetune.errors import (
+    ConfigError,
+    OtherTaskError,
+    RunFolderError,
+    SchemaError,
+    SeveralReadingsError,
+    listing,
+    suggest,
+)
 from finetune.export import described
 from finetune.runs import reading
 from finetune.task import Guessing, Reading, Schema, Task
 from finetune.tasks.classification.task import CLASSIFICATION
+from finetune.tasks.multi_label.task import MULTI_LABEL
 from finetune.tasks.regression.task import REGRESSION
 
 _TASKS: dict[str, Task] = {}
-_BY_PROBLEM = {"regression": REGRESSION.name}
+_BY_PROBLEM = {"regression": REGRESSION.name, "multi_label_classification": MULTI_LABEL.name}
 """By transformers' `problem_type`."""
 
 
@@ -27,6 +36,7 @@ def register(task: Task) -> None:
 
 register(CLASSIFICATION)
 register(REGRESSION)
+register(MULTI_LABEL)
 
 
 def get(name: str) -> Task:
@@ -92,6 +102,9 @@ class _Reading:
             except SchemaError as error:
                 reasons.append(error)
         found = _distinct(found)
+        others = [error for error in reasons if isinstance(error, OtherTaskError)]
+        if others and not any(one.sure for one in found):
+            raise others[0]
         if len(found) > 1 or (found and unclear and found[0].sure):
             readings = [f"{one.task} ({one.described()}; --task {one.task}{_naming(one)})" for one in found]
             raise SeveralReadingsError(

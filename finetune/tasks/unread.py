@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune.data.columns import is_image
-from finetune.data.features import MASK_NAMES, is_box, is_flag, is_list_of_classes, is_outline, leaves
-from finetune.errors import SchemaError, listing
+from finetune.data.features import MASK_NAMES, is_box, is_flag, is_outline, leaves
+from finetune.errors import OtherTaskError, SchemaError, listing
 
 
 def refuse(features: Mapping[str, Any], classes: bool = False) -> None:
@@ -35,39 +35,28 @@ def refuse(features: Mapping[str, Any], classes: bool = False) -> None:
     images = [name for name, feature in features.items() if is_image(feature)]
     masks = [name for name in images if any(word in name.lower() for word in MASK_NAMES)]
     if len(images) > 1 and masks:
-        raise SchemaError(
+        raise OtherTaskError(
             f"this is a segmentation dataset (masks in column {masks[0]!r}); semantic-segmentation is not supported "
-            "yet, only image classification. To classify whole images, name --image-column and --target-column"
+            "yet. To classify whole images, name --image-column and --target-column"
         )
-    for name, feature in features.items():
-        if is_list_of_classes(name, feature):
-            raise _other(
-                "a multi-label dataset",
-                "multi-label-classification",
-                f"column {name!r} holds several classes per image",
-            )
-        if isinstance(feature, dict) and len(feature) > 1 and all(is_flag(inner) for inner in feature.values()):
-            raise _other(
-                "a multi-label dataset",
-                "multi-label-classification",
-                f"column {name!r} holds yes or no for {len(feature)}",
-            )
 
 
 def refuse_flags(features: Mapping[str, Any]) -> None:
-    """Raise where several columns of yes or no are the classes.
+    """Raise where several columns of yes or no are the classes together.
 
     Raises:
         SchemaError: They are.
     """
     flags = [name for name, feature in features.items() if is_flag(feature)]
-    if len(flags) > 1:
-        held = f"{len(flags)} columns of yes or no: {listing(flags, 6)}"
-        raise _other("a multi-label dataset", "multi-label-classification", held)
+    if len(flags) > 2:
+        raise SchemaError(
+            f"this is a multi-label dataset ({len(flags)} columns of yes or no: {listing(flags, 6)}): read it by "
+            "--task multi-label-classification; for one class an image name a column of classes by --target-column"
+        )
 
 
-def _other(kind: str, task: str, why: str) -> SchemaError:
-    return SchemaError(
-        f"this is {kind} ({why}); {task} is not supported yet, only one class per image. To classify whole images, "
-        "name a column of classes by --target-column"
+def _other(kind: str, task: str, why: str) -> OtherTaskError:
+    return OtherTaskError(
+        f"this is {kind} ({why}); {task} is not supported yet. To classify whole images, name a column of classes by "
+        "--target-column, or take the classes that an image shows by --task multi-label-classification"
     )

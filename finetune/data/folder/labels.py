@@ -15,6 +15,8 @@ from finetune.data.folder.matching import Match
 from finetune.data.folder.tree import File
 from finetune.errors import DatasetError, listing
 
+_CORNERS = {"xmin", "ymin", "xmax", "ymax", "x", "y", "w", "h", "width", "height", "bbox", "box"}
+_UNKNOWN: set[Any] = {"-1", "-1.0", "", None, -1}
 _TRUE, _FALSE = {"1", "1.0", "true", "True", "TRUE", 1}, {"0", "0.0", "false", "False", "FALSE", 0}
 
 
@@ -63,6 +65,7 @@ def join(images: Sequence[File], layout: Layout, found: Sequence[tables.Table]) 
         return labels
     _check(images, matches, labels)
     columns = _columns(len(images), matches)
+    _several(columns, matches, labels)
     text = all(match.table.text for match in matches)
     _split(images, columns, matches, labels, has_splits)
     _boxes(columns, labels)
@@ -98,12 +101,39 @@ def _check(images: Sequence[File], matches: Sequence[Match], labels: Labels) -> 
                     f"--dataset FOLDER/{path}, or move the other away"
                 )
             owner[place] = match
-            others = [values for head, values in match.table.columns.items() if head != match.column]
-            if any(values[row] != values[rows[0]] for values in others for row in rows[1:]):
+            differ = _differing(match, rows)
+            if len(differ) > 1 or any(head.lower().replace("_", "") in _CORNERS for head in differ):
                 raise DatasetError(
-                    f"{path} has {len(rows)} rows of {images[place].path} that differ: several classes or boxes an "
-                    "image (multi-label-classification, object-detection) are not supported yet; expected one row each"
+                    f"{path} has {len(rows)} rows of {images[place].path} that differ in {listing(differ)}: several "
+                    "boxes an image (object-detection) are not supported yet; expected one row each, or rows that "
+                    "differ in their class alone"
                 )
+
+
+def _differing(match: Match, rows: Sequence[int]) -> list[str]:
+    """Columns, besides the images' names, in which rows of one image differ."""
+    others = [(head, values) for head, values in match.table.columns.items() if head != match.column]
+    return [head for head, values in others if any(values[row] != values[rows[0]] for row in rows[1:])]
+
+
+def _several(columns: dict[str, list[Any]], matches: Sequence[Match], labels: Labels) -> None:
+    """A column in which rows of one image differ becomes lists: the classes of each image, one a row."""
+    heads = {head for match in matches for rows in match.rows.values() for head in _differing(match, rows)}
+    if len(heads) != 1:
+        return
+    (head,) = heads
+    found: list[list[str] | None] = [None] * len(columns[head])
+    for match in matches:
+        values = match.table.columns.get(head, [])
+        for place, rows in match.rows.items() if values else ():
+            found[place] = [str(values[row]) for row in rows if values[row] is not None] or None
+    del columns[head]
+    folders = {name for name in labels.classes.get("label", []) if name is not None}
+    if len(folders) < 2 or all(map(names.is_part, folders)):
+        labels.classes = {}
+    known = head if any(word in head.lower() for word in (*TARGET_NAMES, "categor", "tag")) else "labels"
+    labels.others[_free(known, labels)] = pa.array(found, pa.list_(pa.string()))
+    labels.notes.append(f"classes: several rows an image, a class each, in column {head!r}")
 
 
 def _columns(count: int, matches: Sequence[Match]) -> dict[str, list[Any]]:
@@ -184,9 +214,12 @@ def _one_hot(columns: dict[str, list[Any]], labels: Labels, rows: set[int]) -> N
         return
     known = _TRUE | _FALSE
     heads = [h for h, v in columns.items() if all(isinstance(v[p], str | int | float) and v[p] in known for p in rows)]
+    chosen = {place: [head for head in heads if columns[head][place] in _TRUE] for place in rows}
+    if len(heads) < 2 or any(len(found) != 1 for found in chosen.values()):
+        heads = _yes_or_no(columns, rows)
+        chosen = {place: [head for head in heads if columns[head][place] in _TRUE] for place in rows}
     if len(heads) < 2 or not rows:
         return
-    chosen = {place: [head for head in heads if columns[head][place] in _TRUE] for place in rows}
     count = len(labels.roles)
     said = {(name, chosen[place][0]) for name, place in _folders(labels, rows) if len(chosen[place]) == 1}
     others = bool(said) and any(name != head for name, head in said)
@@ -194,7 +227,8 @@ def _one_hot(columns: dict[str, list[Any]], labels: Labels, rows: set[int]) -> N
         labels.notes.append(f"classes: the folders; the table has columns of yes or no ({listing(heads, 6)})")
     if others or any(len(found) != 1 for found in chosen.values()):
         for head in heads:  # several classes an image, or none: columns of yes or no say so to whoever asks
-            values = [head in chosen[place] if place in chosen else None for place in range(count)]
+            known_of = [columns[head][place] if place in chosen else None for place in range(count)]
+            values = [None if value in _UNKNOWN else value in _TRUE for value in known_of]
             labels.others[head] = pa.array(values, pa.bool_())
             del columns[head]
         return
@@ -203,6 +237,17 @@ def _one_hot(columns: dict[str, list[Any]], labels: Labels, rows: set[int]) -> N
     labels.notes.append(f"classes: the {len(heads)} columns of 0 and 1 ({listing(heads, 6)})")
     for head in heads:
         del columns[head]
+
+
+def _yes_or_no(columns: dict[str, list[Any]], rows: set[int]) -> list[str]:
+    """Columns of 0 and 1, some of whose entries may be unknown: empty, or -1 where there are zeros too."""
+    read = {head: {values[place] for place in rows} for head, values in columns.items() if _hashable(values, rows)}
+    heads = [head for head, seen in read.items() if seen <= _TRUE | _FALSE | _UNKNOWN and seen & (_TRUE | _FALSE)]
+    return heads if any(read[head] & _FALSE for head in heads) else []
+
+
+def _hashable(values: Sequence[Any], rows: set[int]) -> bool:
+    return all(isinstance(values[place], str | int | float | None) for place in rows)
 
 
 def _folders_or_columns(columns: dict[str, list[Any]], labels: Labels, text: bool) -> None:

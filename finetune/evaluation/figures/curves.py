@@ -15,10 +15,11 @@ from finetune.evaluation.figures import style
 
 Line = tuple[str, str, str]
 _LOSSES: tuple[Line, ...] = (("train_loss", "training", style.ORANGE), ("val_loss", "validation", style.BLUE))
-_SCORES: tuple[Line, ...] = (
+SCORES: tuple[Line, ...] = (
     ("val_accuracy", "accuracy", style.BLUE),
     ("val_balanced_accuracy", "balanced accuracy", style.GREEN),
 )
+"""Column, name and colour; the first is the one that chooses, and the second may lie on it."""
 _RATE: tuple[Line, ...] = (("lr", "", style.GREY),)
 
 
@@ -30,7 +31,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
 
 
-def draw(columns: dict[str, np.ndarray], best_epoch: int | None, shown: tuple[Line, ...] = _SCORES) -> Figure:
+def draw(columns: dict[str, np.ndarray], best_epoch: int | None, shown: tuple[Line, ...] = SCORES) -> Figure:
     """Loss, validation scores and learning rate by epoch, the epoch that was kept marked.
 
     Args:
@@ -76,7 +77,7 @@ def _lines(axes: Axes, columns: dict[str, np.ndarray], lines: Iterable[Line]) ->
     for column, label, colour in lines:
         if column in columns and np.isfinite(columns[column]).any():
             few = len(columns["epoch"]) <= 20
-            dashes = (0, (3, 2)) if column == "val_balanced_accuracy" else "-"  # it often lies on the accuracy
+            dashes = (0, (3, 2)) if colour == style.GREEN else "-"  # it often lies on the accuracy
             axes.plot(
                 columns["epoch"],
                 columns[column],

@@ -11,8 +11,10 @@ from PIL import Image
 from finetune.evaluation.figures import style
 
 COLUMNS = 6
-_SIDE, _TEXT, _GAP, _HEAD = 1.22, 0.42, 0.12, 0.38  # inches
-_SIZE = 7.0  # points
+SIDE, TEXT, GAP, HEAD = 1.22, 0.42, 0.12, 0.38
+"""Inches: of an image, of the text below it, between, and of the head of the page."""
+SIZE = 7.0
+"""Points."""
 
 
 @dataclass(frozen=True)
@@ -73,45 +75,45 @@ def page(shown: Sequence[Shown], head: str, legend: str) -> Figure:
         legend: What the lines are.
     """
     rows = -(-len(shown) // COLUMNS)
-    height = _HEAD + rows * (_SIDE + _TEXT + _GAP)
+    height = HEAD + rows * (SIDE + TEXT + GAP)
     made = style.figure(height)
     made.set_layout_engine("none")
-    made.text(_GAP / style.WIDTH, 1 - 0.12 / height, head, va="top", weight="bold", size=9.5)
-    made.text(1 - _GAP / style.WIDTH, 1 - 0.13 / height, legend, va="top", ha="right", size=8, color=style.GREY)
+    made.text(GAP / style.WIDTH, 1 - 0.12 / height, head, va="top", weight="bold", size=9.5)
+    made.text(1 - GAP / style.WIDTH, 1 - 0.13 / height, legend, va="top", ha="right", size=8, color=style.GREY)
     for place, one in enumerate(shown):
         row, column = divmod(place, COLUMNS)
-        left = _GAP + column * (style.WIDTH - _GAP) / COLUMNS
-        top = height - _HEAD - row * (_SIDE + _TEXT + _GAP)
-        _show(made, one.image, left, top, height)
-        _say(made, one, left, top - _SIDE, height)
+        left = GAP + column * (style.WIDTH - GAP) / COLUMNS
+        top = height - HEAD - row * (SIDE + TEXT + GAP)
+        show(made, one.image, left, top, height)
+        _say(made, one, left, top - SIDE, height)
     return made
 
 
 def _say(made: Figure, shown: Shown, left: float, top: float, height: float) -> None:
     """Two lines of text below (left, top) in inches; each piece apart, for a name may run from right to left."""
     arrow = 0.14
-    room = _SIDE - arrow - style.width_of(made, f" {shown.right}", _SIZE)
-    target = style.shorten(made, shown.true, _SIZE, _SIDE)
-    label = style.shorten(made, shown.said, _SIZE, room)
+    room = SIDE - arrow - style.width_of(made, f" {shown.right}", SIZE)
+    target = style.shorten(made, shown.true, SIZE, SIDE)
+    label = style.shorten(made, shown.said, SIZE, room)
     for text, x, line, align, colour in (
         (target, 0.0, 0, "left", style.INK),
         ("\N{RIGHTWARDS ARROW}", 0.0, 1, "left", style.ORANGE),
         (label, arrow, 1, "left", style.ORANGE),
-        (shown.right, _SIDE, 1, "right", style.ORANGE),
+        (shown.right, SIDE, 1, "right", style.ORANGE),
     ):
         y = (top - 0.16 - 0.15 * line) / height
-        made.text((left + x) / style.WIDTH, y, text, ha=align, va="baseline", size=_SIZE, color=colour)
+        made.text((left + x) / style.WIDTH, y, text, ha=align, va="baseline", size=SIZE, color=colour)
 
 
-def _show(made: Figure, image: Image.Image, left: float, top: float, height: float) -> None:
+def show(made: Figure, image: Image.Image, left: float, top: float, height: float) -> None:
     """The whole image, as large as fits into a square whose upper left corner is at (left, top) inches."""
-    pixels = round(_SIDE * style.DPI)
+    pixels = round(SIDE * style.DPI)
     small = max(image.size) < pixels / 4
     scale = pixels / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     image = image.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
     wide, high = size[0] / style.DPI, size[1] / style.DPI
-    box = (left / style.WIDTH, (top - (_SIDE + high) / 2) / height, wide / style.WIDTH, high / height)
+    box = (left / style.WIDTH, (top - (SIDE + high) / 2) / height, wide / style.WIDTH, high / height)
     axes = made.add_axes(box)
     axes.imshow(image, aspect="auto")
     style.bare(axes)

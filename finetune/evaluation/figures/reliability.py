@@ -45,12 +45,17 @@ def bin_confidences(confidences: np.ndarray, correct: np.ndarray) -> Bins:
     return Bins(count, confidence, accuracy)
 
 
-def draw(panels: list[tuple[str, np.ndarray]], correct: np.ndarray) -> Figure:
+IMAGES = ("share of images that are right", "share of\nimages")
+"""What is on the axes of a classifier of one class an image."""
+
+
+def draw(panels: list[tuple[str, np.ndarray]], correct: np.ndarray, words: tuple[str, str] = IMAGES) -> Figure:
     """Accuracy over confidence with 95 % Wilson intervals, and below it how many images have which confidence.
 
     Args:
         panels: Title and float64 `[N]` confidences of each column of the figure.
         correct: Bool `[N]`, whether each prediction is right.
+        words: For the two axes.
     """
     made = style.figure(4.9)
     grid = made.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=[3.4, 1])
@@ -58,8 +63,8 @@ def draw(panels: list[tuple[str, np.ndarray]], correct: np.ndarray) -> Figure:
         bins = bin_confidences(confidences, correct)
         _diagram(grid[0, column], bins, f"{title}: calibration error {bins.error:.4f}")
         _histogram(grid[1, column], bins, confidences)
-    grid[0, 0].set_ylabel("share of images that are right")
-    grid[1, 0].set_ylabel("share of\nimages")
+    grid[0, 0].set_ylabel(words[0])
+    grid[1, 0].set_ylabel(words[1])
     # Below everything, where no data can be.
     made.supxlabel(
         "orange: from what was promised to what is; below the dashed line: too sure; thin lines: 95 % intervals; "

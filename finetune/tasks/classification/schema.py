@@ -16,12 +16,12 @@ from datasets import ClassLabel, Dataset, Value
 
 from finetune.data import class_names, splits
 from finetune.data.columns import TARGET_NAMES, UNLABELLED, check_named, is_image, the_image, type_name
-from finetune.data.features import never_the_target
+from finetune.data.features import element, never_the_target
 from finetune.errors import SchemaError, SeveralReadingsError, SplitError, listing
 from finetune.tasks import unread
 from finetune.tasks.classification import number_text
 
-TargetKind = Literal["class-label", "integer", "boolean", "string", "float"]
+TargetKind = Literal["class-label", "integer", "boolean", "string", "float", "one-hot"]
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class DatasetSchema:
 
     @property
     def explains(self) -> tuple[str, ...]:
-        """Nothing but the target."""
-        return (self.target_column,)
+        """The target; not text, which may name several classes with a delimiter between: its values tell."""
+        return () if self.target_kind == "string" else (self.target_column,)
 
     def read(self, split: Dataset) -> Sequence[Any]:
         """The values of the target column."""
@@ -298,6 +298,8 @@ def infer(
     Raises:
         SchemaError: No or several candidate columns, or a task that is not supported yet.
     """
+    if one_hot := _one_hot(features, image_column, target_column):
+        return one_hot
     check_named(features, image_column, target_column)
     if target_column is None:
         classes = any(isinstance(feature, ClassLabel) for feature in _candidates(features).values())
@@ -313,6 +315,29 @@ def infer(
     values = tuple(range(len(names)))
     sure = bool(named or names) or target_column.lower() in TARGET_NAMES
     return DatasetSchema("image-classification", image_column, target_column, kind, names, values, sure, asked)
+
+
+def _one_hot(features: Mapping[str, Any], image_column: str | None, target: str | None) -> DatasetSchema | None:
+    """The reading of a named list or struct of numbers, or of named columns of them: a 1 among zeros."""
+    from finetune.tasks.classification.one_hot import OneHotSchema
+
+    if target is None:
+        return None
+    columns = (target,) if target in features else tuple(name.strip() for name in target.split(","))
+    held = [features[name] for name in columns if name in features]
+    several = len(columns) > 1 and len(held) == len(columns)
+    if several or (held and _holds_numbers(held[0])):
+        check_named(features, image_column, columns[0])
+        image = image_column or the_image(features)
+        return OneHotSchema("image-classification", image, target, "one-hot", sources=columns)
+    return None
+
+
+def _holds_numbers(feature: Any) -> bool:
+    """Whether it is a list of numbers or of yes or no, or a struct of them."""
+    inner = list(feature.values()) if isinstance(feature, dict) else [element(feature)]
+    kinds = ("bool", "int", "uint", "float", "double")
+    return all(isinstance(of, Value) and of.dtype.startswith(kinds) for of in inner)
 
 
 def _wrong_target(column: str, feature: Any) -> SchemaError:
@@ -348,7 +373,8 @@ def _find_target(features: Mapping[str, Any], image_column: str, asked: bool) ->
         if len(candidates) == 1:
             return candidates[0]
         if candidates:
-            raise SeveralReadingsError(
+            together = len(candidates) > 2 and all(_target_kind(others[name]) == "integer" for name in candidates)
+            raise (SchemaError if together else SeveralReadingsError)(  # of 0 and 1 they are one target together
                 f"{len(candidates)} columns could hold the classes ({listing(candidates)}): pick one by "
                 f"--target-column{_readings(features, candidates)}"
             )

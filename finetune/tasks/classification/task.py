@@ -215,7 +215,9 @@ class ClassAnswers:
 
     def records(self, pixels: Any, options: Any) -> list[Record]:
         """Of prepared images."""
-        found = self.predictor.predict(pixels, options.top_k, options.min_confidence)
+        from finetune.serving.predictor import TOP
+
+        found = self.predictor.predict(pixels, options.top_k or TOP, options.min_confidence)
         return [
             {
                 "label": prediction.label,
@@ -233,7 +235,9 @@ class ClassAnswers:
 
     def columns(self, options: Any) -> Sequence[str]:
         """label, confidence, abstained, error, then label_1, probability_1, label_2, ..."""
-        ranks = min(options.top_k, len(self.predictor.classes))
+        from finetune.serving.predictor import TOP
+
+        ranks = min(options.top_k or TOP, len(self.predictor.classes))
         pairs = ((f"label_{rank}", f"probability_{rank}") for rank in range(1, ranks + 1))
         return ["label", "confidence", "abstained", "error", *(name for pair in pairs for name in pair)]
 

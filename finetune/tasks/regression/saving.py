@@ -49,7 +49,7 @@ def save(
     if calibration := result.evaluation.get("calibration"):
         entries["calibration"] = {name: calibration[name] for name in ("level", "half_width", "method", "images")}
     with scaled.folded(model) as plain:
-        model_folder.save(plain, folder, [data.schema.target_column], data_config, entries=entries)
+        model_folder.save(plain, folder, [data.schema.target_column], data_config, extra=entries)
 
 
 def interval_of(config: Mapping[str, Any], name: str) -> Interval | None:

@@ -19,7 +19,6 @@ from finetune.data import source
 from finetune.data.dataset import inspect
 from finetune.errors import FinetuneError
 from finetune.tasks import registry
-from finetune.tasks.classification.task import CLASSIFICATION
 from tests.finetune.classes import prepare
 
 
@@ -299,8 +298,8 @@ LAYOUTS = {
     ),
     "several ones in a row": (
         ["*.png", ("t.csv", table([(f"{n:03}.png", 1, n % 2, 0) for n in range(6)], ["image", "a", "b", "c"]))],
-        r"3 columns of yes or no: a, b, c\); multi-label-classification .*--target-column",
-        None,
+        "a b c",
+        {"train": 6},
         [],
     ),
     "names as written": (
@@ -432,8 +431,44 @@ LAYOUTS = {
     ),
     "rows that differ": (
         ["*.png", ("t.csv", table([(f"{n % 6:03}.png", "ab"[n // 6]) for n in range(12)], ("image", "label")))],
-        r"t.csv has 2 rows of 000.png that differ: several classes or boxes",
+        "a b",
+        {"train": 6},
+        ["classes: several rows an image, a class each, in column 'label'"],
+    ),
+    "rows of boxes": (
+        [
+            "*.png",
+            (
+                "t.csv",
+                table([(f"{n % 6:03}.png", n, n, "a") for n in range(12)], ("image", "x_offset", "y_offset", "label")),
+            ),
+        ],
+        r"t.csv has 2 rows of 000.png that differ in x_offset, y_offset: several boxes an image",
         None,
+        [],
+    ),
+    "several names in a field": (
+        [
+            "*.png",
+            (
+                "t.csv",
+                table([(f"{n:03}.png", ("ant", "bee", "ant|bee")[n % 3]) for n in range(6)], ("image", "tags")),
+            ),
+        ],
+        "ant bee",
+        {"train": 6},
+        [],
+    ),
+    "ones, zeros and what is not known": (
+        [
+            "*.png",
+            (
+                "t.csv",
+                table([(f"{n:03}.png", n % 2, -1, "") for n in range(5)] + [("005.png", 1, 1, 0)], "f a b c".split()),
+            ),
+        ],
+        "a b c",
+        {"train": 6},
         [],
     ),
     "two tables of one image": (
@@ -627,7 +662,7 @@ def test_layouts(name, tmp_path, caplog):
     assert {split: len(rows) for split, rows in opened.splits.items()} == counts
     for line in said:
         assert any(message.startswith(line) for message in caplog.messages), caplog.messages
-    found, _ = inspect(opened.splits, CLASSIFICATION)
+    found, _ = inspect(opened.splits, registry.READING)
     assert found.classes == tuple(expected.split())
     # Each image is there once, under its own class where a folder says it.
     images = [row for split in opened.splits.values() for row in split]

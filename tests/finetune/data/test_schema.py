@@ -157,9 +157,11 @@ def test_segmentation_is_named_and_refused(mask):
 
 
 @pytest.mark.parametrize("feature", [List(PETS), LargeList(PETS), [PETS]], ids=["list", "large list", "python list"])
-def test_multi_label_is_named_and_refused(feature):
-    with pytest.raises(SchemaError, match=r"multi-label dataset \(column 'tags' holds several classes.*--target"):
-        infer({"image": Image(), "tags": feature, "source": Value("string")})
+def test_a_list_of_classes_is_not_one_class_an_image(feature):
+    with pytest.raises(SchemaError, match="no column holds classes"):
+        infer({"image": Image(), "tags": feature})
+    with pytest.raises(SchemaError, match="column 'tags' has type"):
+        infer({"image": Image(), "tags": feature}, target_column="tags")
 
 
 @pytest.mark.parametrize(
@@ -379,16 +381,16 @@ REAL = {
     ),
     "AID_MultiLabel": (
         {"label": List(ClassLabel(names=["a", "b"])), "image": Image()},
-        r"multi-label dataset \(column 'label' holds several classes per image\); multi-label-classification",
+        "no column holds classes",
     ),
-    "names in a list": ({"image": Image(), "tags": List(TEXT)}, r"column 'tags' holds several .*multi-label"),
+    "names in a list": ({"image": Image(), "tags": List(TEXT)}, "no column holds classes"),
     "celeba": (
         {"image": Image(), "celeb_id": INT} | {name: Value("bool") for name in ("Bald", "Bangs", "Smiling")},
-        r"3 columns of yes or no: Bald, Bangs, Smiling\); multi-label-classification",
+        r"3 columns of yes or no: Bald, Bangs, Smiling\): read it by --task multi-label-classification",
     ),
     "a struct of yes and no": (
         {"image": Image(), "attributes": {"Bald": Value("bool"), "Bangs": Value("bool")}},
-        r"column 'attributes' holds yes or no for 2\); multi-label-classification",
+        "no column holds classes",
     ),
 }
 

@@ -1,0 +1,1 @@
+"""Numbers of a multi-label classifier: what was predicted, scores, intervals, calibration."""
