@@ -14,6 +14,8 @@ from finetune.errors import ConfigError
 MultiLabelLoss = Literal["bce", "asymmetric"]
 
 _BCE = tyro.conf.arg(help_behavior_hint="(default: bce)")
+_COLORS = tyro.conf.arg(help_behavior_hint="(default: the dataset's own)", metavar="COLOURS|FILE")
+_UNLABELLED = tyro.conf.arg(help_behavior_hint="(default: what is called unlabeled, void, ignore or N/A)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,20 @@ class MultiLabelOptions:
     many classes."""
 
 
-BY_TASK: tuple[tuple[str, type], ...] = (("multi-label-classification", MultiLabelOptions),)
+@dataclass(frozen=True, kw_only=True)
+class SegmentationOptions:
+    """A class a pixel (semantic-segmentation)."""
+
+    mask_colors: Annotated[str | None, _COLORS] = None
+    """Colours of the classes in coloured masks: name=r,g,b;name=r,g,b or a file of them (csv, json, text)."""
+    ignore_classes: Annotated[str | None, _UNLABELLED] = None
+    """Classes that are neither learnt nor counted: names or values of the masks with commas between, or none."""
+
+
+BY_TASK: tuple[tuple[str, type], ...] = (
+    ("multi-label-classification", MultiLabelOptions),
+    ("semantic-segmentation", SegmentationOptions),
+)
 """Each task's group."""
 
 
