@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from PIL import Image
+from torch import Tensor, nn
 
 from finetune.console import log
+from finetune.data.dataset import LabelledImages
 from finetune.errors import ModelError, listing
 from finetune.evaluation import calibration, spread
-from finetune.task import Score
+from finetune.task import Inputs
 from finetune.tasks.segmentation import assessment
 from finetune.tasks.segmentation.collector import MaskPredictions
 from finetune.tasks.segmentation.network import SegmentationNetwork
@@ -84,7 +88,7 @@ def remarks(evaluation: dict[str, Any], images: int) -> Iterator[str]:
     if absent := evaluation.get("absent", {}).get("test"):
         yield f"no test mask shows {listing(absent)}: left out of the means"
     if seeds := evaluation.get("seeds"):
-        yield spread.line(seeds, _first())
+        yield spread.line(seeds, RANKING[0])
     if found := evaluation.get("calibration"):
         test = found["test"]
         text = calibration.line(found["temperature"], test["error"], test["error_calibrated"])
@@ -93,10 +97,6 @@ def remarks(evaluation: dict[str, Any], images: int) -> Iterator[str]:
             yield f"it was fitted on {images} validation images, which are few: it would differ with others"
         if "note" in found:
             yield f"temperature {found['note']}"
-
-
-def _first() -> Score:
-    return RANKING[0]
 
 
 def _floor_line(found: dict[str, Any], ends: list[float] | None) -> str:
@@ -122,6 +122,53 @@ def reassess(found: MaskPredictions, result: Any, network_temperature: float | N
     return assessed
 
 
-def say_matched(count: int, outputs: int) -> None:
-    """How a dataset's classes and a model's outputs belong together."""
-    log.info(f"classes: {count} of the model's {outputs} outputs, by name")
+@dataclass(frozen=True)
+class RenumberedImages(LabelledImages):
+    """A dataset whose masks are to have a model's outputs in place of its own class indices.
+
+    Attributes:
+        table: uint8 `[256]`.
+    """
+
+    table: np.ndarray = field(default_factory=lambda: np.arange(256, dtype=np.uint8))
+
+
+class RenumberedInputs:
+    """`finetune.task.Inputs` whose masks are renumbered; for evaluation.
+
+    Args:
+        inputs: The dataset's.
+        table: uint8 `[256]`.
+    """
+
+    def __init__(self, inputs: Inputs, table: np.ndarray) -> None:
+        self.inputs, self.table, self.columns = inputs, torch.from_numpy(table), inputs.columns
+
+    def training(self, image: Image.Image, target: Any) -> tuple[Tensor, Any]:
+        """As the dataset's."""
+        return self.inputs.training(image, target)
+
+    def evaluation(self, image: Image.Image, target: Any) -> tuple[Tensor, Tensor]:
+        """The image, and the mask in the model's outputs."""
+        pixels, mask = self.inputs.evaluation(image, target)
+        return pixels, self.table[mask.long()]
+
+    def collate(self, targets: Sequence[Any]) -> Any:
+        """As the dataset's."""
+        return self.inputs.collate(targets)
+
+
+def aligned(data: LabelledImages, network: nn.Module) -> tuple[LabelledImages, int, dict[str, Any]]:
+    """A dataset's test split with the outputs of a network in its masks, matched by name.
+
+    Returns:
+        The dataset, the number of outputs, and what the evaluation says of it.
+
+    Raises:
+        ModelError: The dataset's classes are not the network's.
+    """
+    outputs, classes = outputs_of(network), data.schema.classes
+    found = Renumbered(classes, outputs)
+    log.info(f"classes: {len(classes)} of the model's {len(outputs)} outputs, by name")
+    known = {of.name: getattr(data, of.name) for of in fields(data)}
+    return RenumberedImages(**known, table=found.table), len(outputs), {"classes": len(classes), "classes_by": "name"}

@@ -32,6 +32,7 @@ def preset(config: RunConfig) -> dict[str, Any]:
         "label_smoothing": 0.0,
         "hflip": 0.5,
         "crop_scale": None,
+        "head_init": None,
     }
     if config.pretrained:
         return common | {"epochs": 40, "lr": 1e-3, "warmup_epochs": 1.0, "batch_norm": "held"}

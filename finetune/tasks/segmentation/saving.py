@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 from finetune.data import images
@@ -19,7 +20,7 @@ from finetune.errors import ModelError
 from finetune.export import certify
 from finetune.runs import model_files
 from finetune.runs.runfolder import save_tensors, write_text
-from finetune.tasks.segmentation.network import MULTIPLE, SegmentationNetwork, library
+from finetune.tasks.segmentation.network import DECODERS, MULTIPLE, SegmentationNetwork, library
 from finetune.tasks.segmentation.prepared import Prepare, stacked
 
 VERSION = 1
@@ -84,8 +85,16 @@ def load(folder: Path) -> SegmentationNetwork:
     model_files.check(folder)
     smp, ours = library(), model_files.ours(folder)
     arguments = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    try:
-        network = smp.from_pretrained(str(folder))
+    name = arguments.get("_model_class")
+    if name not in DECODERS.values() or arguments.get("classes") != len(ours["classes"]):
+        raise ModelError(
+            f"{folder / 'config.json'} is damaged: expected one of {', '.join(DECODERS.values())} with "
+            f"{len(ours['classes'])} classes, got {name} with {arguments.get('classes')}"
+        )
+    given = {key: value for key, value in arguments.items() if not key.startswith("_")}
+    try:  # as smp's own from_pretrained, which prints on standard output
+        network = getattr(smp, name)(**given)
+        nn.Module.load_state_dict(network, load_file(folder / "model.safetensors"), strict=True)
     except (OSError, RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise ModelError(f"cannot build the model in {folder}: {' '.join(str(error).split())[:300]}") from error
     size = int(ours["image_size"])
@@ -137,7 +146,24 @@ def check_network(network: nn.Module) -> SegmentationNetwork:
     return network
 
 
-def temperature_of(result: Any) -> float | None:
-    """The temperature in a result."""
-    found: float | None = result.evaluation.get("calibration", {}).get("temperature")
-    return found
+
+DESCRIPTION = (
+    "RGB image: resize the whole of it so that its shorter side is image_size and both are rounded up to multiples of "
+    "multiple: ceil(side * image_size / shorter / multiple) * multiple, antialiased by interpolation; divide by 255, "
+    "subtract mean, divide by std, channels first. Logits [batch, classes, height, width]: scale them back to the "
+    "image's size, bilinear, corners not aligned; the largest is the class, softmax(logits / temperature) are "
+    "probabilities."
+)
+
+
+def preprocessing(network: SegmentationNetwork) -> dict[str, Any]:
+    """What `DESCRIPTION` speaks of."""
+    cfg = network.pretrained_cfg
+    size = cfg["input_size"][-1]
+    return {
+        "image_size": size,
+        "multiple": MULTIPLE,
+        "interpolation": cfg["interpolation"],
+        "mean": list(cfg["mean"]),
+        "std": list(cfg["std"]),
+    }
