@@ -10,7 +10,6 @@ from typing import Any
 
 from cards.errors import CardError
 
-
 OURS = "finetune.json"
 """In model/, where config.json is another library's than timm's: task, classes, how to prepare an image."""
 

@@ -29,7 +29,9 @@ def save(model: nn.Module, path: Path, metadata: Mapping[str, str], pixels: Tens
     """
     example = (pixels[:1].repeat(2, 1, 1, 1),)  # two: the exporter takes a batch of one for a constant
     step = getattr(model, "size_multiple", None)
-    sides = {} if step is None else {n: step * torch.export.Dim(f"{of}_{step}") for n, of in ((2, "height"), (3, "width"))}
+    sides = (
+        {} if step is None else {n: step * torch.export.Dim(f"{of}_{step}") for n, of in ((2, "height"), (3, "width"))}
+    )
     if step is not None:  # sides of their own, and none that could be taken for a constant
         example = (functional.interpolate(example[0], size=(3 * step, 4 * step)),)
     batch = ({0: torch.export.Dim("batch"), **sides},)

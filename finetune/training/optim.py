@@ -52,9 +52,7 @@ def _scaled_groups(model: nn.Module, weight_decay: float, scales: Mapping[str, f
             scale = next((factor for prefix, factor in scales.items() if name.startswith(prefix)), 1.0)
             decay = 0.0 if parameter.ndim <= 1 or name.endswith(".bias") else weight_decay
             groups.setdefault((scale, decay), []).append(parameter)
-    return [
-        {"params": members, "weight_decay": decay, "lr_scale": scale} for (scale, decay), members in groups.items()
-    ]
+    return [{"params": members, "weight_decay": decay, "lr_scale": scale} for (scale, decay), members in groups.items()]
 
 
 def make_schedule(optimizer: Optimizer, steps: int, warmup: int) -> LambdaLR:

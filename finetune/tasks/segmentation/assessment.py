@@ -73,9 +73,7 @@ def assess(
     return entry
 
 
-def floor(
-    pixels: np.ndarray, classes: Sequence[str], splits: Mapping[str, MaskPredictions]
-) -> dict[str, Any]:
+def floor(pixels: np.ndarray, classes: Sequence[str], splits: Mapping[str, MaskPredictions]) -> dict[str, Any]:
     """The class of most training pixels, and the mean IoU and pixel accuracy of always answering it."""
     index = int(pixels.argmax())
     found: dict[str, Any] = {"class": classes[index], "pixel_accuracy": {}}
@@ -93,7 +91,9 @@ def always(found: MaskPredictions, index: int) -> dict[str, float]:
     return {name: float(value[0]) for name, value in of_counts(right, true, answered).items()}
 
 
-def bootstrap(found: MaskPredictions, seed: int, resamples: int = intervals.RESAMPLES) -> dict[str, tuple[float, float]]:
+def bootstrap(
+    found: MaskPredictions, seed: int, resamples: int = intervals.RESAMPLES
+) -> dict[str, tuple[float, float]]:
     """95 % intervals of the scores: images are drawn again, with all their pixels, which are no chance of their own.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3.

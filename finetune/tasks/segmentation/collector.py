@@ -81,9 +81,7 @@ class CollectCounts(L.Callback):
         if trainer.state.fn == TrainerFn.FITTING:
             return
         here, self.found = together(self.found, int(module.hparams["num_classes"])), []
-        parts = [
-            _everywhere(tensor, module.device) for tensor in (here.pairs, here.images, here.logits, here.targets)
-        ]
+        parts = [_everywhere(tensor, module.device) for tensor in (here.pairs, here.images, here.logits, here.targets)]
         if trainer.is_global_zero:
             self.last = joined([MaskPredictions(*of_process) for of_process in zip(*parts, strict=True)])
 

@@ -158,7 +158,9 @@ def examples(subject: Subject) -> Figure | None:
         return None
     classes = len(subject.classes)
     ratios = [example.picture.shape[0] / example.picture.shape[1] for example in shown]
-    used = sorted({int(c) for e in shown for c in np.unique(np.concatenate([e.truth.ravel(), e.answer.ravel()]))} - {VOID})
+    used = sorted(
+        {int(c) for e in shown for c in np.unique(np.concatenate([e.truth.ravel(), e.answer.ravel()]))} - {VOID}
+    )
     lines = -(-min(len(used), 24) // 5)
     heights = [min(2.2, 1.85 * ratio) + 0.28 for ratio in ratios]
     made = style.figure(sum(heights) + 0.25 + 0.22 * lines)
@@ -181,9 +183,7 @@ def examples(subject: Subject) -> Figure | None:
         axes.set_title(title, fontsize=8)
     names = style.readable(subject.classes)
     colours = palette.colours(classes) / 255
-    handles = [
-        Patch(color=colours[i], label=style.shorten(made, names[i], 8, 1.2)) for i in used[:24]
-    ]
+    handles = [Patch(color=colours[i], label=style.shorten(made, names[i], 8, 1.2)) for i in used[:24]]
     made.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), fontsize=8)
     return made
 
@@ -229,7 +229,9 @@ def bars(subject: Subject) -> Figure | None:
 def _mark(axes: Axes, mean: float) -> None:
     axes.axvline(mean, color=style.ORANGE, linewidth=1.2, linestyle=(0, (4, 3)), zorder=0)
     label = f"mean {mean:.3f}"
-    axes.text(mean, 1.0, label, color=style.ORANGE, fontsize=8, ha="center", va="bottom", transform=axes.get_xaxis_transform())
+    axes.text(
+        mean, 1.0, label, color=style.ORANGE, fontsize=8, ha="center", va="bottom", transform=axes.get_xaxis_transform()
+    )
 
 
 def confusions(subject: Subject) -> Figure:

@@ -58,9 +58,7 @@ class SegmentationLoss(nn.Module):
         if self.adjustment is not None:
             logits = logits + self.adjustment[:, None, None]
         valid = targets != VOID
-        losses = F.cross_entropy(
-            logits, targets, reduction="none", ignore_index=VOID, label_smoothing=self.smoothing
-        )
+        losses = F.cross_entropy(logits, targets, reduction="none", ignore_index=VOID, label_smoothing=self.smoothing)
         if self.weights is not None:  # 1 on average over the training pixels, see `finetune.training.imbalance`
             losses = losses * self.weights[targets.where(valid, 0)]
         of_images = (losses * valid).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)

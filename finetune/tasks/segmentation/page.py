@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def legend(mask: np.ndarray, classes: Sequence[str]) -> str:
     colours, numbers = palette.colours(len(classes)), {name: i for i, name in enumerate(classes)}
     rows = [
         f'<li><span style="display:inline-block;width:1em;height:1em;margin-right:.5em;background:rgb'
-        f'{tuple(colours[numbers[name]].tolist())}"></span>{escape(name)} <small>{percent(share, 1)}</small></li>'
+        f'{tuple(colours[numbers[name]].tolist())}"></span>{html.escape(name)} <small>{percent(share, 1)}</small></li>'
         for name, share in palette.shares(mask, classes).items()
     ]
     return f'<ul style="list-style:none;padding:0">{"".join(rows)}</ul>'
@@ -109,7 +108,7 @@ def build(network: SegmentationNetwork, known: tuple[str, list[str]], uploads: P
                 opacity = gr.Slider(0, 1, OPACITY, label="Opacity of the classes", elem_id="opacity")
             with gr.Column(min_width=280):
                 answer = gr.Image(label="Classes", interactive=False, height=380, format="png", elem_id="answer")
-                pointed = gr.Markdown("", elem_id="pointed")
+                pointed = gr.HTML("", elem_id="pointed")
                 names = gr.HTML(html.EMPTY)
         with gr.Accordion(f"All {len(classes)} classes", open=False):
             gr.HTML(html.classes(classes))
@@ -123,7 +122,7 @@ def build(network: SegmentationNetwork, known: tuple[str, list[str]], uploads: P
 
 
 def at(mask: np.ndarray, place: Any, classes: Sequence[str]) -> str:
-    """The class at a place `[x, y]` of an image, as Markdown; nothing outside of it."""
+    """HTML: the class at a place `[x, y]` of an image; nothing outside of it."""
     x, y = (int(value) for value in place)
     inside = 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1]
-    return f"At {x}, {y}: **{escape(classes[int(mask[y, x])])}**" if inside else ""
+    return f"At {x}, {y}: <b>{html.escape(classes[int(mask[y, x])])}</b>" if inside else ""

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from finetune.tasks.segmentation.scores import VOID
-
 _FIRST = ("#4D4D4D", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 """A dark grey, often the background, and those of Okabe and Ito (https://jfly.uni-koeln.de/color/)."""
 _VOID = (255, 255, 255)

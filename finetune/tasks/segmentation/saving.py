@@ -146,7 +146,6 @@ def check_network(network: nn.Module) -> SegmentationNetwork:
     return network
 
 
-
 DESCRIPTION = (
     "RGB image: resize the whole of it so that its shorter side is image_size and both are rounded up to multiples of "
     "multiple: ceil(side * image_size / shorter / multiple) * multiple, antialiased by interpolation; divide by 255, "
