@@ -101,9 +101,10 @@ def _readme(model: Path, repo_id: str) -> str:
     )
     calibrated = (config.get("calibration") or {}).get("temperature") is not None
     words = "calibrated probabilities" if calibrated else "the model's own probabilities: it has no calibration"
+    words = "drawn over it" if (model / tasks.OURS).is_file() else f"with {words}"
     return (
         f"---\n{data.to_yaml()}\n---\n\n# {repo_id.partition('/')[2]}\n\n"
         f"Drop an image, and [the model](https://huggingface.co/{repo_id}) {task.says} "
-        f"{int(config['num_classes'])} classes, with {words}. What it was trained on, and how good it is, its card "
+        f"{int(config['num_classes'])} classes, {words}. What it was trained on, and how good it is, its card "
         "says.\n"
     )

@@ -35,7 +35,7 @@ def prepare(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]
 
 
-def segment(image: Image.Image | None, opacity: float) -> tuple[np.ndarray | None, str]:  # type: ignore[type-arg]
+def segment(image: Image.Image | None, opacity: float) -> tuple[np.ndarray | None, str]:
     """The image with its classes over it, and which there are."""
     if image is None:
         return None, ""

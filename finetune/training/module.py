@@ -71,7 +71,7 @@ class TaskModule(L.LightningModule, ABC):
         """Mean loss of a batch; what is random in it is seeded."""
 
     @abstractmethod
-    def nothing(self, pixels: Tensor) -> Tensor:
+    def nothing(self, pixels: Tensor) -> Any:
         """What the model says of no image: the outputs of a batch of none."""
 
     def outputs(self, pixels: Tensor) -> Any:

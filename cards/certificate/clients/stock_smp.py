@@ -9,6 +9,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import segmentation_models_pytorch as smp
@@ -17,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 
-def prepare(image: Image.Image, how: dict) -> torch.Tensor:  # type: ignore[type-arg]
+def prepare(image: Image.Image, how: dict[str, Any]) -> torch.Tensor:
     """RGB image -> float32 `[3, h, w]`: the whole of it, as finetune.json says."""
     step = how["multiple"]
     least = min(image.size) * step

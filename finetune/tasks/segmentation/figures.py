@@ -127,9 +127,11 @@ def chosen(scores: np.ndarray) -> list[tuple[int, str]]:
     order = [int(i) for i in np.argsort(-scores, kind="stable") if np.isfinite(scores[i])]
     if not order:
         return []
-    wanted = [(order[0], "best"), (order[len(order) // 2], "median"), (order[-1], "worst")]
-    wanted += [(order[-2], "second worst")] if len(order) > 3 else []
-    return list({place: (place, title) for place, title in reversed(wanted)}.values())[::-1]
+    titles = {order[0]: "best"}
+    for place, title in ((-1, "worst"), (-2, "second worst"), ((len(order) - 1) // 2, "median")):
+        if -place <= len(order):
+            titles.setdefault(order[place], title)
+    return [(place, titles[place]) for place in order if place in titles]
 
 
 def _examples(test: MaskPredictions, data: Any, sample: Sample, network: SegmentationNetwork) -> list[Example]:
@@ -158,9 +160,8 @@ def examples(subject: Subject) -> Figure | None:
         return None
     classes = len(subject.classes)
     ratios = [example.picture.shape[0] / example.picture.shape[1] for example in shown]
-    used = sorted(
-        {int(c) for e in shown for c in np.unique(np.concatenate([e.truth.ravel(), e.answer.ravel()]))} - {VOID}
-    )
+    pixels = [part.ravel() for example in shown for part in (example.truth, example.answer)]
+    used = [number for number in np.unique(np.concatenate(pixels)).tolist() if number != VOID]
     lines = -(-min(len(used), 24) // 5)
     heights = [min(2.2, 1.85 * ratio) + 0.28 for ratio in ratios]
     made = style.figure(sum(heights) + 0.25 + 0.22 * lines)
@@ -191,8 +192,8 @@ def examples(subject: Subject) -> Figure | None:
 def _small(example: Example) -> Example:
     """The same with fewer pixels."""
     step = max(1, -(-max(example.truth.shape) // _SIDE))
-    parts = (part[::step, ::step] for part in (example.picture, example.truth, example.answer))
-    return Example(*parts, example.title)
+    picture, truth, answer = (part[::step, ::step] for part in (example.picture, example.truth, example.answer))
+    return Example(picture, truth, answer, example.title)
 
 
 # --- numbers
@@ -228,10 +229,8 @@ def bars(subject: Subject) -> Figure | None:
 
 def _mark(axes: Axes, mean: float) -> None:
     axes.axvline(mean, color=style.ORANGE, linewidth=1.2, linestyle=(0, (4, 3)), zorder=0)
-    label = f"mean {mean:.3f}"
-    axes.text(
-        mean, 1.0, label, color=style.ORANGE, fontsize=8, ha="center", va="bottom", transform=axes.get_xaxis_transform()
-    )
+    place: dict[str, Any] = {"ha": "center", "va": "bottom", "transform": axes.get_xaxis_transform()}
+    axes.text(mean, 1.0, f"mean {mean:.3f}", color=style.ORANGE, fontsize=8, **place)
 
 
 def confusions(subject: Subject) -> Figure:

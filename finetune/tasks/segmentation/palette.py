@@ -33,7 +33,8 @@ def _rgb(text: str) -> tuple[int, ...]:
 
 def painted(mask: np.ndarray, classes: int) -> np.ndarray:
     """uint8 `[H, W, 3]` of class indices `[H, W]`; void is white."""
-    return _table(classes)[mask]
+    painted_: np.ndarray = _table(classes)[mask]
+    return painted_
 
 
 def _table(classes: int) -> np.ndarray:

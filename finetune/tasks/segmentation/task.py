@@ -122,9 +122,9 @@ class Segmentation:
     def draw(self, result: Any, predictions: Any, data: Any, folder: Any) -> Any:
         """Examples, IoU, confusion, reliability, curves, and the table of classes."""
         from finetune.networks import models
-        from finetune.tasks.segmentation import figures
+        from finetune.tasks.segmentation import figures, saving
 
-        network = self.load(folder.model)
+        network = saving.check_network(self.load(folder.model))
         images = self.data_module(data, models.data_config(network), workers=0)
         rows = images.eval_dataloader("test").dataset
 
