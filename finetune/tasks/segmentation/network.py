@@ -139,9 +139,8 @@ def windows(length: int, side: int) -> list[tuple[int, int]]:
     """Starts and ends of windows of `side` that cover `length`, neighbours sharing half or more; multiples of 32."""
     if length <= side:
         return [(0, length)]
-    steps = -(-2 * (length - side) // side)
-    starts = {round(number * (length - side) / steps) // MULTIPLE * MULTIPLE for number in range(steps)}
-    return [(start, start + side) for start in sorted({*starts, length - side})]
+    step = max(MULTIPLE, side // 2 // MULTIPLE * MULTIPLE)
+    return [(start, start + side) for start in (*range(0, length - side, step), length - side)]
 
 
 def build(
