@@ -17,7 +17,7 @@ FILES = ("class_dict.csv", "label_colors.txt", "labelmap.txt", "palette.json", "
 _FORM = "name=r,g,b;name=r,g,b or a file: csv (name,r,g,b), lines (r g b name), JSON ({name: [r, g, b]})"
 _NUMBER = r"(\d{1,3})"
 _FIRST = re.compile(rf"\s*{_NUMBER}[\s,;]+{_NUMBER}[\s,;]+{_NUMBER}[\s,;:]+(.*?)\s*")  # 64 128 64 Animal
-_LAST = re.compile(rf"\s*(.*?)\s*[=,;:\t ]\s*{_NUMBER}[\s,]+{_NUMBER}[\s,]+{_NUMBER}\s*(?:[,:].*)?")  # road,1,2,3
+_LAST = re.compile(rf"\s*(.*?)\s*[=,;:\t ]\s*{_NUMBER}[\s,]+{_NUMBER}[\s,]+{_NUMBER}\s*(?::.*)?")  # road,1,2,3
 _HEX = re.compile(r"\s*(.*?)\s*[=,;:\t ]\s*#([0-9a-fA-F]{6})\s*")  # road=#804080
 
 

@@ -7,6 +7,8 @@ import numpy as np
 from finetune.data import splits
 from finetune.data.columns import UNLABELLED
 
+_LOOKED_AT = 64  # rows among which the best is chosen: all of a large class would take long
+
 
 def rarest(targets: np.ndarray) -> np.ndarray:
     """Of each row the class in it that the fewest rows have.
@@ -46,25 +48,41 @@ def carve(targets: np.ndarray, fraction: float, rng: np.random.Generator, keep: 
     """
     present = targets > 0
     counts = present.sum(axis=0)
-    drawn = np.zeros(len(targets), dtype=bool)
-    stays = np.minimum(keep, counts)
+    wanted = np.where(counts > keep, np.maximum(1, np.round(fraction * counts)), 0).astype(np.int64)
     total = min(max(1, round(fraction * len(targets))), len(targets) - keep)
+    share = _Share(present, np.minimum(keep, counts))
     for index in np.lexsort((np.arange(len(counts)), counts)):
-        if counts[index] > keep:
-            wanted = max(1, round(fraction * counts[index])) - int(present[drawn, index].sum())
-            _take(present, drawn, rng.permutation(np.flatnonzero(present[:, index] & ~drawn)), wanted, stays)
-    _take(present, drawn, rng.permutation(np.flatnonzero(~drawn)), total - int(drawn.sum()), stays)
-    if not drawn.any():  # every class is in one row alone
-        drawn[rng.permutation(len(targets))[:total]] = True
-    return drawn
+        rows = rng.permutation(np.flatnonzero(present[:, index]))
+        while share.held[index] < wanted[index] and share.add(rows, wanted):
+            pass
+    for row in rng.permutation(len(targets)):
+        if share.drawn.sum() < total:
+            share.add(row[None], wanted)
+    if not share.drawn.any():  # every row has a class that no other has
+        share.drawn[rng.permutation(len(targets))[:total]] = True
+    return share.drawn
 
 
-def _take(present: np.ndarray, drawn: np.ndarray, rows: np.ndarray, wanted: int, stays: np.ndarray) -> None:
-    """Draw `wanted` of the rows, of those without which enough of every class stay."""
-    left = present[~drawn].sum(axis=0)
-    for row in rows:
-        if wanted <= 0:
-            return
-        after = left - present[row]
-        if (after >= stays).all():
-            drawn[row], left, wanted = True, after, wanted - 1
+class _Share:
+    """Rows that are drawn so far, and of each class how many of them have it.
+
+    Args:
+        present: bool `[N, K]`, which row has which class.
+        stays: int64 `[K]`, how many rows of each class must not be drawn.
+    """
+
+    def __init__(self, present: np.ndarray, stays: np.ndarray) -> None:
+        self.present, self.spare = present, present.sum(axis=0) - stays
+        self.drawn = np.zeros(len(present), dtype=bool)
+        self.held = np.zeros(present.shape[1], dtype=np.int64)
+
+    def add(self, rows: np.ndarray, wanted: np.ndarray) -> bool:
+        """Draw the one of some rows that has most of the classes that are wanted still; False where none may go."""
+        rows = rows[~self.drawn[rows]]
+        free = rows[~(self.present[rows] & (self.held >= self.spare)).any(axis=1)][:_LOOKED_AT]
+        if not len(free):
+            return False
+        row = free[(self.present[free] & (self.held < wanted)).sum(axis=1).argmax()]
+        self.drawn[row] = True
+        self.held += self.present[row]
+        return True
