@@ -56,7 +56,8 @@ class LabelledImages:
 
     def values(self, role: str, places: Sequence[int]) -> list[Any]:
         """Encoded images at some places of a role."""
-        rows, encoded = self.splits.parts[role].rows, self.encoded(role)
+        rows = self.splits.parts[role].rows
+        encoded = self.encoded(role).select_columns([self.schema.image_column])  # nothing beside it is decoded
         return [encoded[int(rows[place])][self.schema.image_column] for place in places]
 
     def files(self, role: str, places: Sequence[int]) -> list[str]:

@@ -79,7 +79,8 @@ def scan(dataset: Dataset, column: str, rows: Sequence[int] | np.ndarray, max_pi
     cache = cache_file(dataset, [column], looked_at, max_pixels)
     if (known := _read(cache)) is not None:
         return known
-    found = _scan(dataset.cast_column(column, Image(decode=False)), column, looked_at, max_pixels)
+    alone = dataset.select_columns([column])  # a mask beside it would be decoded with each row
+    found = _scan(alone.cast_column(column, Image(decode=False)), column, looked_at, max_pixels)
     remember(cache, asdict(found))
     return found
 

@@ -195,7 +195,7 @@ def test_greys_of_few_bits_are_not_stretched(tmp_path):
 
 
 def test_colours_are_classes_by_a_palette(drawing, tmp_path):
-    pairs, names, split = drawing
+    pairs, names, _ = drawing
     data = drawn.in_memory(pairs, drawn.in_colours)
     with pytest.raises(
         SchemaError, match=r"coloured, and nothing says .* by pixels 0,0,0, .*--mask-colors 'NAME=0,0,0"
@@ -242,9 +242,8 @@ def test_what_is_called_unlabelled_is_no_class_unless_the_flag_says_so(caplog):
         ready = prepare(data)
         assert ready.schema.classes == ("leaf", "stem")
         assert f"neither learnt nor counted: 0 ({name})" in caplog.text
-        assert all(
-            np.array_equal(m == VOID, pairs[r][1] == 0) for m, r in zip(maps(ready, "test"), rows(ready)["test"])
-        )
+        for found, row in zip(maps(ready, "test"), rows(ready)["test"], strict=True):
+            assert np.array_equal(found == VOID, pairs[row][1] == 0)
     assert prepare(data, {"ignore_classes": "none"}).schema.classes == ("void-static", "leaf", "stem")
     assert prepare(data, {"ignore_classes": "STEM"}).schema.classes == ("void-static", "leaf")
     assert prepare(data, {"ignore_classes": "2"}).schema.classes == ("void-static", "leaf")
