@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -142,56 +142,6 @@ class Schema(Protocol):
 
     def facts(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """What result.json's `dataset` has of them, by role of the splits."""
-
-
-@runtime_checkable
-class Flagged(Protocol):
-    """Of a schema that depends on flags that its task alone has."""
-
-    def flagged(self, settings: Any) -> Schema:
-        """The same, as these flags say.
-
-        Raises:
-            SchemaError: They say nothing that can be.
-        """
-
-
-@dataclass(frozen=True)
-class Examined:
-    """What was found in what stands beside the images.
-
-    Attributes:
-        schema: Which knows now what there is to learn.
-        targets: By split `[N, ...]`, also of rows that were not looked at, which have none.
-        faults: By split, why a row cannot be used.
-    """
-
-    schema: Schema
-    targets: dict[str, np.ndarray]
-    faults: dict[str, dict[int, str]]
-
-
-@runtime_checkable
-class Examining(Protocol):
-    """Of a schema whose targets are read with the images: all are looked at once, before the splits are made.
-
-    `Schema.encode` then only says which rows have one.
-    """
-
-    def examined(self, opened: Any, rows: Mapping[str, np.ndarray], max_pixels: int) -> Examined:
-        """Look at the targets of some rows.
-
-        Args:
-            opened: A `finetune.data.source.Source`.
-            rows: By split, of images that decode.
-            max_pixels: Larger ones are not decoded.
-
-        Raises:
-            SchemaError: They are nothing to learn from.
-        """
-
-    def counted(self, targets: Mapping[str, np.ndarray]) -> Iterator[str]:
-        """What there is of each class, by role of the splits, a line each."""
 
 
 class Reading(Protocol):

@@ -22,8 +22,9 @@ from finetune.data.scan import BadImage, scan
 from finetune.data.source import Source
 from finetune.data.splits import SplitRows, Splits
 from finetune.errors import DatasetError, SchemaError, SplitError, listing
+from finetune.examining import Examining
 from finetune.settings.limits import MAX_IMAGE_PIXELS
-from finetune.task import Examining, Reading, Schema
+from finetune.task import Reading, Schema
 
 _REASONS = 5  # that are printed
 _IMAGES = 16  # of each split, whose bytes are compared
@@ -272,17 +273,20 @@ def _targets(
         if not opened.remark:
             raise
         raise SchemaError(f"{opened.remark}: {error}") from error
-    for column in dict.fromkeys((inferred.image_column, *inferred.columns)):
-        if column == inferred.image_column or any(is_image(split.features.get(column)) for split in _splits(opened)):
-            opened = outside.of_source(opened, column)
+    opened = guarded(opened, inferred)
     targets = {name: inferred.encode(column) for name, column in columns.items()}
     if not _labelled(inferred, targets):
         raise DatasetError(f"column {inferred.target_column!r} has no labels in any split ({listing(targets)})")
     return opened, inferred, targets
 
 
-def _splits(opened: Source) -> list[Dataset]:
-    return list(opened.splits.values())
+def guarded(opened: Source, found: Schema) -> Source:
+    """The dataset with rows that name no file outside of its folders, neither as image nor beside it."""
+    features = [split.features for split in opened.splits.values()]
+    beside = [name for name in found.columns if any(is_image(of.get(name)) for of in features)]
+    for column in dict.fromkeys((found.image_column, *beside)):
+        opened = outside.of_source(opened, column)
+    return opened
 
 
 def _labelled(found: Schema, targets: Mapping[str, np.ndarray]) -> list[str]:

@@ -20,6 +20,7 @@ from finetune.data import converted, hub, outside, places, shaping
 from finetune.data.folder import archives
 from finetune.data.folder import read as folders
 from finetune.data.folder.shards import Shards
+from finetune.data.images import MARK
 from finetune.data.places import FILE_READERS, TABLES, Place
 from finetune.data.sample import digits
 from finetune.errors import DatasetError
@@ -102,8 +103,14 @@ def beside(opened: Source, names: Sequence[str]) -> Path | None:
     if opened.hub:
         return hub.beside(opened.id, names, opened.revision)
     folder = opened.folder or next((Path(root) for root in opened.roots or ()), None)
-    found = [folder / name for name in names if (folder / name).is_file()] if folder else []
-    return found[0] if found else None
+    if folder is None:
+        return None
+    found = (folder / name for name in names if (folder / name).is_file())
+    return next((path for path in found if _may_be_read(path, opened.roots)), None)
+
+
+def _may_be_read(path: Path, roots: Sequence[str] | None) -> bool:
+    return roots is None or not outside.checked(str(path), roots).startswith(MARK)
 
 
 def _plain(opened: Source) -> Source:

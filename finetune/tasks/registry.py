@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import ConfigError, RunFolderError, SchemaError, SeveralReadingsError, listing, suggest
+from finetune.examining import Flagged
 from finetune.runs import reading
-from finetune.task import Flagged, Reading, Schema, Task
+from finetune.task import Reading, Schema, Task
 from finetune.tasks.classification.task import CLASSIFICATION
 
 _TASKS: dict[str, Task] = {}

@@ -10,7 +10,8 @@ import numpy as np
 
 from finetune.data.scan import BadImage
 from finetune.errors import DatasetError, listing
-from finetune.task import Examining, Schema
+from finetune.examining import Examining
+from finetune.task import Schema
 
 _MOST = 0.1
 """Share of the rows that may be left out for a fault; from more of them on the dataset is at fault."""

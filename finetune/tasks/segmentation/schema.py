@@ -24,7 +24,7 @@ from finetune.data.columns import check_named, is_image, is_mask_name, the_image
 from finetune.data.features import is_list_of_classes
 from finetune.data.splits import ratio
 from finetune.errors import SchemaError, SeveralReadingsError, SplitError, listing
-from finetune.task import Examined
+from finetune.examining import Examined
 from finetune.tasks.segmentation import strata
 from finetune.tasks.segmentation.masks import VOID
 
@@ -137,7 +137,7 @@ class SegmentationSchema:
             split: count(opened.splits[split], self.image_column, self.target_column, of, max_pixels)
             for split, of in rows.items()
         }
-        every = [mask for masks, _ in looked.values() for mask in masks]
+        every = [mask for masks, _ in looked.values() for mask in masks if frame_of(mask) != "neither"]
         if not every:
             _, bad = next(iter(looked.values()))
             raise SchemaError(
@@ -219,10 +219,21 @@ class SegmentationSchema:
             yield f"imbalance: the largest class has {ratio(pixels.tolist()):.1f} times the pixels of the smallest"
 
     def facts(self, targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Pixels of each class by role, images that have it, and how unequal the training classes are."""
+        """Pixels of each class by role, images that have it, how unequal they are, and what values in masks mean."""
         pixels = {role: of.sum(axis=0).tolist() for role, of in targets.items()}
         images = {role: (of > 0).sum(axis=0).tolist() for role, of in targets.items()}
-        return {"class_counts": pixels, "class_images": images, "imbalance_ratio": round(ratio(pixels["train"]), 3)}
+        return {
+            "class_counts": pixels,
+            "class_images": images,
+            "imbalance_ratio": round(ratio(pixels["train"]), 3),
+            "masks": dataclasses.asdict(self.meaning) if self.meaning else None,
+        }
+
+    def remembered(self, facts: Mapping[str, Any]) -> SegmentationSchema:
+        """With the classes of a run, and what values in masks meant there."""
+        masks = facts["masks"]
+        lists = {name: tuple(masks[name]) for name in ("values", "indices")}
+        return dataclasses.replace(self, classes=tuple(facts["classes"]), meaning=Meaning(**masks | lists))
 
 
 def _faults(masks: Sequence[MaskCounts], said: Understood) -> dict[int, str]:

@@ -1,6 +1,7 @@
 """Masks in every layout and form give the same classes, pixels and splits, or an error that says what to do."""
 
 import io
+import json
 import logging
 import struct
 import zlib
@@ -482,3 +483,29 @@ def test_real_masks(shared_data):
     assert ready.schema.classes == ("class 0", "class 1")
     shares = ready.targets("train").sum(axis=0)
     assert shares[0] > 3 * shares[1] > 0
+
+
+# --- again -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_split_is_looked_at_alone():
+    both = DatasetDict(
+        train=drawn.in_memory(drawn.scenes(12), names=drawn.NAMES[3]),
+        test=drawn.in_memory(drawn.scenes(9, seed=1), names=drawn.NAMES[3]),
+    )
+    ready = dataset.whole_split(both, READING)
+    assert ready.schema.classes == drawn.NAMES[3]
+    assert rows(ready) == {"test": list(range(9))}
+    same(ready, drawn.scenes(9, seed=1))
+    nothing = drawn.in_memory([(image, mask * 0 + 255) for image, mask in drawn.scenes(4)], names=drawn.NAMES[3])
+    with pytest.raises(SplitError, match=r"split 'test' has no usable row: nothing in column 'mask' counts"):
+        dataset.whole_split(DatasetDict(train=both["train"], test=nothing), READING, split="test")
+
+
+def test_a_run_s_facts_are_enough_to_read_its_masks_again():
+    pairs = drawn.scenes(20)
+    ready = prepare(drawn.in_memory(pairs, drawn.in_colours), {"mask_colors": "leaf=128,0,0;stem=0,128,0;void=0,0,0"})
+    facts = json.loads(json.dumps(ready.schema.facts({"train": ready.targets("train")})))
+    again = infer(ready.source.splits["train"].features).remembered(facts | {"classes": list(ready.schema.classes)})
+    assert (again.classes, again.meaning) == (ready.schema.classes, ready.schema.meaning)
+    assert set(again.classes) == {"leaf", "stem"}
