@@ -28,8 +28,9 @@ colours = np.array(
 
 def prepare(image: Image.Image) -> torch.Tensor:
     """RGB image -> float32 `[1, 3, h, w]`: the whole of it."""
-    step, short = how["multiple"], min(image.size)
-    size = tuple(-(-side * how["image_size"] // (short * step)) * step for side in image.size)
+    scale = min(how["image_size"] / min(image.size), how["longest"] * how["image_size"] / max(image.size))
+    step = how["multiple"]
+    size = tuple(-(-max(round(scale * side), 1) // step) * step for side in image.size)
     pixels = np.asarray(image.resize(size, Image.Resampling[how["interpolation"].upper()]), dtype=np.float32) / 255
     pixels = (pixels - np.float32(how["mean"])) / np.float32(how["std"])
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]

@@ -9,12 +9,13 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 
 from finetune.commands import start
-from finetune.data import outside, source
-from finetune.data.dataset import LabelledImages, excluded, inspect, whole_split
+from finetune.data import source
+from finetune.data.dataset import LabelledImages, excluded, guarded, inspect, whole_split
 from finetune.data.splits import ROLES, SplitRows, Splits
 from finetune.errors import ConfigError, DatasetError, RunFolderError, listing
 from finetune.evaluation import published
 from finetune.evaluation.evaluation import Evaluation
+from finetune.examining import Examining
 from finetune.loading import choose, transforms
 from finetune.loading.allocator import freed_memory_kept
 from finetune.loading.datamodule import ImageDataModule
@@ -162,7 +163,9 @@ def reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
         return stream
     opened = source.load(config["dataset"], config["dataset_config"], config["revision"])
     found, columns = inspect(opened.splits, task, config["image_column"], config["target_column"])
-    opened = outside.of_source(opened, found.image_column)
+    if isinstance(found, Examining):
+        found = found.remembered(result.dataset)
+    opened = guarded(opened, found)
     if list(found.classes) != result.dataset["classes"]:
         raise DatasetError(
             f"the dataset has changed since the run: its classes were {listing(result.dataset['classes'])}, now they "

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ConfigError, RunFolderError, SchemaError, SeveralReadingsError, listing, suggest
+from finetune.examining import Flagged
 from finetune.runs import model_files, reading
 from finetune.task import Reading, Schema, Task
 from finetune.tasks.classification.task import CLASSIFICATION
+from finetune.tasks.segmentation.task import SEGMENTATION
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +27,7 @@ def register(task: Task) -> None:
 
 
 register(CLASSIFICATION)
+register(SEGMENTATION)
 
 
 def get(name: str) -> Task:
@@ -84,9 +87,11 @@ class _Reading:
 
     Attributes:
         only: The one task that is asked; all when None.
+        settings: Of the run, for the flags that one task alone has.
     """
 
     only: str | None = None
+    settings: Any = None
 
     def recognise(
         self, features: Mapping[str, Any], image_column: str | None = None, target_column: str | None = None
@@ -115,7 +120,8 @@ class _Reading:
             )
         if not found or unclear:
             raise [*unclear, *reasons][0]
-        return found[0]
+        chosen = found[0]
+        return chosen.flagged(self.settings) if self.settings is not None and isinstance(chosen, Flagged) else chosen
 
 
 def _distinct(found: Sequence[Schema]) -> list[Schema]:
@@ -130,18 +136,22 @@ def _naming(one: Schema) -> str:
     return f" --target-column {one.target_column}" if one.columns == (one.target_column,) else ""
 
 
-def reader(task: str | None = None) -> Reading:
+def reader(task: str | None = None, settings: Any = None) -> Reading:
     """What recognises a dataset: as the task that the user names, or as whatever it is.
+
+    Args:
+        task: Its name, where the user gives one.
+        settings: Of the run, for the flags that one task alone has.
 
     Raises:
         ConfigError: There is no such task.
     """
     if task is None:
-        return READING
+        return READING if settings is None else _Reading(settings=settings)
     if task not in _TASKS:
         hint = suggest(task, _TASKS) or "."
         raise ConfigError(f"--task: no task {task!r}{hint} Tasks: {listing(_TASKS)}")
-    return _Reading(task)
+    return _Reading(task, settings)
 
 
 READING = _Reading()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.data.columns import is_image
-from finetune.data.features import MASK_NAMES, is_box, is_flag, is_list_of_classes, is_outline, leaves
+from finetune.data.features import is_box, is_flag, is_list_of_classes, is_outline, leaves
 from finetune.errors import SchemaError, listing
 
 
@@ -32,13 +31,6 @@ def refuse(features: Mapping[str, Any], classes: bool = False) -> None:
         raise _other("an object detection dataset", "object-detection", f"boxes in column {nested.path[0]!r}")
     if classes:
         return
-    images = [name for name, feature in features.items() if is_image(feature)]
-    masks = [name for name in images if any(word in name.lower() for word in MASK_NAMES)]
-    if len(images) > 1 and masks:
-        raise SchemaError(
-            f"this is a segmentation dataset (masks in column {masks[0]!r}); semantic-segmentation is not supported "
-            "yet, only image classification. To classify whole images, name --image-column and --target-column"
-        )
     for name, feature in features.items():
         if is_list_of_classes(name, feature):
             raise _other(

@@ -43,8 +43,9 @@ def prepare(image: Image.Image, how: dict[str, Any]) -> Array:
 
 def prepare_whole(image: Image.Image, how: dict[str, Any]) -> Array:
     """The same for masks: the whole image, its sides multiples of `multiple`."""
-    step, short = how["multiple"], min(image.size)
-    size = tuple(-(-side * how["image_size"] // (short * step)) * step for side in image.size)
+    scale = min(how["image_size"] / min(image.size), how["longest"] * how["image_size"] / max(image.size))
+    step = how["multiple"]
+    size = tuple(-(-max(round(scale * side), 1) // step) * step for side in image.size)
     if image.size != size:
         image = image.resize(size, Image.Resampling[how["interpolation"].upper()])
     pixels = np.asarray(image, dtype=np.float32) / 255

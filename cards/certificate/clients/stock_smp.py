@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 
 def prepare(image: Image.Image, how: dict[str, Any]) -> torch.Tensor:
     """RGB image -> float32 `[3, h, w]`: the whole of it, as finetune.json says."""
+    scale = min(how["image_size"] / min(image.size), how["longest"] * how["image_size"] / max(image.size))
     step = how["multiple"]
-    least = min(image.size) * step
-    size = tuple(-(-side * how["image_size"] // least) * step for side in image.size)
+    size = tuple(-(-max(round(scale * side), 1) // step) * step for side in image.size)
     if image.size != size:
         image = image.resize(size, Image.Resampling[how["interpolation"].upper()])
     pixels = np.asarray(image, dtype=np.float32) / 255

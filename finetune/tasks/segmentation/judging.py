@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -18,6 +18,7 @@ from finetune.evaluation import calibration, spread
 from finetune.task import Inputs
 from finetune.tasks.segmentation import assessment
 from finetune.tasks.segmentation.collector import MaskPredictions
+from finetune.tasks.segmentation.datamodule import MaskDataModule
 from finetune.tasks.segmentation.network import SegmentationNetwork
 from finetune.tasks.segmentation.scores import RANKING, VOID
 
@@ -172,3 +173,21 @@ def aligned(data: LabelledImages, network: nn.Module) -> tuple[LabelledImages, i
     log.info(f"classes: {len(classes)} of the model's {len(outputs)} outputs, by name")
     known = {of.name: getattr(data, of.name) for of in fields(data)}
     return RenumberedImages(**known, table=found.table), len(outputs), {"classes": len(classes), "classes_by": "name"}
+
+
+_LOADER = ("batch_size", "device_batch_size", "hflip", "color_jitter", "workers", "seed", "balance")
+
+
+def data_module(data: LabelledImages, data_config: Mapping[str, Any], options: Mapping[str, Any]) -> MaskDataModule:
+    """Images and masks, in a model's numbers where the dataset was aligned with one.
+
+    Args:
+        data: The dataset.
+        data_config: timm's.
+        options: Of any task's loader; those that masks have no use for were refused before.
+    """
+    given = {name: value for name, value in options.items() if name in _LOADER}
+    made = MaskDataModule(data, data_config=dict(data_config), **given)
+    if isinstance(data, RenumberedImages):
+        made.whole_inputs = RenumberedInputs(made.whole_inputs, data.table)
+    return made

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from finetune.errors import ConfigError, ModelError
 from finetune.export.model_folder import stock_architecture
 from finetune.networks import models
+from finetune.tasks.segmentation.inputs import MULTIPLE
 from resnest_timm.resnest import ALIASES, VARIANTS
 
-MULTIPLE = 32
-"""Height and width of what goes in are multiples of it."""
 DECODERS = {
     "fpn": "FPN",
     "unet": "Unet",

@@ -12,19 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from finetune.loading.transforms import Normalize
-from finetune.tasks.segmentation.network import MULTIPLE
-
-
-def size_for(width: int, height: int, short: int) -> tuple[int, int]:
-    """Width and height at which an image goes in: its short side `short`, both rounded up to multiples of 32."""
-    least = min(width, height) * MULTIPLE
-    return tuple(-(-side * short // least) * MULTIPLE for side in (width, height))  # type: ignore[return-value]
-
-
-def resized(image: Image.Image, short: int, interpolation: str) -> Image.Image:
-    """The whole image at that size; both sides are stretched alike but for the rounding."""
-    size = size_for(*image.size, short)
-    return image if image.size == size else image.resize(size, Image.Resampling[interpolation.upper()])
+from finetune.tasks.segmentation.inputs import fitted
 
 
 @dataclass(frozen=True)
@@ -56,7 +44,7 @@ class Prepare:
 
     def __call__(self, image: Image.Image) -> Prepared:
         """The whole image."""
-        pixels = self.normalize(pil_to_tensor(resized(image, self.short, self.interpolation)))
+        pixels = self.normalize(fitted(image, self.short, self.interpolation))
         picture = pil_to_tensor(image) if self.keep else None
         return Prepared(pixels.contiguous(), (image.height, image.width), picture)
 

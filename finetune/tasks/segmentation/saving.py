@@ -20,6 +20,7 @@ from finetune.errors import ModelError
 from finetune.export import certify
 from finetune.runs import model_files
 from finetune.runs.runfolder import save_tensors, write_text
+from finetune.tasks.segmentation.inputs import LONGEST
 from finetune.tasks.segmentation.network import DECODERS, MULTIPLE, SegmentationNetwork, library
 from finetune.tasks.segmentation.prepared import Prepare, stacked
 
@@ -54,6 +55,7 @@ def save(
         "classes": list(network.classes),
         "image_size": int(data_config["input_size"][-1]),
         "multiple": MULTIPLE,
+        "longest": LONGEST,
         "interpolation": data_config["interpolation"],
         "mean": list(data_config["mean"]),
         "std": list(data_config["std"]),
@@ -147,9 +149,10 @@ def check_network(network: nn.Module) -> SegmentationNetwork:
 
 
 DESCRIPTION = (
-    "RGB image: resize the whole of it so that its shorter side is image_size and both are rounded up to multiples of "
-    "multiple: ceil(side * image_size / shorter / multiple) * multiple, antialiased by interpolation; divide by 255, "
-    "subtract mean, divide by std, channels first. Logits [batch, classes, height, width]: scale them back to the "
+    "RGB image: resize the whole of it by scale = min(image_size / shorter side, longest * image_size / longer side), "
+    "each side max(round(scale * side), 1), rounded up to a multiple of `multiple`, antialiased by interpolation; "
+    "divide by 255, subtract mean, divide by std, channels first. Logits [batch, classes, height, width]: scale them "
+    "back to the "
     "image's size, bilinear, corners not aligned; the largest is the class, softmax(logits / temperature) are "
     "probabilities."
 )
@@ -162,6 +165,7 @@ def preprocessing(network: SegmentationNetwork) -> dict[str, Any]:
     return {
         "image_size": size,
         "multiple": MULTIPLE,
+        "longest": LONGEST,
         "interpolation": cfg["interpolation"],
         "mean": list(cfg["mean"]),
         "std": list(cfg["std"]),

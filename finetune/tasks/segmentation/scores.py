@@ -15,10 +15,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from finetune.task import Score
+from finetune.tasks.segmentation.masks import VOID as VOID
 from finetune.tasks.segmentation.network import upscaled
 
-VOID = 255
-"""Of a mask: this pixel is not to be learnt, and does not count."""
 SCORES = (
     Score("mean_iou", "mean IoU"),
     Score("pixel_accuracy", "pixel accuracy"),

@@ -25,7 +25,9 @@ class Segmentation:
         self, features: Mapping[str, Any], image_column: str | None = None, target_column: str | None = None
     ) -> Schema:
         """A column of masks, see `finetune.tasks.segmentation.schema.infer`."""
-        raise NotImplementedError
+        from finetune.tasks.segmentation.schema import infer
+
+        return infer(features, image_column, target_column)
 
     # --- Learning
 
@@ -72,7 +74,9 @@ class Segmentation:
 
     def data_module(self, data: Any, data_config: Mapping[str, Any], **options: Any) -> Any:
         """Image and mask change together."""
-        raise NotImplementedError
+        from finetune.tasks.segmentation import judging
+
+        return judging.data_module(data, data_config, options)
 
     def baseline(self, settings: Any) -> Any:
         """None: there is no linear probe of pixels."""
