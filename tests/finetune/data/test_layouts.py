@@ -631,7 +631,7 @@ MASKS = {
         12,
         [],
     ),
-    "an image without a mask": (["images/*.png", "images/more.png", "masks/*.png"], {"train": 7}, 6, []),
+    "an image without a mask": (["images/*.png", "images/more.jpg", "masks/*.png"], {"train": 7}, 6, []),
     "a mask without an image": (
         ["images/*.png", "masks/*.png", "masks/more.png", ("id2label.json", b'{"0": "a"}')],
         {"train": 6},
