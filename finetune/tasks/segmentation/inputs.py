@@ -14,6 +14,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from finetune.data import images
 from finetune.data.beside.meaning import Meaning
@@ -84,8 +85,10 @@ def fitted(image: PILImage.Image, size: int, interpolation: str = "bilinear") ->
     """
     scale = min(size / min(image.size), LONGEST * size / max(image.size))
     width, height = (-(-max(round(scale * side), 1) // MULTIPLE) * MULTIPLE for side in image.size)
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-    return resize(pixels.contiguous(memory_format=torch.channels_last), height, width, _MODES[interpolation])
+    # By Pillow itself, whose pixels everybody gets who uses the model; torch's differ by 1 here and there.
+    made = image.resize((width, height), PILImage.Resampling[interpolation.upper()])
+    pixels: Tensor = pil_to_tensor(made)
+    return pixels
 
 
 class MaskInputs:

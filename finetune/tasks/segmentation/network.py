@@ -198,7 +198,7 @@ def _arguments(whole: nn.Module, classes: int, decoder: str, output_stride: int)
     if output_stride == MULTIPLE or architecture not in VARIANTS:
         encoder, options = stock_architecture(whole)
         # Without their head, and without what says how to train.
-        dropped = ("num_classes", "drop_rate", "drop_path_rate", "global_pool", "output_stride", "features_only")
+        dropped = ("in_chans", "num_classes", "drop_rate", "drop_path_rate", "global_pool", "output_stride", "features_only")
         options = {key: value for key, value in options.items() if key not in dropped}
     else:
         # Stock timm's dilated ResNeSt is another network under the same name: no silent mistake may come of that.

@@ -1,5 +1,7 @@
 """A backbone and a decoder as one network: weights that arrive, forms that strangers have, windows."""
 
+import itertools
+
 import pytest
 import timm
 import torch
@@ -68,7 +70,7 @@ def test_windows_cover_and_overlap(length, side):
     assert found[0][0] == 0
     assert found[-1][1] == length
     assert all(start % 32 == 0 and stop - start == min(side, length) for start, stop in found)
-    assert all(second[0] - first[0] <= max(side // 2, 32) for first, second in zip(found, found[1:], strict=False))
+    assert all(second[0] - first[0] <= max(side // 2, 32) for first, second in itertools.pairwise(found))
 
 
 def test_tiles_are_averaged_where_they_overlap():
