@@ -16,9 +16,9 @@ from finetune.data.dataset import LabelledImages
 from finetune.errors import ModelError, listing
 from finetune.evaluation import calibration, spread
 from finetune.task import Inputs
-from finetune.tasks.segmentation import assessment
-from finetune.tasks.segmentation.collector import MaskPredictions
 from finetune.tasks.segmentation.datamodule import MaskDataModule
+from finetune.tasks.segmentation.judged import assessment
+from finetune.tasks.segmentation.judged.collector import MaskPredictions
 from finetune.tasks.segmentation.network import SegmentationNetwork
 from finetune.tasks.segmentation.scores import RANKING, VOID
 

@@ -31,6 +31,16 @@ DECODERS = {
 """By the names that `--decoder` takes: classes of smp."""
 DILATED = ("deeplabv3plus", "deeplabv3")
 """Decoders at a backbone's output stride 16 or 8; the others take its five scales as they are."""
+_NOT_THE_BACKBONE = (
+    "in_chans",
+    "num_classes",
+    "drop_rate",
+    "drop_path_rate",
+    "global_pool",
+    "output_stride",
+    "features_only",
+)
+"""Of timm's arguments: the encoder's class gives them itself, or they say how to train."""
 _DROPOUT = ("decoder_dropout", "decoder_aspp_dropout")
 
 
@@ -197,9 +207,7 @@ def _arguments(whole: nn.Module, classes: int, decoder: str, output_stride: int)
     architecture = str(cfg["architecture"])
     if output_stride == MULTIPLE or architecture not in VARIANTS:
         encoder, options = stock_architecture(whole)
-        # Without their head, and without what says how to train.
-        dropped = ("in_chans", "num_classes", "drop_rate", "drop_path_rate", "global_pool", "output_stride", "features_only")
-        options = {key: value for key, value in options.items() if key not in dropped}
+        options = {key: value for key, value in options.items() if key not in _NOT_THE_BACKBONE}
     else:
         # Stock timm's dilated ResNeSt is another network under the same name: no silent mistake may come of that.
         stock_architecture(whole)

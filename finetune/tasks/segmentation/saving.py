@@ -20,9 +20,9 @@ from finetune.errors import ModelError
 from finetune.export import certify
 from finetune.runs import model_files
 from finetune.runs.runfolder import save_tensors, write_text
+from finetune.tasks.segmentation.answering.prepared import Prepare, stacked
 from finetune.tasks.segmentation.inputs import LONGEST
 from finetune.tasks.segmentation.network import DECODERS, MULTIPLE, SegmentationNetwork, library
-from finetune.tasks.segmentation.prepared import Prepare, stacked
 
 VERSION = 1
 _CFG = ("architecture", "tag", "hf_hub_id", "license")

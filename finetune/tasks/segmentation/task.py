@@ -98,7 +98,7 @@ class Segmentation:
 
     def collector(self) -> Any:
         """Counts of pixels, and a sample of logits."""
-        from finetune.tasks.segmentation.collector import CollectCounts
+        from finetune.tasks.segmentation.judged.collector import CollectCounts
 
         return CollectCounts()
 
@@ -119,14 +119,15 @@ class Segmentation:
 
     def assess(self, result: Any, predictions: Mapping[str, Any], data: Any, baseline: Any) -> Any:
         """Intervals, classes, calibration."""
-        from finetune.tasks.segmentation import assessment
+        from finetune.tasks.segmentation.judged import assessment
 
         return assessment.add(result, predictions, data)
 
     def draw(self, result: Any, predictions: Any, data: Any, folder: Any) -> Any:
         """Examples, IoU, confusion, reliability, curves, and the table of classes."""
         from finetune.networks import models
-        from finetune.tasks.segmentation import figures, saving
+        from finetune.tasks.segmentation import saving
+        from finetune.tasks.segmentation.judged import figures
 
         network = saving.check_network(self.load(folder.model))
         images = self.data_module(data, models.data_config(network), workers=0)
@@ -196,13 +197,13 @@ class Segmentation:
 
     def answers(self, model: str | Path, options: Any, images: int | None) -> Answers:
         """A picture of classes, and the share of each."""
-        from finetune.tasks.segmentation import answers
+        from finetune.tasks.segmentation.answering import answers
 
         return answers.of(self.load, model, options)
 
     def page(self, model: str | Path, accelerator: str, uploads: Path) -> Any:
         """The image with the classes over it."""
-        from finetune.tasks.segmentation import page
+        from finetune.tasks.segmentation.answering import page
 
         return page.of(self.load, model, accelerator, uploads)
 

@@ -32,7 +32,7 @@ def finetune(*words):
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    drawn.rows(drawn.scenes(40, void=True)).save_to_disk(folder)
+    drawn.in_memory(drawn.scenes(24, void=True), names=drawn.NAMES[3]).save_to_disk(folder)
     return folder
 
 
@@ -82,9 +82,9 @@ def test_classes_of_another_dataset_are_matched_by_name(run, tmp_path):
     swapped = np.arange(256, dtype=np.uint8)
     swapped[:3] = [2, 1, 0]
     scenes = drawn.scenes(12, seed=1, void=True)
-    drawn.rows(scenes).save_to_disk(tmp_path / "same")
+    drawn.in_memory(scenes, names=drawn.NAMES[3]).save_to_disk(tmp_path / "same")
     other = [(image, swapped[mask]) for image, mask in scenes]
-    drawn.rows(other, names=drawn.NAMES[3][::-1]).save_to_disk(tmp_path / "other")
+    drawn.in_memory(other, names=drawn.NAMES[3][::-1]).save_to_disk(tmp_path / "other")
     common = ("--accelerator", "cpu", "--workers", 0, "--json", "--dataset")
     ours, theirs = (json.loads(finetune("evaluate", run, *common, tmp_path / of).stdout) for of in ("same", "other"))
     assert theirs["metrics"] == pytest.approx(ours["metrics"], rel=1e-9)

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, recall_score
 
-from finetune.tasks.segmentation import assessment, collector, judging, loss, palette, scores
+from finetune.tasks.segmentation import judging, loss, scores
+from finetune.tasks.segmentation.answering import palette
+from finetune.tasks.segmentation.judged import assessment, collector
 from finetune.tasks.segmentation.scores import VOID
 
 K = 7

@@ -11,7 +11,7 @@ import torch
 
 from finetune.evaluation import calibration, intervals
 from finetune.evaluation.assessment import LARGEST_MATRIX
-from finetune.tasks.segmentation.collector import MaskPredictions
+from finetune.tasks.segmentation.judged.collector import MaskPredictions
 from finetune.tasks.segmentation.scores import matrix, of_counts
 
 METHOD = "percentile bootstrap over images"

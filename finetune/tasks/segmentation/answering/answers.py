@@ -15,9 +15,9 @@ from finetune.errors import ConfigError, ModelError
 from finetune.networks import model_names, models
 from finetune.runs import model_files
 from finetune.task import Record
-from finetune.tasks.segmentation import palette
+from finetune.tasks.segmentation.answering import palette
+from finetune.tasks.segmentation.answering.prepared import Prepare, Prepared
 from finetune.tasks.segmentation.network import SegmentationNetwork
-from finetune.tasks.segmentation.prepared import Prepare, Prepared
 from finetune.tasks.segmentation.scores import largest
 from finetune.training import hardware
 

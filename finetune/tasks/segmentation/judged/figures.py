@@ -20,8 +20,9 @@ from finetune.data import images
 from finetune.evaluation.assessment import write_table
 from finetune.evaluation.figures import confusion, curves, reliability, style
 from finetune.evaluation.figures.drawing import attempt
-from finetune.tasks.segmentation import assessment, palette
-from finetune.tasks.segmentation.collector import MaskPredictions
+from finetune.tasks.segmentation.answering import palette
+from finetune.tasks.segmentation.judged import assessment
+from finetune.tasks.segmentation.judged.collector import MaskPredictions
 from finetune.tasks.segmentation.network import SegmentationNetwork
 from finetune.tasks.segmentation.scores import VOID, largest, matrix
 

@@ -17,10 +17,10 @@ from finetune.networks import model_names, models
 from finetune.runs.result import RunResult
 from finetune.serving import doors, html
 from finetune.serving.page import uploaded
-from finetune.tasks.segmentation import palette
-from finetune.tasks.segmentation.answers import located, mask_of
+from finetune.tasks.segmentation.answering import palette
+from finetune.tasks.segmentation.answering.answers import located, mask_of
+from finetune.tasks.segmentation.answering.prepared import Prepare
 from finetune.tasks.segmentation.network import SegmentationNetwork
-from finetune.tasks.segmentation.prepared import Prepare
 from finetune.training import hardware
 
 OPACITY = 0.5
