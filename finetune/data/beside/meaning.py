@@ -20,6 +20,7 @@ Kind = Literal["index", "red", "colour"]
 MOST = 254
 """Classes that fit beside `VOID` into 8 bits."""
 
+_VOIDS = (255, 65535)  # that are no class where nothing names them, and all below 0
 _BINARY = {0: "background", 255: "foreground"}
 _NO_CLASS = {"unlabeled", "unlabelled", "unlabel", "void", "ignore", "ignored"}
 _SHADES = 16  # more values than these, between black and white, are no classes
@@ -117,8 +118,9 @@ def understand(
     named = _with_names(names, occurring) if names else _without_names(masks, occurring, lossy)
     void = _ignored(named, ignore, kind)
     unnamed = occurring - named.keys() - void
-    if 255 in unnamed and kind != "colour" and ignore != "none":
-        void, unnamed = void | {255}, unnamed - {255}
+    if kind != "colour" and ignore != "none":
+        beside = {value for value in unnamed if value < 0 or value in _VOIDS}
+        void, unnamed = void | beside, unnamed - beside
     if unnamed and names is None:
         named |= {value: f"class {value}" for value in unnamed}
         unnamed = set()
@@ -195,7 +197,7 @@ def _without_names(masks: Sequence[MaskCounts], occurring: set[int], lossy: bool
             f"the masks are JPEGs, whose compression changes values: {len(occurring)} occur "
             f"({listing(sorted(occurring), _SHOWN)}); expected one for each class. Round them to those, and save PNG"
         )
-    return {value: f"class {value}" for value in sorted(occurring - {255})}
+    return {value: f"class {value}" for value in sorted(occurring) if value >= 0 and value not in _VOIDS}
 
 
 def _black_and_white(masks: Sequence[MaskCounts]) -> float:

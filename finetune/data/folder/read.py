@@ -100,10 +100,12 @@ def read_table(path: Path) -> Folder | Shards | None:
 
 def _are_files(folder: Path, values: Sequence[Any]) -> bool:
     some = [value for value in values[:100] if value is not None]
-    return bool(some) and all(
-        isinstance(value, str) and Path(value).suffix.lower() in tree.image_suffixes() and (folder / value).is_file()
-        for value in some
-    )
+    return bool(some) and all(isinstance(value, str) and _is_image_file(folder, value) for value in some)
+
+
+def _is_image_file(folder: Path, value: str) -> bool:
+    place = Path(value.replace("\\", "/"))  # tables come from other systems
+    return place.suffix.lower() in tree.image_suffixes() and (folder / place).is_file()
 
 
 def _data(found: Tree, only: Path | None) -> list[File]:

@@ -131,6 +131,17 @@ def test_folders_of_several_splits(layout, tmp_path):
     same(ready, pairs)
 
 
+@pytest.mark.parametrize("separator", ["/", "\\"])
+def test_a_table_of_paths(separator, tmp_path):
+    pairs = drawn.scenes(12)
+    root = drawn.folder(tmp_path / "data", pairs, "a/{}", "b/{}", drawn.NAMES[3])
+    lines = [f"a{separator}{number:03}.jpg,b{separator}{number:03}.png" for number in range(12)]
+    (root / "pairs.csv").write_text("\n".join(["image,mask", *lines]))
+    ready = prepare(root / "pairs.csv")
+    assert ready.schema.classes == drawn.NAMES[3]
+    same(ready, pairs)
+
+
 def test_parquet_and_save_to_disk(drawing, tmp_path):
     pairs, names, split = drawing
     table = drawn.in_memory(pairs, names=names)
@@ -252,6 +263,25 @@ def test_what_is_called_unlabelled_is_no_class_unless_the_flag_says_so(caplog):
         prepare(data, {"ignore_classes": "steam"})
     with pytest.raises(SchemaError, match=r"the masks have 1 class \(leaf\); expected at least 2"):
         prepare(data, {"ignore_classes": "void-static,stem"})
+
+
+@pytest.mark.parametrize(("value", "kind"), [(-1, np.int32), (65535, np.uint16), (255, np.uint8)])
+def test_what_stands_for_nothing_is_no_class(value, kind):
+    pairs = drawn.scenes(12, void=True)
+
+    def form(mask):
+        return np.where(mask == VOID, np.array(value, dtype=kind), mask.astype(kind))
+
+    ready = prepare(tiffs(pairs, form))
+    assert ready.schema.classes == ("class 0", "class 1", "class 2")
+    same(ready, pairs)
+
+
+def tiffs(pairs, form):
+    """Masks in a format that holds any integers."""
+    data = drawn.in_memory(pairs)
+    column = [{"bytes": drawn.encoded(form(mask), "TIFF"), "path": None} for _, mask in pairs]
+    return data.remove_columns("mask").add_column("mask", column, feature=Image())
 
 
 def test_background_is_a_class():
