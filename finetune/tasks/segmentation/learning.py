@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from finetune.console import log
+from finetune.errors import ConfigError
 from finetune.settings.config import RunConfig
 from finetune.settings.of_tasks import DILATED
 from finetune.settings.options import fields
@@ -43,9 +44,15 @@ def network(config: RunConfig, schema: Schema, pretrained: bool) -> nn.Module:
     """The network, before a training whose result could not be exported.
 
     Raises:
+        ConfigError: A backbone that stays as it is would see each image once, and features of masks are not kept.
         ModelError: It cannot be built.
         ExportError: No other program could build it.
     """
+    if config.caches_features:
+        raise ConfigError(
+            "--freeze backbone: the decoder trains on images that change: ask for some augmentation, such as --hflip "
+            "0.5 or --color-jitter 0.2"
+        )
     decoder = config.decoder or "fpn"
     made = networks.build(
         config.model,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from finetune.errors import ConfigError, ModelError
 from finetune.export.model_folder import stock_architecture
 from finetune.networks import models
-from finetune.tasks.segmentation.inputs import MULTIPLE
+from finetune.tasks.segmentation.inputs import MULTIPLE as MULTIPLE
 from resnest_timm.resnest import ALIASES, VARIANTS
 
 DECODERS = {
