@@ -73,18 +73,7 @@ def build(network: SegmentationNetwork, known: tuple[str, list[str]], uploads: P
     prepare, classes = Prepare(models.data_config(network)), html.unique(network.classes)
 
     def respond(dropped: dict[str, Any] | None, opacity: float) -> tuple[Any, str, str, Shown | None]:
-        if dropped is None:
-            return None, html.EMPTY, "", None
-        name = str(dropped.get("orig_name") or "the image")
-        try:
-            path = uploaded(dropped, uploads)
-            doors.remove_later(path)
-            picture = images.decode(str(path))
-            shown = np.asarray(picture), mask_of(network, prepare, picture)
-        except (OSError, ValueError, SyntaxError, FinetuneError) as error:  # SyntaxError: a broken PNG
-            reason = " ".join(str(error).split()).replace(str(dropped.get("path")), name)
-            return None, html.failure(f"{name} cannot be segmented: {reason}"), "", None
-        return paint(shown, opacity), legend(shown[1], classes), HINT, shown
+        return answer_to(network, prepare, classes, uploads, dropped, opacity)
 
     def paint(shown: Shown | None, opacity: float) -> Any:
         return None if shown is None else palette.overlaid(*shown, len(classes), opacity)
@@ -119,6 +108,41 @@ def build(network: SegmentationNetwork, known: tuple[str, list[str]], uploads: P
         opacity.release(paint, [kept, opacity], answer, **private)
         answer.select(point, kept, pointed, **private)
     return page.queue(max_size=32)
+
+
+def answer_to(
+    network: SegmentationNetwork,
+    prepare: Prepare,
+    classes: Sequence[str],
+    uploads: Path,
+    dropped: dict[str, Any] | None,
+    opacity: float,
+) -> tuple[Any, str, str, Shown | None]:
+    """What the page shows of an image that was dropped on it.
+
+    Args:
+        network: In eval mode, where it is to run.
+        prepare: For it.
+        classes: Names that can be told apart.
+        uploads: See `build`.
+        dropped: As Gradio describes the file.
+        opacity: Of the classes, 0 to 1.
+
+    Returns:
+        The picture with its classes; HTML of these, and of what to do; what to keep of it.
+    """
+    if dropped is None:
+        return None, html.EMPTY, "", None
+    name = str(dropped.get("orig_name") or "the image")
+    try:
+        path = uploaded(dropped, uploads)
+        doors.remove_later(path)
+        picture = images.decode(str(path))
+        shown = np.asarray(picture), mask_of(network, prepare, picture)
+    except (OSError, ValueError, SyntaxError, FinetuneError) as error:  # SyntaxError: a broken PNG
+        reason = " ".join(str(error).split()).replace(str(dropped.get("path")), name)
+        return None, html.failure(f"{name} cannot be segmented: {reason}"), "", None
+    return palette.overlaid(*shown, len(classes), opacity), legend(shown[1], classes), HINT, shown
 
 
 def at(mask: np.ndarray, place: Any, classes: Sequence[str]) -> str:

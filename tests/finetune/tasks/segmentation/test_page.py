@@ -32,8 +32,12 @@ def test_a_dropped_image_gets_its_classes(folder, tmp_path):
     need("gradio", "gradio")
     from finetune.tasks.segmentation.answering import page
 
-    built = page.of(saving.load, folder, "cpu", tmp_path)
-    respond = next(block.fn for block in built.fns.values() if block.name == "respond")
+    network, names = saving.load(folder).eval(), page.html.unique(CLASSES)
+    prepare = page.Prepare(page.models.data_config(network))
+
+    def respond(dropped, opacity):
+        return page.answer_to(network, prepare, names, tmp_path, dropped, opacity)
+
     image, _ = drawn.scenes(1)[0]
     Image.fromarray(image).save(tmp_path / "photo.png")
     dropped = {"path": str(tmp_path / "photo.png"), "orig_name": "photo.png"}
