@@ -32,7 +32,7 @@ def finetune(*words):
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    drawn.in_memory(drawn.scenes(24, void=True), names=drawn.NAMES[3]).save_to_disk(folder)
+    drawn.in_memory(drawn.scenes(40, void=True), names=drawn.NAMES[3]).save_to_disk(folder)
     return folder
 
 
