@@ -223,18 +223,11 @@ def _of_pairs(root: Path, found: Tree, paired: pairs.Pairs) -> Folder:
     left = [f"{_by_suffix(unread)} files, no images"] if unread else []
     if left or paired.left:
         log.info(f"not read: {'; '.join([*left, *paired.left])}")
-    return Folder(DatasetDict({name: _two(rows, name, key.hexdigest()) for name, rows in paired.rows.items()}))
-
-
-def _two(rows: Sequence[tuple[File, File | None]], split: str, key: str) -> Dataset:
-    features = Features(image=Image(), mask=Image())
-    masks = _references([mask for _, mask in rows if mask is not None])
-    places = iter(range(len(masks)))
-    chosen = pa.array([None if mask is None else next(places) for _, mask in rows], pa.int64())
-    arrays = {"image": _references([image for image, _ in rows]), "mask": masks.take(chosen)}
-    table = InMemoryTable.from_pydict(arrays, schema=features.arrow_schema)
-    own = hashlib.sha256(f"{key} masks {split}".encode()).hexdigest()[:16]
-    return Dataset(table, DatasetInfo(features=features), NamedSplit(split), fingerprint=own)
+    return Folder(
+        DatasetDict(
+            {name: pairs.dataset(rows, name, key.hexdigest(), _references) for name, rows in paired.rows.items()}
+        )
+    )
 
 
 def _nothing_to_learn(kept: dict[str, list[int]], unread: Sequence[File]) -> str:
