@@ -10,6 +10,9 @@ from typing import Any
 
 from cards.errors import CardError
 
+OURS = "finetune.json"
+"""In model/, where config.json is another library's than timm's: task, classes, how to prepare an image."""
+
 
 @dataclass(frozen=True)
 class CardTask:
@@ -25,7 +28,10 @@ class CardTask:
         clients: Strangers that load model/: library -> script in `cards/certificate/clients/`.
         required: The one without which nothing is certified.
         app: The Space's app, in `cards/space/`.
+        problem: transformers' `problem_type`, where config.json has one.
         pipeline: The Hub's pipeline that runs it, where the Hub has none of the task's name.
+        packages: What the app needs besides torch and timm.
+        says: What it does with an image, in the Space's card, before `N classes`.
     """
 
     title: str
@@ -37,7 +43,10 @@ class CardTask:
     clients: Mapping[str, str] = field(default_factory=dict)
     required: str = "timm"
     app: str = "app.py"
+    problem: str | None = None
     pipeline: str | None = None
+    packages: tuple[str, ...] = ()
+    says: str = "names the most probable of its"
 
 
 TASKS = {
@@ -70,6 +79,7 @@ TASKS = {
         template="regression.md",
         clients={"timm": "stock_timm", "transformers": "stock_transformers"},
         app="regression_app.py",
+        problem="regression",
         pipeline="image-classification",
     ),
     "multi-label-classification": CardTask(
@@ -88,7 +98,28 @@ TASKS = {
         template="multi_label.md",
         clients={"timm": "stock_timm", "transformers": "stock_transformers"},
         app="app_multi_label.py",
+        problem="multi_label_classification",
         pipeline="image-classification",
+    ),
+    "semantic-segmentation": CardTask(
+        title="Semantic segmentation",
+        library="segmentation-models-pytorch",
+        tags=("segmentation-models-pytorch", "timm"),
+        metrics={
+            "mean_iou": ("mean_iou", "Mean IoU"),
+            "pixel_accuracy": ("accuracy", "Pixel accuracy"),
+            "mean_accuracy": ("accuracy", "Mean accuracy of the classes"),
+            "macro_dice": ("f1", "Macro Dice"),
+            "loss": ("loss", "Loss"),
+        },
+        parts="cards.page.segmentation",
+        template="segmentation.md",
+        clients={"segmentation_models_pytorch": "stock_smp"},
+        required="segmentation_models_pytorch",
+        app="segmentation.py",
+        pipeline="image-segmentation",
+        packages=("segmentation-models-pytorch",),
+        says="gives each pixel one of its",
     ),
 }
 
@@ -106,12 +137,13 @@ def of(result: Mapping[str, Any]) -> CardTask:
 
 
 def of_model(model: Path) -> CardTask:
-    """The row of a model's folder: by the result.json beside it, or its own config.json; else classification.
+    """The row of a model's folder: by the result.json beside it, its finetune.json or config.json; else classification.
 
     Raises:
         CardError: This version has no such task.
     """
-    path = model.parent / "result.json"
+    beside, own = model.parent / "result.json", model / OURS
+    path = beside if beside.is_file() else own
     if not path.is_file():
         return TASKS[_said(model)]
     try:
@@ -121,9 +153,9 @@ def of_model(model: Path) -> CardTask:
 
 
 def _said(model: Path) -> str:
-    """The task that config.json names, as those of other tasks than classification do."""
+    """The task that config.json names by its `problem_type`, as those of other tasks than classification do."""
     try:
-        name = json.loads((model / "config.json").read_text(encoding="utf-8"))["task"]
+        problem = json.loads((model / "config.json").read_text(encoding="utf-8"))["problem_type"]
     except (OSError, ValueError, KeyError, TypeError):
-        name = None
-    return name if name in TASKS else "image-classification"
+        problem = None
+    return next((name for name, row in TASKS.items() if problem and row.problem == problem), "image-classification")

@@ -30,6 +30,7 @@ RUN_ELSEWHERE = {
     "docs/how-to/devices.md": "tests/test_clusters.py",
     "docs/how-to/streaming.md": "tests/test_clusters.py",
     "docs/how-to/downstream.md": "tests/downstream/test_document.py",
+    "docs/how-to/segmentation.md: segmentation": "tests/finetune/tasks/segmentation/test_run.py",
     "docs/how-to/resume.md: resume": "tests/finetune/commands/test_resume.py",
     "docs/how-to/resume.md: torchrun": "tests/finetune/training/test_launch.py",
     "docs/how-to/resume.md: slurm": "tests/test_clusters.py",

@@ -136,8 +136,8 @@ def _scores(result: dict[str, Any], evaluation: dict[str, Any], floors: Sequence
 def _chosen(result: dict[str, Any]) -> str:
     if result["model"].get("weights") == "averaged over seeds":
         return "The weights are an average over seeds"
-    first = _first(result)[1]
-    return CHOSEN.get(result["training"].get("chosen_by", ""), f"The epoch was chosen by validation {first}")
+    first = escape(str(result["training"].get("chosen_by") or f"validation {_first(result)[1]}").partition(",")[0])
+    return CHOSEN.get(result["training"].get("chosen_by", ""), f"The epoch was chosen by {first}")
 
 
 def _first(result: dict[str, Any]) -> tuple[str, str]:

@@ -139,7 +139,12 @@ def _selected(result: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[st
             f"The validation accuracy, {number(validation)}, lies outside the interval of the test accuracy: the "
             "two splits differ, or the choice of the epoch flatters the first."
         )
-    origin = result["dataset"]["held_out"].get("test")
+    yield from held_out(result["dataset"])
+
+
+def held_out(dataset: dict[str, Any]) -> Iterator[str]:
+    """That the test images come from where the training's do, where they do."""
+    origin = dataset["held_out"].get("test")
     if origin:
         yield (
             f"The test images were drawn from {escape(origin['from'])} by chance: where images resemble each other "

@@ -45,7 +45,7 @@ def build(model: Path, repo_id: str, folder: Path) -> Path:
     check_name(repo_id)
     files = {
         "app.py": _app(tasks.of_model(model), repo_id),
-        "requirements.txt": _requirements(),
+        "requirements.txt": _requirements(tasks.of_model(model)),
         "README.md": _readme(model, repo_id),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,10 +68,10 @@ def _app(task: CardTask, repo_id: str) -> str:
     return text.replace(_PLACEHOLDER, f"MODEL = {json.dumps(repo_id)}")
 
 
-def _requirements() -> str:
+def _requirements(task: CardTask) -> str:
     """The same versions of what computes the answer; Pillow and huggingface_hub are for Gradio to choose."""
     lines = []
-    for name in _REQUIRED:
+    for name in (*_REQUIRED, *task.packages):
         try:
             lines.append(f"{name}=={version(name).partition('+')[0]}")
         except PackageNotFoundError:
@@ -82,12 +82,15 @@ def _requirements() -> str:
 def _readme(model: Path, repo_id: str) -> str:
     """The Space's card: only text of ours, numbers, and a name that the Hub allows."""
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    if (model / tasks.OURS).is_file():
+        ours = json.loads((model / tasks.OURS).read_text(encoding="utf-8"))
+        config = {"num_classes": len(ours["classes"]), "calibration": {"temperature": ours.get("temperature")}}
     try:
         gradio = version("gradio")
     except PackageNotFoundError:
         gradio = GRADIO
     task = tasks.of_model(model)
-    pipeline = next(name for name, row in tasks.TASKS.items() if row is task)
+    pipeline = task.pipeline or next(name for name, row in tasks.TASKS.items() if row is task)
     data = SpaceCardData(
         title=repo_id.partition("/")[2],
         sdk="gradio",
@@ -97,19 +100,18 @@ def _readme(model: Path, repo_id: str) -> str:
         models=[repo_id],
         tags=[pipeline, task.library],
     )
-    if config.get("problem_type") == "regression":
-        says = "gives its number" + (", and the interval that is meant to hold it" if "calibration" in config else "")
-    else:
-        says = _names(config)
     return (
         f"---\n{data.to_yaml()}\n---\n\n# {repo_id.partition('/')[2]}\n\n"
-        f"Drop an image, and [the model](https://huggingface.co/{repo_id}) {says}. What it was trained on, and how "
-        "good it is, its card says.\n"
+        f"Drop an image, and [the model](https://huggingface.co/{repo_id}) {_says(model, task, config)}. What it was "
+        "trained on, and how good it is, its card says.\n"
     )
 
 
-def _names(config: dict[str, Any]) -> str:
-    """What a classifier does with an image."""
+def _says(model: Path, task: CardTask, config: dict[str, Any]) -> str:
+    """What the model does with an image."""
+    if config.get("problem_type") == "regression":
+        return "gives its number" + (", and the interval that is meant to hold it" if "calibration" in config else "")
     calibrated = (config.get("calibration") or {}).get("temperature") is not None
     words = "calibrated probabilities" if calibrated else "the model's own probabilities: it has no calibration"
-    return f"names the most probable of its {int(config['num_classes'])} classes, with {words}"
+    words = "drawn over it" if (model / tasks.OURS).is_file() else f"with {words}"
+    return f"{task.says} {int(config['num_classes'])} classes, {words}"

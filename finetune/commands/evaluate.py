@@ -9,12 +9,13 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 
 from finetune.commands import start
-from finetune.data import outside, source
-from finetune.data.dataset import LabelledImages, excluded, inspect, whole_split
+from finetune.data import source
+from finetune.data.dataset import LabelledImages, excluded, guarded, inspect, whole_split
 from finetune.data.splits import ROLES, SplitRows, Splits
-from finetune.errors import DatasetError, RunFolderError, listing
+from finetune.errors import ConfigError, DatasetError, RunFolderError, listing
 from finetune.evaluation import published
 from finetune.evaluation.evaluation import Evaluation
+from finetune.examining import Examining
 from finetune.loading import choose, transforms
 from finetune.loading.allocator import freed_memory_kept
 from finetune.loading.datamodule import ImageDataModule
@@ -85,7 +86,7 @@ def evaluate_model(options: EvaluateOptions) -> Evaluation:
     if run.result.is_file():
         name = f"local-dir:{run.model}"
     task = registry.of_model(name)
-    model = models.build(name, None, pretrained=True, image_size=options.image_size)
+    model = registry.open_model(task, name, options.image_size)
     data = whole_split(
         options.dataset or "",
         task,
@@ -132,6 +133,8 @@ def _loader(task: Task, data: LabelledImages, data_config: dict[str, Any], optio
     loader: ImageDataModule = task.data_module(
         data, data_config, batch_size=options.batch_size, workers=options.workers
     )
+    if options.protocol == "paper" and loader.own_inputs is not None:
+        raise ConfigError(f"--protocol paper crops images, and {task.name} looks at whole ones: leave it out")
     if options.protocol == "paper":
         loader.eval_transform = transforms.paper(data_config)
     return loader
@@ -160,7 +163,9 @@ def reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
         return stream
     opened = source.load(config["dataset"], config["dataset_config"], config["revision"])
     found, columns = inspect(opened.splits, task, config["image_column"], config["target_column"])
-    opened = outside.of_source(opened, found.image_column)
+    if isinstance(found, Examining):
+        found = found.remembered(result.dataset)
+    opened = guarded(opened, found)
     if list(found.classes) != result.dataset["classes"]:
         raise DatasetError(
             f"the dataset has changed since the run: its classes were {listing(result.dataset['classes'])}, now they "

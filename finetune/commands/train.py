@@ -59,10 +59,10 @@ def _run(begun: Start) -> RunResult:
         return RunResult.load(folder.result)
     peers.from_first(lambda: seeds.check(config, folder))
     if peers.from_first(lambda: write_up.unfinished(config, folder)):
-        found = peers.in_turn(lambda: choose.load(config, registry.reader(config.task), begun.place))
+        found = peers.in_turn(lambda: choose.load(config, registry.reader(config.task, config), begun.place))
         return peers.from_first(lambda: write_up.go_on(config, found, folder))
     session = Session(config, seeds.first_folder(config, folder))
-    data = peers.in_turn(lambda: choose.load(config, registry.reader(config.task), begun.place))
+    data = peers.in_turn(lambda: choose.load(config, registry.reader(config.task, config), begun.place))
     task = registry.get(data.schema.task)
     config = of_tasks.settle(config, task.name, task.preset(config), task.refused)
     config = config if config.streaming else config.for_images(data.splits.counts()["train"])

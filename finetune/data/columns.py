@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ UNLABELLED = -1
 """Class index of a row without a label."""
 TARGET_NAMES = ("label", "labels", "class", "target", "category", "cls")
 """Names of a column that tell that it is the one to learn."""
+
+
+_MASKS = {"mask", "label", "annotation", "gt", "seg", "segmap", "segment", "segmentation", "semantic", "groundtruth"}
 
 
 def check_named(features: Mapping[str, Any], image_column: str | None, target_column: str | None) -> None:
@@ -91,6 +95,9 @@ def the_image(features: Mapping[str, Any]) -> str:
     found = [name for name, feature in features.items() if is_image(feature)]
     if len(found) == 1:
         return found[0]
+    pictures = [name for name in found if not is_mask_name(name)]
+    if len(pictures) == 1:  # the others are what is to be learnt of it
+        return pictures[0]
     videos = [name for name, feature in features.items() if type(feature).__name__ == "Video"]
     if not found and videos:
         raise SchemaError(f"this is a dataset of videos (column {videos[0]!r}): save frames of them as images first")
@@ -99,6 +106,16 @@ def the_image(features: Mapping[str, Any]) -> str:
             f"no image column among {listing(features)}: name the column of encoded images or paths by --image-column"
         )
     raise SchemaError(f"{len(found)} image columns ({', '.join(found)}): pick one by --image-column")
+
+
+def is_mask_name(name: str) -> bool:
+    """Whether a column of images is called as one of masks is: `mask`, `label`, `annotation`, `seg_map`, `gt`.
+
+    Args:
+        name: Of the column.
+    """
+    words = {word.removesuffix("s") for word in re.split(r"[\W_\d]+", name.lower())}
+    return bool(words & _MASKS)
 
 
 def type_name(feature: Any) -> str:

@@ -14,11 +14,15 @@ from datasets import Dataset, DatasetDict, Image
 
 from finetune.console import log
 from finetune.data import outside, source, splits
+from finetune.data.beside import examine
+from finetune.data.beside.examine import Looked
+from finetune.data.columns import is_image
 from finetune.data.places import Place
 from finetune.data.scan import BadImage, scan
 from finetune.data.source import Source
 from finetune.data.splits import SplitRows, Splits
 from finetune.errors import DatasetError, SchemaError, SplitError, listing
+from finetune.examining import Examining
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 from finetune.task import Reading, Schema
 
@@ -53,7 +57,8 @@ class LabelledImages:
 
     def values(self, role: str, places: Sequence[int]) -> list[Any]:
         """Encoded images at some places of a role."""
-        rows, encoded = self.splits.parts[role].rows, self.encoded(role)
+        rows = self.splits.parts[role].rows
+        encoded = self.encoded(role).select_columns([self.schema.image_column])  # nothing beside it is decoded
         return [encoded[int(rows[place])][self.schema.image_column] for place in places]
 
     def files(self, role: str, places: Sequence[int]) -> list[str]:
@@ -125,16 +130,25 @@ def prepare(
     """
     opened, inferred, targets = _targets(dataset, task, dataset_config, revision, image_column, target_column)
     labelled = _labelled(inferred, targets)
+    rng = np.random.default_rng(seed)
+    seen = None
+    if isinstance(inferred, Examining):
+        seen = _look(opened, inferred, targets, labelled, max_samples, max_image_pixels, rng)
+        inferred, targets = seen.schema, seen.targets
+        labelled = _labelled(inferred, targets)
     asked = {"train": train_split, "validation": val_split, "test": test_split}
     _check_asked(asked, targets, labelled)
     roles = splits.assign(labelled, asked)
-    rng = np.random.default_rng(seed)
-    rows = {name: inferred.draw(targets[name], max_samples, rng) for name in roles.values()}
-    column = inferred.image_column
-    bad = {name: _scan(name, opened.splits[name], column, rows[name], max_image_pixels) for name in rows}
-    usable = {name: _usable(name, rows[name], bad[name]) for name in rows}
+    if seen is None:
+        rows = {name: inferred.draw(targets[name], max_samples, rng) for name in roles.values()}
+        column = inferred.image_column
+        bad = {name: _scan(name, opened.splits[name], column, rows[name], max_image_pixels) for name in rows}
+        usable = {name: _usable(name, rows[name], bad[name]) for name in rows}
+        unlabelled = {name: int((~inferred.labelled(targets[name])).sum()) for name in rows}
+    else:
+        bad, unlabelled = seen.bad, seen.unlabelled
+        usable = {name: examine.usable(seen, name) for name in roles.values()}
     made = splits.make(targets, usable, roles, inferred, val_fraction, test_fraction, seed)
-    unlabelled = {name: int((~inferred.labelled(targets[name])).sum()) for name in rows}
     prepared = LabelledImages(
         opened,
         inferred,
@@ -144,6 +158,7 @@ def prepare(
         max_image_pixels,
     )
     _describe(prepared)
+    _count(inferred, {role: part.targets for role, part in made.parts.items()})
     for line in inferred.remarks(made.parts["train"].targets):
         log.info(line)
     return prepared
@@ -185,11 +200,19 @@ def whole_split(
     labelled = _labelled(inferred, targets)
     _check_asked({"": split}, targets, labelled)
     name = splits.to_evaluate(labelled, split)
-    rows = inferred.draw(targets[name], max_samples, np.random.default_rng(seed))
-    bad = _scan(name, opened.splits[name], inferred.image_column, rows, max_image_pixels)
-    usable = _usable(name, rows, bad)
+    rng = np.random.default_rng(seed)
+    if isinstance(inferred, Examining):
+        seen = _look(opened, inferred, targets, [name], max_samples, max_image_pixels, rng)
+        inferred, targets = seen.schema, seen.targets
+        bad, usable, unlabelled = seen.bad[name], examine.usable(seen, name), seen.unlabelled[name]
+        if not len(usable):
+            raise SplitError(f"split {name!r} has no usable row: nothing in column {inferred.target_column!r} counts")
+    else:
+        rows = inferred.draw(targets[name], max_samples, rng)
+        bad = _scan(name, opened.splits[name], inferred.image_column, rows, max_image_pixels)
+        usable = _usable(name, rows, bad)
+        unlabelled = int((~inferred.labelled(targets[name])).sum())
     part = SplitRows(name, usable, targets[name][usable], whole=len(usable) == len(targets[name]))
-    unlabelled = int((~inferred.labelled(targets[name])).sum())
     others = tuple(other for other in opened.splits if other != name)
     prepared = LabelledImages(
         opened,
@@ -200,7 +223,40 @@ def whole_split(
         max_image_pixels,
     )
     _describe(prepared)
+    _count(inferred, {"test": part.targets})
     return prepared
+
+
+def _look(
+    opened: Source,
+    found: Schema,
+    targets: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    max_samples: int | None,
+    max_pixels: int,
+    rng: np.random.Generator,
+) -> Looked:
+    """See what stands beside the images of some splits, and say what of it cannot be used."""
+
+    def decode(name: str, rows: np.ndarray) -> list[BadImage]:
+        bad = _scan(name, opened.splits[name], found.image_column, rows, max_pixels)
+        _usable(name, rows, bad)
+        return bad
+
+    seen = examine.look(opened, found, targets, names, decode, max_samples, max_pixels, rng)
+    for name, bad in seen.bad.items():
+        faulty = [image for image in bad if image.beside]
+        if faulty:
+            numbers = listing(image.row for image in faulty)
+            log.info(f"left out: {len(faulty)} images of {name!r} for what stands beside them, rows {numbers}")
+            for line in _reasons(faulty):
+                log.info(line)
+    return seen
+
+
+def _count(found: Schema, targets: Mapping[str, np.ndarray]) -> None:
+    for line in found.counted(targets) if isinstance(found, Examining) else ():
+        log.info(line)
 
 
 def _targets(
@@ -221,11 +277,20 @@ def _targets(
         if not opened.remark:
             raise
         raise SchemaError(f"{opened.remark}: {error}") from error
-    opened = outside.of_source(opened, inferred.image_column)
+    opened = guarded(opened, inferred)
     targets = {name: inferred.encode(column) for name, column in columns.items()}
     if not _labelled(inferred, targets):
         raise DatasetError(f"column {inferred.target_column!r} has no labels in any split ({listing(targets)})")
     return opened, inferred, targets
+
+
+def guarded(opened: Source, found: Schema) -> Source:
+    """The dataset with rows that name no file outside of its folders, neither as image nor beside it."""
+    features = [split.features for split in opened.splits.values()]
+    beside = [name for name in found.columns if any(is_image(of.get(name)) for of in features)]
+    for column in dict.fromkeys((found.image_column, *beside)):
+        opened = outside.of_source(opened, column)
+    return opened
 
 
 def _labelled(found: Schema, targets: Mapping[str, np.ndarray]) -> list[str]:

@@ -22,7 +22,6 @@ _NEVER = re.compile(
     re.IGNORECASE,
 )
 _LISTS = ("categor", "catagor", "class", "label", "name", "tag")
-MASK_NAMES = ("mask", "segment", "annotation", "label", "semantic")
 _OUTLINES = ("mask", "segment", "polygon", "rle")
 _NUMBERS = ("int", "uint", "float", "double")
 

@@ -6,17 +6,18 @@ not questions about a repository; and it says "check your connection" of many th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import constants, get_session, hf_hub_download
+from huggingface_hub import HfApi, constants, get_session, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from cards.hub import patience
@@ -116,6 +117,19 @@ def _go_offline(wanted: bool) -> None:
     if "datasets" in sys.modules:
         sys.modules["datasets"].config.HF_HUB_OFFLINE = wanted
     os.environ["HF_HUB_OFFLINE"] = "1" if wanted else "0"
+
+
+def beside(repo: str, names: Sequence[str], revision: str | None) -> Path | None:
+    """The first file of a dataset's repository that is called so; None where there is none, or none can be had."""
+    try:
+        there = set(patiently(lambda: HfApi().list_repo_files(repo, repo_type="dataset", revision=revision)))
+    except Exception:  # no connection, offline mode, a server's fault: what is cached may do
+        there = set(names)
+    for name in names:
+        if name in there:
+            with contextlib.suppress(Exception):
+                return Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision))
+    return None
 
 
 def fetch(repo: str, filename: str, revision: str | None = None) -> Path | None:

@@ -10,11 +10,11 @@ import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL
@@ -26,6 +26,8 @@ from tqdm.auto import tqdm
 from finetune.console import interactive, is_main_process, log
 from finetune.data import images
 from finetune.settings.limits import MAX_IMAGE_PIXELS
+
+T = TypeVar("T")
 
 _PIXELS_AT_ONCE = 2**27  # over all threads; with a converted copy of them about 1 GB
 _LONGEST = 1000  # characters of a path that is shown
@@ -40,11 +42,13 @@ class BadImage:
         row: In the source's split.
         reason: Why.
         path: Its file, where it has one of its own.
+        beside: Whether it decodes, and what stands beside it cannot be used.
     """
 
     row: int
     reason: str
     path: str | None = None
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,12 @@ def scan(dataset: Dataset, column: str, rows: Sequence[int] | np.ndarray, max_pi
         max_pixels: Larger images count as bad, without being decoded.
     """
     looked_at = np.asarray(rows, dtype=np.int64)
-    cache = _cache_file(dataset, column, looked_at, max_pixels)
+    cache = cache_file(dataset, [column], looked_at, max_pixels)
     if (known := _read(cache)) is not None:
         return known
-    found = _scan(dataset.cast_column(column, Image(decode=False)), column, looked_at, max_pixels)
-    _remember(cache, found)
+    alone = dataset.select_columns([column])  # a mask beside it would be decoded with each row
+    found = _scan(alone.cast_column(column, Image(decode=False)), column, looked_at, max_pixels)
+    remember(cache, asdict(found))
     return found
 
 
@@ -89,15 +94,15 @@ def _read(cache: Path) -> Scan | None:
         return None
 
 
-def _remember(cache: Path, found: Scan) -> None:
-    """Keep an answer; where that cannot be, the images are checked again another time, and one line says so."""
+def remember(cache: Path, found: Any) -> None:
+    """Keep an answer as JSON; where that cannot be, the images are checked again another time, and one line says so."""
     temporary: Path | None = None
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f"{cache.stem}.", dir=cache.parent)  # other processes have their own
         temporary = Path(name)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(asdict(found), stream)
+            json.dump(found, stream)
         temporary.replace(cache)
     except OSError as error:
         if temporary is not None:
@@ -110,7 +115,7 @@ def _remember(cache: Path, found: Scan) -> None:
 
 
 def _scan(encoded: Dataset, column: str, rows: np.ndarray, max_pixels: int) -> Scan:
-    gate = _Gate(_PIXELS_AT_ONCE)
+    gate = Gate()
 
     def look(chunk: np.ndarray) -> Scan:
         # Rows are read from an Arrow table and Pillow decodes outside the interpreter's lock: threads are enough.
@@ -120,27 +125,36 @@ def _scan(encoded: Dataset, column: str, rows: np.ndarray, max_pixels: int) -> S
             try:
                 animated += _decodes(value, max_pixels, gate)
             except Exception as error:  # Pillow's decoders raise whatever they like on broken input
-                bad.append(BadImage(row, images.reason(error), _path(value)))
+                bad.append(BadImage(row, images.reason(error), path_of(value)))
         return Scan(bad, animated)
 
+    parts = list(in_parallel(rows, look, "checking images"))
+    bad = [image for part in parts for image in part.bad]
+    return Scan(sorted(bad, key=lambda image: image.row), sum(part.animated for part in parts))
+
+
+def in_parallel(rows: np.ndarray, look: Callable[[np.ndarray], T], doing: str) -> Iterator[T]:
+    """What `look` makes of the rows, some at a time, in their order; by threads, with a bar where somebody watches.
+
+    Args:
+        rows: int64 `[N]`.
+        look: Some of them -> what was found.
+        doing: For the bar.
+    """
     quiet = not (interactive() and is_main_process())
     chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
-    bad: list[BadImage] = []
-    animated = 0
     with (
         warnings.catch_warnings(),
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(rows), desc="checking images", disable=quiet, leave=False) as progress,
+        tqdm(total=len(rows), desc=doing, disable=quiet, leave=False) as progress,
     ):
         warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
         for chunk, part in zip(chunks, pool.map(look, chunks), strict=True):
-            bad += part.bad
-            animated += part.animated
+            yield part
             progress.update(len(chunk))
-    return Scan(sorted(bad, key=lambda image: image.row), animated)
 
 
-def _decodes(value: images.Encoded, max_pixels: int, gate: _Gate) -> bool:
+def _decodes(value: images.Encoded, max_pixels: int, gate: Gate) -> bool:
     """Decode an image as training will; whether it has several frames."""
     with images.opened(value, max_pixels) as image, gate.of(image.width * image.height):
         images.to_rgb(images.upright(image))
@@ -150,11 +164,11 @@ def _decodes(value: images.Encoded, max_pixels: int, gate: _Gate) -> bool:
     return False
 
 
-class _Gate:
+class Gate:
     """Holds threads back while others decode too many pixels; one image is always let through."""
 
-    def __init__(self, pixels: int) -> None:
-        self.limit = self.free = pixels
+    def __init__(self) -> None:
+        self.limit = self.free = _PIXELS_AT_ONCE
         self.changed = threading.Condition()
 
     @contextlib.contextmanager
@@ -172,17 +186,28 @@ class _Gate:
                 self.changed.notify_all()
 
 
-def _path(value: Any) -> str | None:
+def path_of(value: Any) -> str | None:
+    """The file of an encoded image, where it has one of its own whose name can be shown."""
     path = value["path"] if isinstance(value, dict) and value["bytes"] is None else None
     return None if path is None or len(path) >= _LONGEST else path.removeprefix(images.MARK)
 
 
-def _cache_file(dataset: Dataset, column: str, rows: np.ndarray, max_pixels: int) -> Path:
+def cache_file(dataset: Dataset, columns: Sequence[str], rows: np.ndarray, *more: object) -> Path:
+    """Where an answer about rows is kept; another file once they, or what reads them, have changed.
+
+    Args:
+        dataset: A split.
+        columns: That were looked at.
+        rows: int64 `[N]`.
+        more: What the answer depends on besides.
+    """
     reader = f"Pillow {PIL.__version__} {importlib.util.find_spec('pillow_heif') is not None}"
-    key = hashlib.sha256(f"{dataset._fingerprint} {column} {max_pixels} {reader} ".encode())
+    asked = " ".join(map(str, (*columns, *more)))
+    key = hashlib.sha256(f"{dataset._fingerprint} {asked} {reader} ".encode())
     key.update(rows.tobytes())
-    for path in _files(dataset, column, rows):
-        key.update(_state(path))
+    for column in columns:
+        for path in _files(dataset, column, rows):
+            key.update(_state(path))
     return Path(config.HF_DATASETS_CACHE) / "finetune-checked-images" / f"{key.hexdigest()[:32]}.json"
 
 

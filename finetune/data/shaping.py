@@ -15,7 +15,7 @@ from datasets.table import InMemoryTable
 from PIL import Image as PILImage
 
 from finetune.console import log
-from finetune.data.columns import is_image
+from finetune.data.columns import is_image, is_mask_name
 from finetune.data.folder import names
 from finetune.data.folder.matching import split_of
 from finetune.data.folder.tree import image_suffixes
@@ -43,7 +43,7 @@ def plain(splits: Any, folder: Path | None = None) -> Any:
     if not isinstance(splits, DatasetDict):
         return splits
     made = {name: _unformatted(name, split) for name, split in splits.items()}
-    made = {name: _with_images(_with_json(split), folder) for name, split in made.items()}
+    made = {name: _with_masks(_with_images(_with_json(split), folder), folder) for name, split in made.items()}
     made = _by_column(made)
     same = made.keys() == splits.keys() and all(made[name] is splits[name] for name in made)
     return splits if same else DatasetDict(made)
@@ -88,6 +88,19 @@ def _with_images(split: Dataset, folder: Path | None) -> Dataset:
 
             split = split.map(decoded, input_columns=head, batched=True, batch_size=100, features=features)
             return split.cast_column(head, Image())
+    return split
+
+
+def _with_masks(split: Dataset, folder: Path | None) -> Dataset:
+    """Paths of masks, in columns that are called so, as images; where images are there whose masks they could be."""
+    if folder is None or not any(is_image(feature) for feature in split.features.values()):
+        return split
+    for head, feature in list(split.features.items()):
+        if not is_mask_name(head) or not isinstance(feature, Value) or feature.dtype not in ("string", "large_string"):
+            continue
+        some = [value for value in split.select_columns([head])[:_LOOKED_AT][head] if value]
+        if some and all(_is_file(folder, value) for value in some):
+            split = with_paths(split, head, folder)
     return split
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from finetune.data import converted, hub, outside, places, shaping
 from finetune.data.folder import archives, on_hub
 from finetune.data.folder import read as folders
 from finetune.data.folder.shards import Shards
+from finetune.data.images import MARK
 from finetune.data.places import FILE_READERS, TABLES, Place
 from finetune.data.sample import digits
 from finetune.errors import DatasetError
@@ -87,6 +88,29 @@ def load(
     if place.repo is not None:
         return _plain(_from_hub(place.repo, place, streaming))
     return Source(DatasetDict(train=digits()), "digits", license="cc-by-4.0")
+
+
+def beside(opened: Source, names: Sequence[str]) -> Path | None:
+    """A small file at the top of a dataset's folder or repository.
+
+    Args:
+        opened: The dataset.
+        names: Of the file, the first that is there counts.
+
+    Returns:
+        Its path on this machine; None where there is none, or where the Hub cannot be asked and none is cached.
+    """
+    if opened.hub:
+        return hub.beside(opened.id, names, opened.revision)
+    folder = opened.folder or next((Path(root) for root in opened.roots or ()), None)
+    if folder is None:
+        return None
+    found = (folder / name for name in names if (folder / name).is_file())
+    return next((path for path in found if _may_be_read(path, opened.roots)), None)
+
+
+def _may_be_read(path: Path, roots: Sequence[str] | None) -> bool:
+    return roots is None or not outside.checked(str(path), roots).startswith(MARK)
 
 
 def _plain(opened: Source) -> Source:

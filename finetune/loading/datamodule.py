@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import lightning as L
 import numpy as np
@@ -98,9 +98,13 @@ class ImageRows(TorchDataset[Batch]):
         values, targets = table[self.column].to_pylist(), self._targets(table, indices)
         with isolate_rng(include_cuda=False):  # without workers the model's dropout draws from the same generators
             samples = [self._sample(*item, *pair) for item, *pair in zip(items, values, targets, strict=True)]
-        # Pillow's layout, and the model's; in a worker this collates into shared memory.
-        pixels = default_collate([sample.permute(1, 2, 0) for sample, _ in samples]).permute(0, 3, 1, 2)
+        pixels = self.together([sample for sample, _ in samples])
         return pixels, self.inputs.collate([target for _, target in samples])
+
+    def together(self, samples: Sequence[Tensor]) -> Any:
+        """The pixels of a batch, uint8 `[3, H, W]` each; where their sizes differ, a subclass leaves them a list."""
+        # Pillow's layout, and the model's; in a worker this collates into shared memory.
+        return default_collate([sample.permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
 
     def _targets(self, table: Any, indices: list[int]) -> Sequence[Any]:
         if not self.inputs.columns:
@@ -191,12 +195,17 @@ class ImageDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalises the pixels of our own loaders on the device they have come to; Lightning calls it."""
         pixels = batch[0] if isinstance(batch, list | tuple) and batch else None
-        if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8:
+        if isinstance(pixels, list) and all(_is_raw(image) for image in pixels):  # of sizes of their own
+            return [self._normalised(image) for image in pixels], *batch[1:]
+        if not _is_raw(pixels):
             return batch  # of a loader that somebody else gave to the Trainer
-        normalised = self.normalize.to(pixels.device)(pixels)
+        return self._normalised(pixels), *batch[1:]
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        normalised: Tensor = self.normalize.to(pixels.device)(pixels)
         if self.trainer is not None:  # Lightning's turn was before this: 8-bit pixels have no precision to convert
             normalised = self.trainer.precision_plugin.convert_input(normalised)
-        return normalised, *batch[1:]
+        return normalised
 
     @property
     def epoch_images(self) -> int:
@@ -317,6 +326,10 @@ class ImageDataModule(L.LightningDataModule):
             persistent_workers=workers > 0,
             worker_init_fn=prepare_worker,
         )
+
+
+def _is_raw(pixels: Any) -> TypeGuard[Tensor]:
+    return isinstance(pixels, Tensor) and pixels.dtype == torch.uint8
 
 
 def prepare_worker(_worker: int) -> None:

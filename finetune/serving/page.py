@@ -142,7 +142,7 @@ def assemble(
             return gr.skip(), gr.skip(), gr.skip()
         name = str(dropped.get("orig_name") or "the image")
         try:
-            path = _uploaded(dropped, uploads)
+            path = uploaded(dropped, uploads)
             doors.remove_later(path)
             return gr.skip(), *answer(path)
         except (OSError, ValueError, SyntaxError, FinetuneError) as error:  # SyntaxError: a broken PNG
@@ -175,7 +175,7 @@ def assemble(
     return page
 
 
-def _uploaded(dropped: dict[str, Any], uploads: Path) -> Path:
+def uploaded(dropped: dict[str, Any], uploads: Path) -> Path:
     """The file that Gradio stored.
 
     Raises:

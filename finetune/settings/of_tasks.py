@@ -12,8 +12,19 @@ import tyro
 from finetune.errors import ConfigError
 
 MultiLabelLoss = Literal["bce", "asymmetric"]
+Decoder = Literal["fpn", "unet", "upernet", "segformer", "deeplabv3plus", "deeplabv3"]
+SegmentationLoss = Literal["ce", "ce-dice"]
+DILATED = ("deeplabv3plus", "deeplabv3")
+"""Decoders at output stride 16 or 8."""
 
 _BCE = tyro.conf.arg(help_behavior_hint="(default: bce)")
+_COLORS = tyro.conf.arg(help_behavior_hint="(default: the dataset's own)", metavar="COLOURS|FILE")
+_UNLABELLED = tyro.conf.arg(help_behavior_hint="(default: what is called unlabeled, void, ignore or N/A)")
+
+_DECODER = tyro.conf.arg(help_behavior_hint="(default: fpn)")
+_STRIDE = tyro.conf.arg(help_behavior_hint="(default: 32; of deeplabv3 and deeplabv3plus 16)")
+_LOSS = tyro.conf.arg(help_behavior_hint="(default: ce)")
+_TILE = tyro.conf.arg(help_behavior_hint="(default: whole images)", metavar="PIXELS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +36,42 @@ class MultiLabelOptions:
     many classes."""
 
 
-BY_TASK: tuple[tuple[str, type], ...] = (("multi-label-classification", MultiLabelOptions),)
+@dataclass(frozen=True, kw_only=True)
+class SegmentationOptions:
+    """A class a pixel (semantic-segmentation)."""
+
+    mask_colors: Annotated[str | None, _COLORS] = None
+    """Colours of the classes in coloured masks: name=r,g,b;name=r,g,b or a file of them (csv, json, text)."""
+    ignore_classes: Annotated[str | None, _UNLABELLED] = None
+    """Classes that are neither learnt nor counted: names or values of the masks with commas between, or none."""
+    decoder: Annotated[Decoder | None, _DECODER] = None
+    """What makes a map of classes of the backbone's maps, as segmentation_models_pytorch has it."""
+    output_stride: Annotated[Literal[32, 16, 8] | None, _STRIDE] = None
+    """Of the backbone, for deeplabv3 and deeplabv3plus 16 or 8: a finer last map, more time and memory."""
+    segmentation_loss: Annotated[SegmentationLoss | None, _LOSS] = None
+    """ce: cross-entropy of each pixel; ce-dice: with the Dice loss of each class, where some cover few pixels."""
+    tile: Annotated[int | None, _TILE] = None
+    """Look at images that are larger in overlapping windows of this side, for memory; a multiple of 32."""
+
+
+BY_TASK: tuple[tuple[str, type], ...] = (
+    ("multi-label-classification", MultiLabelOptions),
+    ("semantic-segmentation", SegmentationOptions),
+)
 """Each task's group."""
+
+
+def problems(config: Any) -> list[str]:
+    """What does not go together of a task's own flags, a sentence each."""
+    found = []
+    decoder, stride, tile = config.decoder or "fpn", config.output_stride, config.tile
+    if decoder in DILATED and stride == 32:
+        found.append(f"--decoder {decoder} is for --output-stride 16 or 8, got 32")
+    if decoder not in DILATED and stride not in (None, 32):
+        found.append(f"--output-stride {stride} is for --decoder {' or '.join(DILATED)}, got {decoder}")
+    if tile is not None and (tile < 64 or tile % 32):
+        found.append(f"--tile must be a multiple of 32 and at least 64, got {tile}")
+    return found
 
 
 def settle(config: Any, task: str, preset: Mapping[str, Any], refused: Mapping[str, str]) -> Any:
@@ -55,7 +100,8 @@ def settle(config: Any, task: str, preset: Mapping[str, Any], refused: Mapping[s
             problems.append(f"{_flag(name)} {value}: {task} {reason}: leave it out")
     if problems:
         raise ConfigError("; ".join(problems))
-    return config.inferring({name: value for name, value in preset.items() if name in config.inferred})
+    open_ = config.inferred | {name for name in preset if getattr(config, name) is None}
+    return config.inferring({name: value for name, value in preset.items() if name in open_})
 
 
 def _flag(name: str) -> str:

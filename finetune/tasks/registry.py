@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune.errors import (
     ConfigError,
@@ -17,12 +17,17 @@ from finetune.errors import (
     listing,
     suggest,
 )
+from finetune.examining import Flagged
 from finetune.export import described
-from finetune.runs import reading
+from finetune.runs import model_files, reading
 from finetune.task import Guessing, Reading, Schema, Task
 from finetune.tasks.classification.task import CLASSIFICATION
 from finetune.tasks.multi_label.task import MULTI_LABEL
 from finetune.tasks.regression.task import REGRESSION
+from finetune.tasks.segmentation.task import SEGMENTATION
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _TASKS: dict[str, Task] = {}
 _BY_PROBLEM = {"regression": REGRESSION.name, "multi_label_classification": MULTI_LABEL.name}
@@ -37,6 +42,7 @@ def register(task: Task) -> None:
 register(CLASSIFICATION)
 register(REGRESSION)
 register(MULTI_LABEL)
+register(SEGMENTATION)
 
 
 def get(name: str) -> Task:
@@ -53,7 +59,7 @@ def get(name: str) -> Task:
 
 
 def of_model(model: str | Path) -> Task:
-    """The task of a run's, or its model's, folder, by the result.json there.
+    """The task of a run's, or its model's, folder, by result.json or finetune.json.
 
     Of any other model by the `problem_type` in its config.json, or an exported file's metadata; else classification.
 
@@ -61,7 +67,8 @@ def of_model(model: str | Path) -> Task:
         RunFolderError: A run's result.json is damaged, or of a task that this version does not have.
     """
     place = Path(str(model).removeprefix("local-dir:")).expanduser()
-    for path in (place / "result.json", place.parent / "result.json"):
+    own = (place / model_files.OURS, place.parent / model_files.OURS)  # of a model's folder alone, or a file in it
+    for path in (place / "result.json", place.parent / "result.json", *own):
         if path.is_file():
             try:
                 return get(json.loads(path.read_text(encoding="utf-8"))["task"])
@@ -72,15 +79,36 @@ def of_model(model: str | Path) -> Task:
     return _TASKS.get(_BY_PROBLEM.get(described.problem_type(model) or "", ""), CLASSIFICATION)
 
 
+def open_model(task: Task, name: str, image_size: int | None = None) -> nn.Module:
+    """A finished model: by its task where that has a form of its own, else by timm.
+
+    Args:
+        task: The model's.
+        name: As `finetune.networks.models.build` takes it.
+        image_size: Side that timm's model is checked for.
+
+    Raises:
+        ModelError: It cannot be built.
+    """
+    folder = Path(name.removeprefix("local-dir:"))
+    if name.startswith("local-dir:") and model_files.is_ours(folder):
+        return task.load(folder)
+    from finetune.networks import models  # with timm, which to know a task does not take
+
+    return models.build(name, None, pretrained=True, image_size=image_size)
+
+
 @dataclass(frozen=True)
 class _Reading:
     """`finetune.task.Reading` of all tasks together: what a dataset holds is what exactly one of them recognises.
 
     Attributes:
         only: The one task that is asked; all when None.
+        settings: Of the run, for the flags that one task alone has.
     """
 
     only: str | None = None
+    settings: Any = None
 
     def recognise(
         self, features: Mapping[str, Any], image_column: str | None = None, target_column: str | None = None
@@ -113,7 +141,8 @@ class _Reading:
             )
         if not found or unclear:
             raise [*unclear, *reasons][0]
-        return found[0]
+        chosen = found[0]
+        return chosen.flagged(self.settings) if self.settings is not None and isinstance(chosen, Flagged) else chosen
 
 
 def _distinct(found: Sequence[Schema]) -> list[Schema]:
@@ -128,18 +157,22 @@ def _naming(one: Schema) -> str:
     return f" --target-column {one.target_column}" if one.columns == (one.target_column,) else ""
 
 
-def reader(task: str | None = None) -> Reading:
+def reader(task: str | None = None, settings: Any = None) -> Reading:
     """What recognises a dataset: as the task that the user names, or as whatever it is.
+
+    Args:
+        task: Its name, where the user gives one.
+        settings: Of the run, for the flags that one task alone has.
 
     Raises:
         ConfigError: There is no such task.
     """
     if task is None:
-        return READING
+        return READING if settings is None else _Reading(settings=settings)
     if task not in _TASKS:
         hint = suggest(task, _TASKS) or "."
         raise ConfigError(f"--task: no task {task!r}{hint} Tasks: {listing(_TASKS)}")
-    return _Reading(task)
+    return _Reading(task, settings)
 
 
 READING = _Reading()

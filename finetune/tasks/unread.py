@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.data.columns import is_image
-from finetune.data.features import MASK_NAMES, is_box, is_flag, is_outline, leaves
+from finetune.data.features import is_box, is_flag, is_outline, leaves
 from finetune.errors import OtherTaskError, SchemaError, listing
 
 
-def refuse(features: Mapping[str, Any], classes: bool = False) -> None:
+def refuse(features: Mapping[str, Any]) -> None:
     """Raise for a dataset of another task.
 
     Args:
         features: Of the dataset.
-        classes: Whether a column of classes is there too, so that it could be meant.
 
     Raises:
         SchemaError: It is one; the message names the task and the flag that reads it as classification.
@@ -30,15 +28,6 @@ def refuse(features: Mapping[str, Any], classes: bool = False) -> None:
                 "an instance segmentation dataset", "instance-segmentation", f"masks in column {outlines[0]!r}"
             )
         raise _other("an object detection dataset", "object-detection", f"boxes in column {nested.path[0]!r}")
-    if classes:
-        return
-    images = [name for name, feature in features.items() if is_image(feature)]
-    masks = [name for name in images if any(word in name.lower() for word in MASK_NAMES)]
-    if len(images) > 1 and masks:
-        raise OtherTaskError(
-            f"this is a segmentation dataset (masks in column {masks[0]!r}); semantic-segmentation is not supported "
-            "yet. To classify whole images, name --image-column and --target-column"
-        )
 
 
 def refuse_flags(features: Mapping[str, Any]) -> None:

@@ -17,6 +17,8 @@ ILLUSTRATIONS = {"asset", "assets", "doc", "docs", "fig", "figs", "figure", "fig
 
 _ASIDE = {"unlabeled", "unlabelled", "unsupervised", "pred", "predict", "prediction", "predictions", "submission"}
 _MASKS = {"mask", "masks", "annotation", "annotations", "segmentation", "segmentations", "segmentationclass", "labels"}
+_MASKS |= {"label", "ann", "anns", "gt", "gtfine", "groundtruth", "segmap", "segmaps"}
+_ANY = {"dir", "leftimg", "bit"}  # of a folder of either: mmsegmentation's img_dir and ann_dir, Cityscapes' leftImg8bit
 _YES = ("1", "1.0", "true")
 _ROLES = {word: role for role, words in SPLIT_WORDS.items() for word in words}
 _BESIDE = set(
@@ -88,8 +90,9 @@ def is_part(name: str) -> bool:
 def kind(name: str) -> str | None:
     """Whether a folder is called as one of `images` or of `masks`, whatever the split; None of others."""
     said = rest(name)
-    if said and said <= _MASKS | _BESIDE:
-        return "masks" if said & _MASKS else "images"
+    if said and said <= _MASKS | _BESIDE | _ANY:
+        alone = said == {"seg"} and role(name) is None  # seg_train holds images
+        return "masks" if said & _MASKS or alone else "images"
     return None
 
 

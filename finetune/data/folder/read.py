@@ -21,7 +21,7 @@ from datasets.table import InMemoryTable
 
 from finetune.console import log, shown
 from finetune.data.columns import UNLABELLED
-from finetune.data.folder import archives, labels, layout, matching, names, shards, tables, tree
+from finetune.data.folder import archives, labels, layout, matching, pairs, shards, tables, tree
 from finetune.data.folder.names import SPLIT_WORDS
 from finetune.data.folder.shards import Shards
 from finetune.data.folder.tables import Table
@@ -73,7 +73,8 @@ def read(root: Path, only: Path | None = None) -> Folder | Shards | None:
         _say_shards(planned, found, data)
         return planned
     found = _unpacked(found)
-    _check_masks(found.images)
+    if (paired := pairs.find(found.images)) is not None:
+        return _of_pairs(root, found, paired)
     sources = _tables(found, only)
     if not found.images:
         return _of_tables(sources) if sources else None
@@ -99,10 +100,12 @@ def read_table(path: Path) -> Folder | Shards | None:
 
 def _are_files(folder: Path, values: Sequence[Any]) -> bool:
     some = [value for value in values[:100] if value is not None]
-    return bool(some) and all(
-        isinstance(value, str) and Path(value).suffix.lower() in tree.image_suffixes() and (folder / value).is_file()
-        for value in some
-    )
+    return bool(some) and all(isinstance(value, str) and _is_image_file(folder, value) for value in some)
+
+
+def _is_image_file(folder: Path, value: str) -> bool:
+    place = Path(value.replace("\\", "/"))  # tables come from other systems
+    return place.suffix.lower() in tree.image_suffixes() and (folder / place).is_file()
 
 
 def _data(found: Tree, only: Path | None) -> list[File]:
@@ -139,22 +142,6 @@ def _tables(found: Tree, only: Path | None) -> list[Table]:
         if table is not None:
             sources.append(table)
     return sources
-
-
-def _check_masks(images: Sequence[File]) -> None:
-    """Refuse folders of images and of masks of the same names, which would become classes."""
-    stems: dict[str, set[str]] = {}
-    for image in images:
-        kind = next((found for folder in image.folders if (found := names.kind(folder)) is not None), None)
-        if kind is not None:
-            stems.setdefault(kind, set()).add(os.path.splitext(image.name)[0])
-    masks = stems.get("masks", set())
-    if 2 * len(masks & stems.get("images", set())) > len(masks):
-        raise DatasetError(
-            f"this is a segmentation dataset ({len(masks)} masks in folders beside those of images); "
-            "semantic-segmentation is not supported yet, only one class per image: to classify, give --dataset the "
-            "folder of images"
-        )
 
 
 def _unpacked(found: Tree) -> Tree:
@@ -223,6 +210,24 @@ def _of_images(root: Path, found: Tree, sources: Sequence[Table]) -> Folder:
     if not splits:
         raise DatasetError(f"no image of {shown(str(root))} belongs to a split: {'; '.join(joined.left)}")
     return Folder(splits, "" if columns or joined.others else _nothing_to_learn(kept, unread))
+
+
+def _of_pairs(root: Path, found: Tree, paired: pairs.Pairs) -> Folder:
+    """Images and masks: two columns."""
+    key = hashlib.sha256(os.fsencode(root))
+    for file in found.images:
+        key.update(f"{file.path} {file.state}\n".encode())
+    counts = ", ".join(f"{len(rows)} as {name}" for name, rows in paired.rows.items())
+    log.info(f"read: {sum(map(len, paired.rows.values()))} images ({counts}); {paired.how}")
+    unread = [*found.tables, *found.others, *found.archives, *found.data]
+    left = [f"{_by_suffix(unread)} files, no images"] if unread else []
+    if left or paired.left:
+        log.info(f"not read: {'; '.join([*left, *paired.left])}")
+    return Folder(
+        DatasetDict(
+            {name: pairs.dataset(rows, name, key.hexdigest(), _references) for name, rows in paired.rows.items()}
+        )
+    )
 
 
 def _nothing_to_learn(kept: dict[str, list[int]], unread: Sequence[File]) -> str:

@@ -302,8 +302,7 @@ def infer(
         return one_hot
     check_named(features, image_column, target_column)
     if target_column is None:
-        classes = any(isinstance(feature, ClassLabel) for feature in _candidates(features).values())
-        unread.refuse(features, classes)
+        unread.refuse(features)
     image_column = image_column or the_image(features)
     named, target_column = target_column, target_column or _find_target(features, image_column, asked)
     kind = _target_kind(features[target_column])

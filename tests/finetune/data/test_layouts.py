@@ -212,12 +212,6 @@ LAYOUTS = {
         {"train": 12},
         ["warning: left out: 6 images outside of the split folders (6 in unlabeled)"],
     ),
-    "masks beside images": (
-        ["images/train/*.png", "masks/train/*.png"],
-        r"segmentation dataset \(6 masks in folders .*semantic-segmentation is not supported yet",
-        None,
-        [],
-    ),
     "a class called mask": (["images/mask/*.png", "images/no_mask/*.png"], "mask no_mask", {"train": 12}, []),
     # tables
     "a table beside the images": (["*.png", ("metadata.csv", two(["*.png"]))], "ant bee", {"train": 6}, []),
@@ -638,6 +632,85 @@ LAYOUTS = {
 }
 
 
+MASKS = {
+    "masks beside images": (["images/*.png", "masks/*.png"], {"train": 6}, 6, []),
+    "masks by split": (["images/train/*.png", "masks/train/*.png"], {"train": 6}, 6, []),
+    "masks in each split": (
+        ["train/images/*.png", "train/masks/*.png", "val/images/*.png", "val/masks/*.png"],
+        {"train": 6, "validation": 6},
+        12,
+        [],
+    ),
+    "mmsegmentation's folders": (
+        ["img_dir/train/*.png", "ann_dir/train/*.png", "img_dir/val/*.png", "ann_dir/val/*.png"],
+        {"train": 6, "validation": 6},
+        12,
+        [],
+    ),
+    "a folder of masks for each split": (
+        ["train/*.png", "train_labels/*_L.png", "test/*.png", "test_labels/*_L.png"],
+        {"train": 6, "test": 6},
+        12,
+        [],
+    ),
+    "VOC's folders": (["VOC2012/JPEGImages/*.png", "VOC2012/SegmentationClass/*.png"], {"train": 6}, 6, []),
+    "Cityscapes' folders": (
+        ["leftImg8bit/train/ulm/*_leftImg8bit.png", "gtFine/train/ulm/*_gtFine_labelIds.png"],
+        {"train": 6},
+        6,
+        [],
+    ),
+    "masks side by side": (["*.png", "*_mask.png"], {"train": 6}, 6, []),
+    "masks side by side in each split": (
+        ["train/*_sat.png", "train/*_mask.png", "test/*_sat.png", "test/*_mask.png"],
+        {"train": 6, "test": 6},
+        12,
+        [],
+    ),
+    "an image without a mask": (["images/*.png", "images/more.jpg", "masks/*.png"], {"train": 7}, 6, []),
+    "a mask without an image": (
+        ["images/*.png", "masks/*.png", "masks/more.png", ("id2label.json", b'{"0": "a"}')],
+        {"train": 6},
+        6,
+        ["not read: 1 .json files, no images; 1 masks without an image (masks/more.png)"],
+    ),
+    "two masks of one image": (
+        ["images/*.png", "masks/*.png", "masks/000_mask.png"],
+        r"2 masks could be that of images/000.png \(masks/000.png, masks/000_mask.png\): expected one",
+        None,
+        [],
+    ),
+}
+"""Files, images of each split, how many of them have a mask, what is said."""
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_layouts_of_masks(name, tmp_path, caplog):
+    files, counts, masked, said = MASKS[name]
+    root = build(tmp_path / "pets", files)
+    if masked is None:
+        with pytest.raises(FinetuneError, match=counts):
+            source.load(str(root))
+        return
+    opened = source.load(str(root))
+    assert {split: len(rows) for split, rows in opened.splits.items()} == counts
+    for line in said:
+        assert any(message.startswith(line) for message in caplog.messages), caplog.messages
+    stated = [
+        (row["image"]["path"], row["mask"] and row["mask"]["path"])
+        for rows in opened.splits.values()
+        for row in rows.cast_column("image", STORED).cast_column("mask", STORED)
+    ]
+    pairs = [(image, mask) for image, mask in stated if mask is not None]
+    assert len(pairs) == len(set(pairs)) == masked
+    for image, mask in pairs:
+        assert image != mask
+        assert Path(image).name[:3] == Path(mask).name[:3]
+
+
+STORED = datasets.Image(decode=False)
+
+
 def build(root, files):
     """Make the files of a layout: patterns of images, and names with their content."""
     number = 0
@@ -696,3 +769,13 @@ def test_the_page_of_the_documentation_has_every_layout(name):
     for split, images in (counts or {}).items():
         assert f"{images} {split}" in outcome, outcome
     assert counts is None or f"`{'`, `'.join(classes.split())}`" in outcome
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_the_page_of_the_documentation_has_every_layout_of_masks(name):
+    page = (Path(__file__).resolve().parents[3] / "docs/how-to/layouts.md").read_text(encoding="utf-8")
+    files, counts, masked, _ = MASKS[name]
+    start = f"| {name} | {' '.join(f'`{e if isinstance(e, str) else e[0]}`' for e in files)} | "
+    (found,) = [line.removeprefix(start) for line in page.splitlines() if line.startswith(start)]
+    assert found.startswith("refused: " if masked is None else f"{masked} masks; ")
+    assert masked is None or all(f"{images} {split}" in found for split, images in counts.items())

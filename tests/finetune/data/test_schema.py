@@ -103,9 +103,9 @@ def test_named_columns_win(features, options, expected):
         ({"label": PETS, "id": Value("int64")}, {}, r"no image column among label, id: .*--image-column"),
         ({"left": Image(), "right": Image(), "label": PETS}, {}, r"2 image columns \(left, right\): .*--image-column"),
         (
-            {"image": Image(), "mask": Image(), "label": PETS},
+            {"label": Image(), "mask": Image(), "kind": PETS},
             {},
-            r"2 image columns \(image, mask\): pick one by --image-column",
+            r"2 image columns \(label, mask\): pick one by --image-column",
         ),
     ],
 )
@@ -151,8 +151,9 @@ def test_object_detection_is_named_and_refused(objects):
 
 
 @pytest.mark.parametrize("mask", ["mask", "segmentation_mask", "annotation", "label", "Masks"])
-def test_segmentation_is_named_and_refused(mask):
-    with pytest.raises(SchemaError, match=rf"segmentation dataset \(masks in column '{mask}'\).*--image-column and"):
+def test_masks_are_no_images_to_classify(mask):
+    assert infer({"image": Image(), mask: Image(), "kind": PETS}).image_column == "image"
+    with pytest.raises(SchemaError, match="no column holds classes"):
         infer({"image": Image(), mask: Image()})
 
 
@@ -370,14 +371,6 @@ REAL = {
     "boxes as an array": (
         {"image": Image(), "boxes": Array2D((None, 4), "float32"), "names": List(TEXT)},
         r"boxes in column 'boxes'\)",
-    ),
-    "sidewalk-semantic": (
-        {"pixel_values": Image(), "label": Image()},
-        r"masks in column 'label'\); semantic-segmentation",
-    ),
-    "FoodSeg103": (
-        {"image": Image(), "label": Image(), "classes_on_image": List(INT), "id": INT},
-        r"masks in column 'label'\); semantic-segmentation",
     ),
     "AID_MultiLabel": (
         {"label": List(ClassLabel(names=["a", "b"])), "image": Image()},

@@ -1,0 +1,1 @@
+"""A segmentation that answers: masks for `predict`, the page of `demo`."""

@@ -1,0 +1,1 @@
+"""How good a segmentation is: counts gathered, numbers with intervals, figures."""
