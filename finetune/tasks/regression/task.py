@@ -127,7 +127,7 @@ class Regression:
 
     def draw(self, result: Any, predictions: Any, data: Any, folder: Any) -> Any:
         """Predicted against true, residuals, the largest errors, and curves."""
-        from finetune.tasks.regression import drawing
+        from finetune.tasks.regression.figures import drawing
 
         return drawing.add(result, predictions, data, folder)
 
@@ -180,8 +180,8 @@ class Regression:
 
     def answers(self, model: str | Path, options: Any, images: int | None) -> Answers:
         """Numbers and intervals."""
-        from finetune.tasks.regression.answers import NumberAnswers
-        from finetune.tasks.regression.predictor import NumberPredictor
+        from finetune.tasks.regression.answering.answers import NumberAnswers
+        from finetune.tasks.regression.answering.predictor import NumberPredictor
 
         predictor = NumberPredictor(
             model,
@@ -194,8 +194,8 @@ class Regression:
 
     def page(self, model: str | Path, accelerator: str, uploads: Path) -> Any:
         """The number and its interval."""
-        from finetune.tasks.regression import page
-        from finetune.tasks.regression.predictor import NumberPredictor
+        from finetune.tasks.regression.answering import page
+        from finetune.tasks.regression.answering.predictor import NumberPredictor
 
         return page.build(NumberPredictor(model, accelerator=accelerator), uploads)
 

@@ -23,7 +23,7 @@ from finetune.data.dataset import prepare
 from finetune.loading import choose, stream_source
 from finetune.loading.datamodule import ImageDataModule
 from finetune.tasks import registry
-from finetune.tasks.regression.predictor import NumberPredictor
+from finetune.tasks.regression.answering.predictor import NumberPredictor
 from finetune.tasks.regression.task import REGRESSION
 from tests.cards.results import code_of
 from tests.finetune.commands.test_resume import after_checkpoints, assert_same, start, step_of
@@ -193,7 +193,7 @@ def cli_python(script, folder):
 
 def test_the_page_shows_the_number_and_its_interval(bright_run, pictures, tmp_path):
     pytest.importorskip("gradio", reason="needs the extra `gradio`")
-    from finetune.tasks.regression import page
+    from finetune.tasks.regression.answering import page
 
     predictor = NumberPredictor(bright_run, accelerator="cpu")
     (found,) = predictor([pictures / "0.png"])

@@ -10,7 +10,7 @@ import gradio as gr
 from finetune.data import images
 from finetune.runs.result import RunResult
 from finetune.serving import html, page
-from finetune.tasks.regression.predictor import NumberPrediction, NumberPredictor
+from finetune.tasks.regression.answering.predictor import NumberPrediction, NumberPredictor
 
 
 def build(predictor: NumberPredictor, uploads: Path) -> gr.Blocks:

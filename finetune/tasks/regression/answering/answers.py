@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune.task import Record
-from finetune.tasks.regression.predictor import NumberPredictor
+from finetune.tasks.regression.answering.predictor import NumberPredictor
 
 
 class NumberAnswers:

@@ -20,7 +20,7 @@ from finetune.evaluation.figures import curves, mistakes, style
 from finetune.evaluation.figures.drawing import attempt
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
-from finetune.tasks.regression import scatter
+from finetune.tasks.regression.figures import scatter
 from finetune.tasks.regression.predictions import NumberPredictions
 
 _SHOWN = (("val_mae", "mean absolute error", style.BLUE), ("val_rmse", "RMSE", style.GREEN))

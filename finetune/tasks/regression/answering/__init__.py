@@ -1,0 +1,1 @@
+"""A regression that answers: predictor, `predict`, the page of `demo`."""
