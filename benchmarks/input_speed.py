@@ -33,7 +33,7 @@ from finetune.data.dataset import LabelledImages
 from finetune.data.splits import SplitRows, Splits
 from finetune.loading import jpeg
 from finetune.loading.cores import available_cores
-from finetune.tasks.classification.schema import infer
+from finetune.tasks.classification.reading import infer
 
 
 @dataclass

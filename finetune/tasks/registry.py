@@ -134,7 +134,10 @@ class _Reading:
         if others and not any(one.sure for one in found):
             raise others[0]
         if len(found) > 1 or (found and unclear and found[0].sure):
-            readings = [f"{one.task} ({one.described()}; --task {one.task}{_naming(one)})" for one in found]
+            readings = [
+                f"{one.task} ({one.described()}; --task {one.task}{_naming(one)})"
+                for one in sorted(found, key=lambda one: one.task)
+            ]
             raise SeveralReadingsError(
                 f"this dataset can be read as {' or as '.join(readings)}{''.join(f'; besides, {e}' for e in unclear)}: "
                 "choose by the flags of one reading"

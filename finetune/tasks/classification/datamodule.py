@@ -7,7 +7,7 @@ from typing import Any
 from finetune.data.dataset import LabelledImages, prepare
 from finetune.loading import datamodule
 from finetune.settings.limits import MAX_IMAGE_PIXELS
-from finetune.tasks.classification import schema
+from finetune.tasks.classification import reading
 
 
 class ImageDataModule(datamodule.ImageDataModule):
@@ -77,7 +77,7 @@ class ImageDataModule(datamodule.ImageDataModule):
         if not isinstance(dataset, LabelledImages):
             dataset = prepare(
                 dataset,
-                schema.READING,
+                reading.READING,
                 dataset_config=dataset_config,
                 revision=revision,
                 image_column=image_column,

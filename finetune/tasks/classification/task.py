@@ -26,8 +26,8 @@ class Classification:
     def recognise(
         self, features: Mapping[str, Any], image_column: str | None = None, target_column: str | None = None
     ) -> Schema:
-        """A column of classes, see `finetune.tasks.classification.schema.infer`; whole numbers in floats, too."""
-        from finetune.tasks.classification.schema import infer
+        """A column of classes, see `finetune.tasks.classification.reading.infer`; whole numbers in floats, too."""
+        from finetune.tasks.classification.reading import infer
 
         return infer(features, image_column, target_column, asked=True)
 
@@ -35,7 +35,7 @@ class Classification:
         self, features: Mapping[str, Any], image_column: str | None = None, target_column: str | None = None
     ) -> Schema:
         """The same without floats, and without many numbers in text."""
-        from finetune.tasks.classification.schema import infer
+        from finetune.tasks.classification.reading import infer
 
         return infer(features, image_column, target_column)
 

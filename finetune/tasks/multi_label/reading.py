@@ -18,7 +18,8 @@ from finetune.data.features import (
     never_the_target,
 )
 from finetune.errors import SchemaError, SeveralReadingsError, listing
-from finetune.tasks.classification.schema import DatasetSchema, infer
+from finetune.tasks.classification.reading import infer
+from finetune.tasks.classification.schema import DatasetSchema
 from finetune.tasks.multi_label.schema import MultiLabelSchema
 
 LEAST_COLUMNS = 3
@@ -82,7 +83,9 @@ def _plain(features: Mapping[str, Any], image: str, target: str | None = None) -
 def _text(plain: DatasetSchema) -> MultiLabelSchema:
     """A column of text, whose values tell whether they name one class or several."""
     target = plain.target_column
-    return MultiLabelSchema(plain.image_column, target, (target,), "text", sure=plain.sure, plain=plain)
+    return MultiLabelSchema(
+        plain.image_column, target, (target,), "text", sure=plain.sure, plain=plain, task=plain.task
+    )
 
 
 def _lists(image: str, others: Mapping[str, Any], plain: DatasetSchema | None) -> list[MultiLabelSchema]:

@@ -14,8 +14,8 @@ from finetune.evaluation import labels
 from finetune.export import model_folder
 from finetune.networks import models
 from finetune.runs.result import RunResult
+from finetune.tasks.multi_label.schema import TASK
 
-TASK = "multi-label-classification"
 PROBLEM = "multi_label_classification"
 """transformers' `problem_type`: its pipeline then gives a sigmoid of each output."""
 

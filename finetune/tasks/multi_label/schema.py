@@ -19,6 +19,7 @@ from finetune.tasks.classification.schema import DatasetSchema, read_names
 from finetune.tasks.multi_label import stratify, values
 from finetune.tasks.multi_label.values import UNKNOWN
 
+TASK = "multi-label-classification"
 Kind = Literal["class-labels", "classes", "multi-hot", "columns", "struct", "text", "boxes"]
 
 _WRITTEN = {
@@ -51,6 +52,7 @@ class MultiLabelSchema:
         mark: Between the names of a text.
         sure: Whether columns are known by their types, their names or the user.
         plain: What a column of text is, where each text is one class.
+        task: Of a column of text that of `plain`, until its values are known.
         notes: What was odd about the values, a line each.
     """
 
@@ -65,7 +67,7 @@ class MultiLabelSchema:
     sure: bool = True
     plain: DatasetSchema | None = None
     notes: tuple[str, ...] = ()
-    task: str = "multi-label-classification"
+    task: str = TASK
 
     @property
     def explains(self) -> tuple[str, ...]:
@@ -74,6 +76,8 @@ class MultiLabelSchema:
 
     def described(self) -> str:
         """How many classes, how they are written, and where."""
+        if self.plain is not None and not self.mark:
+            return self.plain.described()
         where = f"column {self.target_column!r}" if len(self.columns) == 1 else f"{len(self.columns)} columns"
         within = f" ({'.'.join(self.path)})" if self.path else ""
         count = f"{len(self.classes)} classes, several an image, in" if self.classes else "several classes an image in"
@@ -108,7 +112,7 @@ class MultiLabelSchema:
             assert self.plain is not None
             return self.plain.with_values(columns)
         rows = [values.split(text, mark) for column in columns for text in column if not values.is_missing(text)]
-        return dataclasses.replace(self, mark=mark)._of_sets(rows)
+        return dataclasses.replace(self, mark=mark, task=TASK)._of_sets(rows)
 
     def _of_sets(self, rows: Sequence[Sequence[Any]]) -> MultiLabelSchema:
         notes = []

@@ -6,7 +6,8 @@ from datasets import Array2D, ClassLabel, Dataset, Features, Image, LargeList, L
 
 from finetune.data.columns import UNLABELLED
 from finetune.errors import SchemaError
-from finetune.tasks.classification.schema import DatasetSchema, infer
+from finetune.tasks.classification.reading import infer
+from finetune.tasks.classification.schema import DatasetSchema
 
 PETS = ClassLabel(names=["cat", "dog"])
 BOXES = {"bbox": List(Value("float32"), length=4), "category": PETS}
