@@ -129,6 +129,9 @@ class DatasetSchema:
 
     def described(self) -> str:
         """For the line that says what was recognised."""
+        where = f"column {self.target_column!r} ({self.target_kind})"
+        if not self.classes:
+            return f"images in column {self.image_column!r}, classes in {where}"
         return (
             f"images in column {self.image_column!r}, {len(self.classes)} classes in column {self.target_column!r} "
             f"({self.target_kind}): {listing(self.classes, 6)}"
