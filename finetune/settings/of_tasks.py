@@ -12,8 +12,11 @@ import tyro
 from finetune.errors import ConfigError
 
 MultiLabelLoss = Literal["bce", "asymmetric"]
+Detector = Literal["faster-rcnn", "mask-rcnn", "cascade-rcnn", "cascade-mask-rcnn", "fcos", "retinanet"]
 
 _BCE = tyro.conf.arg(help_behavior_hint="(default: bce)")
+_DETECTOR = tyro.conf.arg(help_behavior_hint="(default: faster-rcnn; of masks mask-rcnn)")
+_LONGEST = tyro.conf.arg(help_behavior_hint="(default: 5/3 of --image-size)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,22 @@ class MultiLabelOptions:
     many classes."""
 
 
-BY_TASK: tuple[tuple[str, type], ...] = (("multi-label-classification", MultiLabelOptions),)
+@dataclass(frozen=True, kw_only=True)
+class DetectionOptions:
+    """Boxes and masks of objects (object-detection, instance-segmentation)."""
+
+    detector: Annotated[Detector | None, _DETECTOR] = None
+    """torchvision's detector over the backbone: regions first (the rcnn), with masks or in three steps (cascade), or
+    boxes at once (fcos, retinanet)."""
+    max_size: Annotated[int | None, _LONGEST] = None
+    """Longest side of the images that the detector looks at, in pixels; --image-size is the shorter one."""
+
+
+BY_TASK: tuple[tuple[str, type], ...] = (
+    ("multi-label-classification", MultiLabelOptions),
+    ("object-detection", DetectionOptions),
+    ("instance-segmentation", DetectionOptions),
+)
 """Each task's group."""
 
 
@@ -42,10 +60,14 @@ def settle(config: Any, task: str, preset: Mapping[str, Any], refused: Mapping[s
         ConfigError: A flag is given that the task does not have.
     """
     problems = []
-    for other, group in BY_TASK:
+    of_this = [group for name, group in BY_TASK if name == task]
+    for group in dict.fromkeys(group for _, group in BY_TASK if group not in of_this):
+        others = " or ".join(name for name, one in BY_TASK if one is group)
         for field in dataclasses.fields(group):
-            if other != task and getattr(config, field.name) != field.default:
-                problems.append(f"{_flag(field.name)} is for {other}, and this dataset is read as {task}: leave it out")
+            if getattr(config, field.name) != field.default:
+                problems.append(
+                    f"{_flag(field.name)} is for {others}, and this dataset is read as {task}: leave it out"
+                )
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name, reason in refused.items():
         value = getattr(config, name)
@@ -53,7 +75,8 @@ def settle(config: Any, task: str, preset: Mapping[str, Any], refused: Mapping[s
             problems.append(f"{_flag(name)} {value}: {task} {reason}: leave it out")
     if problems:
         raise ConfigError("; ".join(problems))
-    return config.inferring({name: value for name, value in preset.items() if name in config.inferred})
+    open_ = config.inferred | {name for name in preset if getattr(config, name) is None}
+    return config.inferring({name: value for name, value in preset.items() if name in open_})
 
 
 def _flag(name: str) -> str:

@@ -179,9 +179,6 @@ class Session:
         chosen: list[L.Callback] = [DropBlockSchedule(config.drop_block)] if config.drop_block else []
         chosen += [EMA(config.ema)] if config.ema else []
         chosen += [StepLog(self.epochs)] if config.logger != "none" else []
-        if config.freeze == "backbone" and not config.caches_features:
-            chosen.append(FreezeBackbone(config.unfreeze_every))
-        chosen += [HoldBatchNorm()] if config.batch_norm == "held" else []  # after FreezeBackbone
         depthwise = functools.partial(models.is_depthwise, config.model)
         precision = hardware.precision(config.precision, config.accelerator, depthwise)
         if config.caches_features and config.precision == "auto":
@@ -217,8 +214,13 @@ class Session:
         self.baseline, self.collector = self.baseline or task.baseline(config), task.collector()
         self.checkpoints.measure(self.baseline, task.ranking)
         self.epochs.measure(self.baseline, task.scores, task.ranking[0])
+        kept: list[L.Callback] = []
+        if config.freeze == "backbone" and not config.caches_features:
+            kept.append(FreezeBackbone(config.unfreeze_every))
+        kept += [HoldBatchNorm()] if config.batch_norm == "held" else []  # after FreezeBackbone
         # The baseline before EMA, which copies the model.
-        self.trainer.callbacks[:0] = [self.baseline, self.collector]  # type: ignore[attr-defined]
+        self.trainer.callbacks[:0] = [self.baseline, self.collector, *kept]  # type: ignore[attr-defined]
+        self.trainer.gradient_clip_val = config.clip_grad  # a task has its own where none is given
         self.epochs.epochs = self.trainer.fit_loop.max_epochs = config.epochs or 0
 
     def fit(

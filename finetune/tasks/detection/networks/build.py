@@ -6,7 +6,8 @@ state dict strictly; see `cards/certificate/clients/stock_torchvision.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MethodType
 from typing import Any
 
 import timm
@@ -94,15 +95,20 @@ def build(
         max_size=max_size or round(min_size * 5 / 3),
         image_mean=tuple(config["mean"]),
         image_std=tuple(config["std"]),
+        interpolation=config["interpolation"],
         anchor_sizes=anchors.default_sizes(detector),
         aspect_ratios=anchors.default_ratios(detector),
         nms_thresh=0.6 if detector == "fcos" else 0.5,
     )
     model = assemble(layout, drop_path)
-    take(model.backbone.body, whole)  # type: ignore[union-attr, arg-type]  # torchvision's attribute
-    described: Any = model
-    source: Any = whole
+    take(_untyped(model).backbone.body, whole)
+    described, source = _untyped(model), _untyped(whole)
     described.pretrained_cfg = source.pretrained_cfg
+    return model
+
+
+def _untyped(model: nn.Module) -> Any:
+    """For attributes that are timm's and torchvision's, not torch's."""
     return model
 
 
@@ -134,10 +140,24 @@ def assemble(layout: Layout, drop_path: float | None = None) -> nn.Module:
         "input_size": (3, layout.min_size, layout.min_size),
         "mean": layout.image_mean,
         "std": layout.image_std,
-        "interpolation": "bilinear",
+        "interpolation": layout.interpolation,
     }
     described._model_args = dict(layout.model_args)
+    described.get_classifier = MethodType(_heads, model)
     return model
+
+
+class Heads(nn.Module):
+    """All of a detector that its backbone's weights say nothing of: what trains where the backbone is frozen."""
+
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+
+def _heads(model: Any) -> nn.Module:
+    """As timm's `get_classifier`."""
+    return Heads([model.backbone.fpn, *(part for name, part in model.named_children() if name != "backbone")])
 
 
 def _detector(layout: Layout, backbone: nn.Module) -> nn.Module:

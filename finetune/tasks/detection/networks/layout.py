@@ -25,6 +25,7 @@ class Layout:
         max_size: Longest side.
         image_mean: By channel, of pixels from 0 to 1.
         image_std: Likewise.
+        interpolation: How images come to that size.
         anchor_sizes: For each level of the pyramid, the square roots of its anchors' areas, in pixels of the image that
             it looks at.
         aspect_ratios: Of all anchors, height over width.
@@ -42,6 +43,7 @@ class Layout:
     max_size: int
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
+    interpolation: str
     anchor_sizes: tuple[tuple[float, ...], ...]
     aspect_ratios: tuple[float, ...]
     score_thresh: float = 0.01

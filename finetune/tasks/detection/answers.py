@@ -1,0 +1,96 @@
+"""What `predict` says of the objects in images."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.networks import model_names
+from finetune.task import Record
+from finetune.tasks.detection import prepare, saving
+from finetune.tasks.detection.judging import threshold
+from finetune.tasks.detection.networks import finding
+from finetune.training import hardware
+
+
+class ObjectAnswers:
+    """`objects` of each image: `label`, `score` (calibrated), `box` (x0, y0, x1, y1 in pixels), and `mask` where it has.
+
+    Args:
+        model: A run's or a model's folder.
+        accelerator: Where it runs, in Lightning's terms.
+
+    Raises:
+        ModelError: There is no such model, or it is damaged.
+    """
+
+    transform = staticmethod(prepare.whole)
+
+    def __init__(self, model: str | Path, accelerator: str) -> None:
+        folder = Path(model_names.locate(model).removeprefix("local-dir:"))
+        self.device = hardware.device(accelerator)
+        self.model = saving.load(folder).to(self.device)
+        self.layout, about = saving.layout_of(self.model), saving.ours(folder)
+        self.classes: list[str] = about["classes"]
+        self.threshold = float(about["threshold"])
+        self.temperature = float(about["temperature"] or 1.0)
+        self.says = [
+            f"{len(self.classes)} classes, objects from score {self.threshold:.3f} on, temperature "
+            f"{self.temperature:.4g}"
+        ]
+        if about["temperature"] is None:
+            self.says.append("the model has no calibration: scores are the model's own (temperature 1)")
+
+    def find(self, pixels: Tensor) -> finding.Found:
+        """All that is found in an image, uint8 `[3, H, W]` in its own size; labels and scores are the model's own."""
+        size = (pixels.shape[-2], pixels.shape[-1])
+        with torch.inference_mode():
+            image = prepare.looked_at(pixels.cpu(), self.layout).to(self.device)
+            return finding.find(self.model, image, size)
+
+    def records(self, pixels: Sequence[Tensor], options: Any) -> list[Record]:
+        """Of images in their own size. `--min-confidence` takes the place of the threshold, and is of probabilities."""
+        return [{"objects": self.objects(self.find(image), options.min_confidence)} for image in pixels]
+
+    def objects(self, found: finding.Found, least: float = 0.0) -> list[Record]:
+        """As `records` has them, the surest first."""
+        scores = found["scores"].cpu().double().numpy()
+        likely = threshold.calibrated(scores, self.temperature)
+        shown = likely >= least if least else scores >= self.threshold
+        objects = []
+        for i in (-scores).argsort(kind="stable").tolist():
+            if shown[i]:
+                one: Record = {
+                    "label": self.classes[int(found["labels"][i])],
+                    "score": round(float(likely[i]), 6),
+                    "box": [round(side, 2) for side in found["boxes"][i].tolist()],
+                }
+                objects.append(one | ({"mask": as_text(found["rles"][i])} if "rles" in found else {}))
+        return objects
+
+    def brief(self, record: Record) -> str:
+        """How many objects of each class."""
+        counts = Counter(one["label"] for one in record["objects"])
+        return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing found"
+
+    def columns(self, options: Any) -> Sequence[str]:
+        """count, objects (as JSON), error."""
+        return ["count", "objects", "error"]
+
+    def flat(self, record: Record) -> Record:
+        """A record by these columns."""
+        if "objects" not in record:
+            return record
+        return {**record, "count": len(record["objects"]), "objects": json.dumps(record["objects"])}
+
+
+def as_text(rle: dict[str, Any]) -> dict[str, Any]:
+    """COCO's compressed run lengths as JSON has them."""
+    counts = rle["counts"]
+    return {"size": [int(side) for side in rle["size"]], "counts": counts.decode() if isinstance(counts, bytes) else counts}
