@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from finetune.settings.limits import MAX_IMAGE_PIXELS
-from finetune.settings.of_tasks import MultiLabelOptions
+from finetune.settings.of_tasks import DetectionOptions, MultiLabelOptions
 from finetune.settings.presets import (
     FEWEST_EPOCHS,
     FROZEN_PRESET,
@@ -238,7 +238,15 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DataOptions, ModelOptions, TrainingOptions, HardwareOptions, RunOptions, MultiLabelOptions):
+class Options(
+    DataOptions,
+    ModelOptions,
+    TrainingOptions,
+    HardwareOptions,
+    RunOptions,
+    MultiLabelOptions,
+    DetectionOptions,
+):
     """All of them together, and what follows from several."""
 
     @property
@@ -274,6 +282,7 @@ GROUPS: dict[str, type] = {
     "hardware": HardwareOptions,
     "run": RunOptions,
     "multi_label": MultiLabelOptions,
+    "detection": DetectionOptions,
 }
 
 
