@@ -88,7 +88,7 @@ def evaluate_model(options: EvaluateOptions) -> Evaluation:
     model = models.build(name, None, pretrained=True, image_size=options.image_size)
     data = whole_split(
         options.dataset or "",
-        task,
+        registry.reader(task.name, options),
         split=options.split,
         dataset_config=options.dataset_config,
         revision=options.revision,
@@ -159,7 +159,8 @@ def reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
     if stream := choose.reopen_stream(config, task, role):
         return stream
     opened = source.load(config["dataset"], config["dataset_config"], config["revision"])
-    found, columns = inspect(opened.splits, task, config["image_column"], config["target_column"])
+    reader = registry.reader(task.name, config)
+    found, columns = inspect(opened.splits, reader, config["image_column"], config["target_column"], opened.roots)
     opened = outside.of_source(opened, found.image_column)
     if list(found.classes) != result.dataset["classes"]:
         raise DatasetError(

@@ -59,10 +59,10 @@ def _run(begun: Start) -> RunResult:
         return RunResult.load(folder.result)
     peers.from_first(lambda: seeds.check(config, folder))
     if peers.from_first(lambda: write_up.unfinished(config, folder)):
-        found = peers.in_turn(lambda: choose.load(config, registry.reader(config.task), begun.place))
+        found = peers.in_turn(lambda: choose.load(config, registry.reader(config.task, config), begun.place))
         return peers.from_first(lambda: write_up.go_on(config, found, folder))
     session = Session(config, seeds.first_folder(config, folder))
-    data = peers.in_turn(lambda: choose.load(config, registry.reader(config.task), begun.place))
+    data = peers.in_turn(lambda: choose.load(config, registry.reader(config.task, config), begun.place))
     task = registry.get(data.schema.task)
     config = of_tasks.settle(config, task.name, task.preset(config), task.refused)
     config = config if config.streaming else config.for_images(data.splits.counts()["train"])
@@ -82,7 +82,8 @@ def _train(config: RunConfig, seed: int, task: Task, data: LabelledImages, sessi
     data_config = models.data_config(model, config.image_size, config.interpolation)
     config = _with_inferred(config, data, data_config)
     own, balance = dataclasses.replace(config, seed=seed), config.imbalance == "balanced-sampler"
-    images = task.data_module(data, data_config, balance=balance, **fields(own, LOADER))
+    options = fields(own, LOADER) | of_tasks.loading(own, task.name)
+    images = task.data_module(data, data_config, balance=balance, **options)
     images.check(session.trainer.world_size)
     learner = task.learner(own, images, model, session.baseline)
     session.checkpoints.chooses = report.chooses(config, data)

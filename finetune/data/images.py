@@ -205,13 +205,18 @@ def _head(value: dict[str, Any]) -> bytes:
 def upright(image: PILImage.Image) -> PILImage.Image:
     """Decode the pixels and turn them. `ImageOps.exif_transpose` would fail where it cannot write damaged EXIF anew."""
     image.load()
-    turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+    turn = turn_of(image)
     if turn is None:
         return image
     turned = image.transpose(turn)
     for tag in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):  # they say it were still to be turned
         turned.info.pop(tag, None)
     return turned
+
+
+def turn_of(image: PILImage.Image) -> PILImage.Transpose | None:
+    """What turns an opened image upright, by its EXIF orientation; None where nothing has to be done."""
+    return _UPRIGHT.get(image.getexif().get(_ORIENTATION))
 
 
 def to_rgb(image: PILImage.Image) -> PILImage.Image:

@@ -98,9 +98,12 @@ class ImageRows(TorchDataset[Batch]):
         values, targets = table[self.column].to_pylist(), self._targets(table, indices)
         with isolate_rng(include_cuda=False):  # without workers the model's dropout draws from the same generators
             samples = [self._sample(*item, *pair) for item, *pair in zip(items, values, targets, strict=True)]
+        return self.batched([sample for sample, _ in samples]), self.inputs.collate([target for _, target in samples])
+
+    def batched(self, pixels: Sequence[Tensor]) -> Any:
+        """Images of one size as uint8 `[B, 3, H, W]`."""
         # Pillow's layout, and the model's; in a worker this collates into shared memory.
-        pixels = default_collate([sample.permute(1, 2, 0) for sample, _ in samples]).permute(0, 3, 1, 2)
-        return pixels, self.inputs.collate([target for _, target in samples])
+        return default_collate([sample.permute(1, 2, 0) for sample in pixels]).permute(0, 3, 1, 2)
 
     def _targets(self, table: Any, indices: list[int]) -> Sequence[Any]:
         if not self.inputs.columns:

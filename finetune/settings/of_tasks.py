@@ -14,9 +14,12 @@ from finetune.errors import ConfigError
 MultiLabelLoss = Literal["bce", "asymmetric"]
 Detector = Literal["faster-rcnn", "mask-rcnn", "cascade-rcnn", "cascade-mask-rcnn", "fcos", "retinanet"]
 
+BoxFormat = Literal["xywh", "xyxy", "cxcywh", "xywh-normalised", "xyxy-normalised", "cxcywh-normalised"]
+
+_INFERRED = tyro.conf.arg(help_behavior_hint="(default: inferred)")
+_LONG = tyro.conf.arg(help_behavior_hint="(default: 5/3 of --image-size)")
 _BCE = tyro.conf.arg(help_behavior_hint="(default: bce)")
 _DETECTOR = tyro.conf.arg(help_behavior_hint="(default: faster-rcnn; of masks mask-rcnn)")
-_LONGEST = tyro.conf.arg(help_behavior_hint="(default: 5/3 of --image-size)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +33,16 @@ class MultiLabelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionOptions:
-    """Boxes and masks of objects (object-detection, instance-segmentation)."""
+    """Objects in images (object-detection, instance-segmentation)."""
 
+    box_format: Annotated[BoxFormat | None, _INFERRED] = None
+    """What the numbers of a box are: left, top, width, height; left, top, right, bottom; or centre, width, height; in
+    pixels, or normalised, in parts of the image."""
+    max_size: Annotated[int | None, _LONG] = None
+    """Longest side of an image in pixels: where its short one would be --image-size, and this is less, this counts."""
     detector: Annotated[Detector | None, _DETECTOR] = None
     """torchvision's detector over the backbone: regions first (the rcnn), with masks or in three steps (cascade), or
     boxes at once (fcos, retinanet)."""
-    max_size: Annotated[int | None, _LONGEST] = None
-    """Longest side of the images that the detector looks at, in pixels; --image-size is the shorter one."""
 
 
 BY_TASK: tuple[tuple[str, type], ...] = (
@@ -44,7 +50,33 @@ BY_TASK: tuple[tuple[str, type], ...] = (
     ("object-detection", DetectionOptions),
     ("instance-segmentation", DetectionOptions),
 )
-"""Each task's group."""
+"""Each task's group; tasks may share one."""
+
+READING = ("box_format",)
+"""Of all these flags, those that say how a dataset is read."""
+LOADING = ("max_size",)
+"""Those that say how its images become batches."""
+
+
+def of_task(flags: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Those of the flags that a task has."""
+    own = {field.name for name, group in BY_TASK if name == task for field in dataclasses.fields(group)}
+    return {name: value for name, value in flags.items() if name in own}
+
+
+def reading(settings: Any) -> dict[str, Any]:
+    """Flags that say how to read a dataset, as far as they are given.
+
+    Args:
+        settings: An object or a mapping that may have them; or None.
+    """
+    held = settings if isinstance(settings, Mapping) else vars(settings) if settings is not None else {}
+    return {name: held[name] for name in READING if held.get(name) is not None}
+
+
+def loading(settings: Any, task: str) -> dict[str, Any]:
+    """Flags of a task that its data module takes."""
+    return of_task({name: getattr(settings, name) for name in LOADING}, task)
 
 
 def settle(config: Any, task: str, preset: Mapping[str, Any], refused: Mapping[str, str]) -> Any:
@@ -60,11 +92,11 @@ def settle(config: Any, task: str, preset: Mapping[str, Any], refused: Mapping[s
         ConfigError: A flag is given that the task does not have.
     """
     problems = []
-    of_this = [group for name, group in BY_TASK if name == task]
-    for group in dict.fromkeys(group for _, group in BY_TASK if group not in of_this):
-        others = " or ".join(name for name, one in BY_TASK if one is group)
+    own = {field.name for name, group in BY_TASK if name == task for field in dataclasses.fields(group)}
+    for group in dict.fromkeys(group for _, group in BY_TASK):
+        others = " and ".join(name for name, other in BY_TASK if other is group)
         for field in dataclasses.fields(group):
-            if getattr(config, field.name) != field.default:
+            if field.name not in own and getattr(config, field.name) != field.default:
                 problems.append(
                     f"{_flag(field.name)} is for {others}, and this dataset is read as {task}: leave it out"
                 )

@@ -239,7 +239,13 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(
-    DataOptions, ModelOptions, TrainingOptions, HardwareOptions, RunOptions, MultiLabelOptions, DetectionOptions
+    DataOptions,
+    ModelOptions,
+    TrainingOptions,
+    HardwareOptions,
+    RunOptions,
+    MultiLabelOptions,
+    DetectionOptions,
 ):
     """All of them together, and what follows from several."""
 

@@ -11,6 +11,7 @@ import tyro
 from finetune.errors import ConfigError
 from finetune.settings.checks import valid_devices
 from finetune.settings.limits import MAX_IMAGE_PIXELS
+from finetune.settings.of_tasks import BoxFormat
 from finetune.settings.options import AUTO, INFERRED, NONE, OWN
 
 Protocol = Literal["timm", "paper"]
@@ -51,6 +52,8 @@ class EvaluateOptions:
     """Column that holds the images."""
     target_column: Annotated[str | None, INFERRED] = None
     """Column that holds the classes."""
+    box_format: Annotated[BoxFormat | None, INFERRED] = None
+    """What the numbers of a box are, where they do not tell: xywh, xyxy or cxcywh, in pixels or normalised."""
     max_samples: Annotated[int | None, NONE] = None
     """Use at most so many images, drawn by class, for a quick try."""
     max_image_pixels: int = MAX_IMAGE_PIXELS
@@ -77,7 +80,8 @@ class EvaluateOptions:
         if not valid_devices(self.devices):
             problems.append(f"--devices must be auto, a number such as 2, or indices such as 0,3, got {self.devices!r}")
         if self.dataset is None:
-            of_dataset = ("image_size", "dataset_config", "revision", "image_column", "target_column", "max_samples")
+            of_dataset = ("image_size", "dataset_config", "revision", "image_column", "target_column", "box_format")
+            of_dataset = (*of_dataset, "max_samples")
             given = [name for name in of_dataset if getattr(self, name) is not None]
             given += ["protocol"] if self.protocol != "timm" else []
             flags = ", ".join("--" + name.replace("_", "-") for name in given)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import ConfigError, RunFolderError, SchemaError, SeveralReadingsError, listing, suggest
 from finetune.runs import reading
+from finetune.settings import of_tasks
 from finetune.task import Reading, Schema, Task
 from finetune.tasks.classification.task import CLASSIFICATION
+from finetune.tasks.detection.task import DETECTION, INSTANCES
 
 _TASKS: dict[str, Task] = {}
 
@@ -21,7 +23,8 @@ def register(task: Task) -> None:
     _TASKS[task.name] = task
 
 
-register(CLASSIFICATION)
+for _task in (CLASSIFICATION, DETECTION, INSTANCES):
+    register(_task)
 
 
 def get(name: str) -> Task:
@@ -44,7 +47,7 @@ def of_model(model: str | Path) -> Task:
         RunFolderError: A run's result.json is damaged, or of a task that this version does not have.
     """
     place = Path(str(model).removeprefix("local-dir:")).expanduser()
-    for path in (place / "result.json", place.parent / "result.json"):
+    for path in (place / "result.json", place.parent / "result.json", place / "finetune.json"):
         if path.is_file():
             try:
                 return get(json.loads(path.read_text(encoding="utf-8"))["task"])
@@ -61,9 +64,11 @@ class _Reading:
 
     Attributes:
         only: The one task that is asked; all when None.
+        flags: That say how to read, see `finetune.settings.of_tasks.READING`.
     """
 
     only: str | None = None
+    flags: Mapping[str, Any] = field(default_factory=dict)
 
     def recognise(
         self, features: Mapping[str, Any], image_column: str | None = None, target_column: str | None = None
@@ -92,7 +97,10 @@ class _Reading:
             )
         if not found or unclear:
             raise [*unclear, *reasons][0]
-        return found[0]
+        chosen: Any = found[0]
+        flags = of_tasks.of_task(self.flags, chosen.task)
+        schema: Schema = chosen.told(flags) if flags else chosen  # a task that has such flags has this, too
+        return schema
 
 
 def _distinct(found: Sequence[Schema]) -> list[Schema]:
@@ -107,18 +115,23 @@ def _naming(one: Schema) -> str:
     return f" --target-column {one.target_column}" if one.columns == (one.target_column,) else ""
 
 
-def reader(task: str | None = None) -> Reading:
+def reader(task: str | None = None, settings: Any = None) -> Reading:
     """What recognises a dataset: as the task that the user names, or as whatever it is.
+
+    Args:
+        task: Its name.
+        settings: Of the run or verb, or those of config.yaml by name: some flags say how to read.
 
     Raises:
         ConfigError: There is no such task.
     """
+    flags = of_tasks.reading(settings)
     if task is None:
-        return READING
+        return _Reading(None, flags)
     if task not in _TASKS:
         hint = suggest(task, _TASKS) or "."
         raise ConfigError(f"--task: no task {task!r}{hint} Tasks: {listing(_TASKS)}")
-    return _Reading(task)
+    return _Reading(task, flags)
 
 
 READING = _Reading()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune.data.columns import is_image
-from finetune.data.features import MASK_NAMES, is_box, is_flag, is_list_of_classes, is_outline, leaves
+from finetune.data.features import MASK_NAMES, is_flag, is_list_of_classes
 from finetune.errors import SchemaError, listing
 
 
@@ -20,16 +20,6 @@ def refuse(features: Mapping[str, Any], classes: bool = False) -> None:
     Raises:
         SchemaError: It is one; the message names the task and the flag that reads it as classification.
     """
-    found = [leaf for name, feature in features.items() for leaf in leaves((name,), feature)]
-    boxes = [leaf for leaf in found if is_box(leaf)]
-    if boxes:
-        nested = next((leaf for leaf in boxes if len(leaf.path) > 1), boxes[0])
-        outlines = [leaf.path[0] for leaf in found if is_outline(leaf)]
-        if outlines:
-            raise _other(
-                "an instance segmentation dataset", "instance-segmentation", f"masks in column {outlines[0]!r}"
-            )
-        raise _other("an object detection dataset", "object-detection", f"boxes in column {nested.path[0]!r}")
     if classes:
         return
     images = [name for name, feature in features.items() if is_image(feature)]
