@@ -133,7 +133,7 @@ def witness(network: nn.Module, folder: Path, data: Any) -> None:
         highest.append(score)
         places.append(box)
     tensors |= {"logits": torch.stack(highest), "boxes": torch.stack(places)}
-    save_tensors(tensors, temporary / "inputs.safetensors")
+    save_tensors({name: of.contiguous() for name, of in tensors.items()}, temporary / "inputs.safetensors")
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 

@@ -67,7 +67,9 @@ class ObjectDetection:
         """Image and objects change together."""
         from finetune.tasks.detection.datamodule import DetectionDataModule
 
-        return DetectionDataModule(data, data_config, **options)
+        return DetectionDataModule(
+            data, data_config, **{name: value for name, value in options.items() if name != "steps_per_epoch"}
+        )
 
     def baseline(self, settings: Any) -> Any:
         """None: no frozen feature says where an object is."""
