@@ -10,6 +10,9 @@ from typing import Any
 
 from cards.errors import CardError
 
+OURS = "finetune.json"
+"""In model/, where config.json is another library's than timm's: task, classes, how to prepare an image."""
+
 
 @dataclass(frozen=True)
 class CardTask:
@@ -25,6 +28,9 @@ class CardTask:
         clients: Strangers that load model/: library -> script in `cards/certificate/clients/`.
         required: The one without which nothing is certified.
         app: The Space's app, in `cards/space/`.
+        pipeline: The Hub's pipeline tag; the task's own name when not given.
+        packages: What the app needs besides torch and timm.
+        says: What it does with an image, in the Space's card, before `N classes`.
     """
 
     title: str
@@ -36,6 +42,9 @@ class CardTask:
     clients: Mapping[str, str] = field(default_factory=dict)
     required: str = "timm"
     app: str = "app.py"
+    pipeline: str | None = None
+    packages: tuple[str, ...] = ()
+    says: str = "names the most probable of its"
 
 
 TASKS = {
@@ -54,6 +63,26 @@ TASKS = {
         template="template.md",
         clients={"timm": "stock_timm", "transformers": "stock_transformers"},
     ),
+    "semantic-segmentation": CardTask(
+        title="Semantic segmentation",
+        library="segmentation-models-pytorch",
+        tags=("segmentation-models-pytorch", "timm"),
+        metrics={
+            "mean_iou": ("mean_iou", "Mean IoU"),
+            "pixel_accuracy": ("accuracy", "Pixel accuracy"),
+            "mean_accuracy": ("accuracy", "Mean accuracy of the classes"),
+            "macro_dice": ("f1", "Macro Dice"),
+            "loss": ("loss", "Loss"),
+        },
+        parts="cards.page.segmentation",
+        template="segmentation.md",
+        clients={"segmentation_models_pytorch": "stock_smp"},
+        required="segmentation_models_pytorch",
+        app="segmentation.py",
+        pipeline="image-segmentation",
+        packages=("segmentation-models-pytorch",),
+        says="gives each pixel one of its",
+    ),
 }
 
 
@@ -70,12 +99,13 @@ def of(result: Mapping[str, Any]) -> CardTask:
 
 
 def of_model(model: Path) -> CardTask:
-    """The row of a model's folder: by the result.json beside it; classification where there is none.
+    """The row of a model's folder: by the result.json beside it, or its own finetune.json; else classification.
 
     Raises:
         CardError: This version has no such task.
     """
-    path = model.parent / "result.json"
+    beside, own = model.parent / "result.json", model / OURS
+    path = beside if beside.is_file() else own
     if not path.is_file():
         return TASKS["image-classification"]
     try:

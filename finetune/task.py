@@ -306,7 +306,7 @@ class Answers(Protocol):
     """A model that answers.
 
     Attributes:
-        transform: PIL RGB -> float32 `[3, H, W]`, the evaluation's.
+        transform: PIL RGB -> float32 `[3, H, W]`, the evaluation's; or anything else, with a `collate` for a batch.
     """
 
     transform: Any
@@ -315,8 +315,12 @@ class Answers(Protocol):
     def says(self) -> Sequence[str]:
         """One line on the model, and further ones on what to know of its answers."""
 
-    def records(self, pixels: torch.Tensor, options: Any) -> list[Record]:
-        """What `predict` says of prepared images `[B, 3, H, W]`, under its flags."""
+    def records(self, pixels: Any, options: Any) -> list[Record]:
+        """What `predict` says of prepared images `[B, 3, H, W]`, or what `transform.collate` makes, under its flags.
+
+        A task whose answers are files has `keep(name, record) -> record` as well, which writes an image's: `name` is
+        what the image is called, and `--output` is then a folder.
+        """
 
     def brief(self, record: Record) -> str:
         """A record in short, for a terminal."""

@@ -15,8 +15,8 @@ NAME = "verify.json"
 VERSION = 1
 REQUIRED = {"weights_sha256": "model.safetensors", "config_sha256": "config.json"}
 EXPORTED = {"onnx_sha256": "model.onnx", "openvino_sha256": "model.xml", "openvino_weights_sha256": "model.bin"}
-FILES = REQUIRED | EXPORTED
-"""Key of the certificate -> the file whose SHA-256 it holds; those of exports only where there are such."""
+FILES = REQUIRED | {"finetune_sha256": "finetune.json"} | EXPORTED
+"""Key of the certificate -> the file whose SHA-256 it holds; finetune.json and exports only where there are such."""
 
 
 def check(model: Path) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def sections(result: dict[str, Any], model: Path) -> dict[str, Any]:
         "limitations": parts.limitations(result),
         "chosen": _chosen(result),
         "averaged": result["model"].get("weights") == "averaged",
-        "seeds": _seeds(evaluation["seeds"]) if "seeds" in evaluation else None,
+        "seeds": _seeds(evaluation["seeds"], tasks.of(result)) if "seeds" in evaluation else None,
         "training": settings.rows(result["training"], result["seed"]),
         "command": command(words) if words else None,
         "environment": ", ".join(f"{escape(name)} {escape(of)}" for name, of in result["environment"].items()),
@@ -135,17 +135,20 @@ def _scores(result: dict[str, Any], evaluation: dict[str, Any], floors: Sequence
 def _chosen(result: dict[str, Any]) -> str:
     if result["model"].get("weights") == "averaged over seeds":
         return "The weights are an average over seeds"
-    return CHOSEN.get(result["training"].get("chosen_by", ""), "The epoch was chosen by validation accuracy")
+    by = str(result["training"].get("chosen_by") or "validation accuracy")
+    return CHOSEN.get(by, f"The epoch was chosen by {escape(by.partition(',')[0])}")
 
 
-def _seeds(found: dict[str, Any]) -> str:
-    """One line: mean, standard deviation, each seed, and which one this is."""
-    each = ", ".join(f"{number(one['test']['accuracy'])} (seed {one['seed']})" for one in found["each"])
+def _seeds(found: dict[str, Any], task: tasks.CardTask) -> str:
+    """One line: mean, standard deviation, each seed, and which one this is, of the task's first score."""
+    key, (_, title) = next(iter(task.metrics.items()))
+    title = f"{title[0].lower()}{title[1:]}"
+    each = ", ".join(f"{number(one['test'][key])} (seed {one['seed']})" for one in found["each"])
     this = "the average of their weights" if found["exported"] == "average" else f"that of seed {found['exported']}"
     return (
-        f"{len(found['each'])} trainings that differ in their seed alone have a mean test accuracy of "
-        f"{number(found['mean']['test']['accuracy'])} with a standard deviation of "
-        f"{number(found['sd']['test']['accuracy'])}: {each}. This model is {this}, chosen on validation "
+        f"{len(found['each'])} trainings that differ in their seed alone have a mean test {title} of "
+        f"{number(found['mean']['test'][key])} with a standard deviation of "
+        f"{number(found['sd']['test'][key])}: {each}. This model is {this}, chosen on validation "
         f"({escape(found['chosen_by'])})."
     )
 

@@ -30,7 +30,7 @@ def metadata(result: dict[str, Any], name: str, model: Path) -> ModelCardData:
     optional |= {"base_model_relation": "finetune"} if base else {}
     return ModelCardData(
         library_name=task.library,
-        pipeline_tag=result["task"],
+        pipeline_tag=task.pipeline or result["task"],
         base_model=base,
         datasets=[dataset["id"]] if dataset["hub"] and _hub_id(dataset["id"]) else None,
         metrics=list(dict.fromkeys(named[key][0] for key in named if key in result["metrics"]["test"])),
@@ -38,7 +38,7 @@ def metadata(result: dict[str, Any], name: str, model: Path) -> ModelCardData:
         model_name=name,
         eval_results=[
             EvalResult(
-                task_type=result["task"],
+                task_type=task.pipeline or result["task"],
                 task_name=task.title,
                 dataset_type=dataset["id"],
                 dataset_name=dataset["id"],

@@ -138,7 +138,11 @@ def _selected(result: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[st
             f"The validation accuracy, {number(validation)}, lies outside the interval of the test accuracy: the "
             "two splits differ, or the choice of the epoch flatters the first."
         )
-    origin = result["dataset"]["held_out"].get("test")
+    yield from _held_out(result["dataset"])
+
+
+def _held_out(dataset: dict[str, Any]) -> Iterator[str]:
+    origin = dataset["held_out"].get("test")
     if origin:
         yield (
             f"The test images were drawn from {escape(origin['from'])} by chance: where images resemble each other "
@@ -167,6 +171,16 @@ def _training(training: dict[str, Any]) -> Iterator[str]:
         )
     elif training.get("best_epoch") and training["best_epoch"] == training["epochs"] and _was_chosen(training):
         yield f"The best epoch was the last of {training['epochs']:,}: a longer training may give a better model."
+
+
+def of_data(result: dict[str, Any]) -> Iterator[str]:
+    """What is true of any task: how the test images were found, and what was left out."""
+    yield from _held_out(result["dataset"])
+    yield from _data(result["dataset"])
+
+
+of_training = _training
+"""Where the training was cut short."""
 
 
 def _was_chosen(training: dict[str, Any]) -> bool:

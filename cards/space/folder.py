@@ -44,7 +44,7 @@ def build(model: Path, repo_id: str, folder: Path) -> Path:
     check_name(repo_id)
     files = {
         "app.py": _app(tasks.of_model(model), repo_id),
-        "requirements.txt": _requirements(),
+        "requirements.txt": _requirements(tasks.of_model(model)),
         "README.md": _readme(model, repo_id),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,10 +67,10 @@ def _app(task: CardTask, repo_id: str) -> str:
     return text.replace(_PLACEHOLDER, f"MODEL = {json.dumps(repo_id)}")
 
 
-def _requirements() -> str:
+def _requirements(task: CardTask) -> str:
     """The same versions of what computes the answer; Pillow and huggingface_hub are for Gradio to choose."""
     lines = []
-    for name in _REQUIRED:
+    for name in (*_REQUIRED, *task.packages):
         try:
             lines.append(f"{name}=={version(name).partition('+')[0]}")
         except PackageNotFoundError:
@@ -81,12 +81,15 @@ def _requirements() -> str:
 def _readme(model: Path, repo_id: str) -> str:
     """The Space's card: only text of ours, numbers, and a name that the Hub allows."""
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    if (model / tasks.OURS).is_file():
+        ours = json.loads((model / tasks.OURS).read_text(encoding="utf-8"))
+        config = {"num_classes": len(ours["classes"]), "calibration": {"temperature": ours.get("temperature")}}
     try:
         gradio = version("gradio")
     except PackageNotFoundError:
         gradio = GRADIO
     task = tasks.of_model(model)
-    pipeline = next(name for name, row in tasks.TASKS.items() if row is task)
+    pipeline = task.pipeline or next(name for name, row in tasks.TASKS.items() if row is task)
     data = SpaceCardData(
         title=repo_id.partition("/")[2],
         sdk="gradio",
@@ -98,9 +101,10 @@ def _readme(model: Path, repo_id: str) -> str:
     )
     calibrated = (config.get("calibration") or {}).get("temperature") is not None
     words = "calibrated probabilities" if calibrated else "the model's own probabilities: it has no calibration"
+    words = "drawn over it" if (model / tasks.OURS).is_file() else f"with {words}"
     return (
         f"---\n{data.to_yaml()}\n---\n\n# {repo_id.partition('/')[2]}\n\n"
-        f"Drop an image, and [the model](https://huggingface.co/{repo_id}) names the most probable of its "
-        f"{int(config['num_classes'])} classes, with {words}. What it was trained on, and how good it is, its card "
+        f"Drop an image, and [the model](https://huggingface.co/{repo_id}) {task.says} "
+        f"{int(config['num_classes'])} classes, {words}. What it was trained on, and how good it is, its card "
         "says.\n"
     )

@@ -12,7 +12,7 @@ from finetune.commands import start
 from finetune.data import outside, source
 from finetune.data.dataset import LabelledImages, excluded, inspect, whole_split
 from finetune.data.splits import ROLES, SplitRows, Splits
-from finetune.errors import DatasetError, RunFolderError, listing
+from finetune.errors import ConfigError, DatasetError, RunFolderError, listing
 from finetune.evaluation import published
 from finetune.evaluation.evaluation import Evaluation
 from finetune.loading import choose, transforms
@@ -85,7 +85,7 @@ def evaluate_model(options: EvaluateOptions) -> Evaluation:
     if run.result.is_file():
         name = f"local-dir:{run.model}"
     task = registry.of_model(name)
-    model = models.build(name, None, pretrained=True, image_size=options.image_size)
+    model = registry.open_model(task, name, options.image_size)
     data = whole_split(
         options.dataset or "",
         registry.reader(task.name, options),
@@ -132,6 +132,8 @@ def _loader(task: Task, data: LabelledImages, data_config: dict[str, Any], optio
     loader: ImageDataModule = task.data_module(
         data, data_config, batch_size=options.batch_size, workers=options.workers
     )
+    if options.protocol == "paper" and loader.own_inputs is not None:
+        raise ConfigError(f"--protocol paper crops images, and {task.name} looks at whole ones: leave it out")
     if options.protocol == "paper":
         loader.eval_transform = transforms.paper(data_config)
     return loader

@@ -21,7 +21,6 @@ from finetune.console import log
 from finetune.errors import ConfigError, DatasetError, ExportError
 from finetune.export import certify, formats
 from finetune.export.formats import Format
-from finetune.loading import transforms
 from finetune.networks import model_names, models
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
@@ -54,11 +53,12 @@ def export(options: ExportOptions) -> Path:
             f"expected a run or a model's folder, got {options.model!r}: train it, or download its folder"
         )
     folder = Path(name.removeprefix("local-dir:"))
-    model = models.build(name, None, pretrained=True).eval()
-    pixels, what = _pixels(folder, model)
+    task = registry.of_model(folder)
+    model = registry.open_model(task, name).eval()
+    pixels, what = _pixels(folder, model, task)
     renew = cards.is_current(folder.parent)
     path = (Path(options.output) if options.output else folder / form.file).expanduser().absolute()
-    largest = write(form, model, path, metadata(registry.of_model(folder), model, folder), pixels)
+    largest = write(form, model, path, metadata(task, model, folder), pixels)
     log.info(
         f"{form.library} gives the model's logits on {what}: largest difference {largest:.1e} of the largest logit"
     )
@@ -155,14 +155,14 @@ def _check(form: Format, path: Path, live: np.ndarray, pixels: np.ndarray) -> fl
     return difference
 
 
-def _pixels(folder: Path, model: nn.Module) -> tuple[Tensor, str]:
+def _pixels(folder: Path, model: nn.Module, task: Task) -> tuple[Tensor, str]:
     """What to compare on, and what to call it: the certificate's test images, those of the dataset, or noise."""
     run = RunFolder(folder.parent)
     data_config = models.data_config(model)
     if not (run.verify / "inputs.safetensors").is_file() and run.result.is_file():
         try:  # a run of an earlier version
             data = evaluate.reopen(run, RunResult.load(run.result), "test")
-            certify.write_inputs(run.verify, model, data, transforms.normalised(data_config))
+            task.witness(model, run.verify, data, data_config)
         except DatasetError as error:
             log.info(f"the test images are out of reach: {error}")
     if (run.verify / "inputs.safetensors").is_file():

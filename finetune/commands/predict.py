@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from finetune.console import log
-from finetune.errors import DatasetError, Interrupted, RunFolderError
+from finetune.errors import ConfigError, DatasetError, Interrupted, RunFolderError
 from finetune.export import formats
 from finetune.loading.allocator import freed_memory_kept
 from finetune.serving import inputs as predict_inputs
 from finetune.serving.inputs import Batch, Inputs
-from finetune.settings.verbs import PredictOptions
+from finetune.settings.verbs import PredictOptions, output_problems
 from finetune.task import Answers, Record
 from finetune.tasks import registry
 from finetune.text import cell, visible
@@ -45,6 +45,7 @@ def _prepare(options: PredictOptions) -> tuple[Answers, Inputs]:
     listed = predict_inputs.from_paths(options.paths) if options.paths else None
     task = registry.of_model(options.model)
     answers = task.answers(options.model, options, None if listed is None else len(listed.values))
+    _check_output(options, answers)
     inputs = _of_dataset(options) if listed is None else listed
     count = len(inputs.values)
     if count == 0:
@@ -54,6 +55,21 @@ def _prepare(options: PredictOptions) -> tuple[Answers, Inputs]:
     for line in others:
         log.info(line)
     return answers, inputs
+
+
+def _check_output(options: PredictOptions, answers: Answers) -> None:
+    """Raise where a folder is given for a file.
+
+    Raises:
+        ConfigError: It is, or a flag of masks where there are none.
+    """
+    if hasattr(answers, "keep"):
+        return
+    if options.overlay:
+        raise ConfigError("--overlay is for models of semantic segmentation: leave it out")
+    problems = output_problems(Path(options.output)) if options.output is not None else []
+    if problems:
+        raise ConfigError("; ".join(problems))
 
 
 def _answer(answers: Answers, inputs: Inputs, options: PredictOptions) -> Iterator[list[Record]]:
@@ -80,7 +96,9 @@ def _records(answers: Answers, inputs: Inputs, batch: Batch, options: PredictOpt
     found: dict[int, Record] = {row: {"error": reason} for row, reason in batch.problems}
     if batch.rows:
         found |= dict(zip(batch.rows, answers.records(batch.pixels, options), strict=True))
-    return [inputs.names[row] | found[row] for row in sorted(found)]
+    keep = getattr(answers, "keep", None)  # of a task whose answers are files
+    named = [(inputs.names[row], found[row]) for row in sorted(found)]
+    return [name | (keep(name, of) if keep and "error" not in of else of) for name, of in named]
 
 
 def write(options: PredictOptions) -> None:
@@ -94,7 +112,7 @@ def write(options: PredictOptions) -> None:
     answers, inputs = _prepare(options)
     start = time.perf_counter()
     try:
-        with _opened(options.output) as stream:
+        with _opened(None if hasattr(answers, "keep") else options.output) as stream:
             line = _lines(stream, options, inputs, answers)
             for records in _answer(answers, inputs, options):
                 for record in records:

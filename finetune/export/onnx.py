@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from finetune.errors import ConfigError
 from finetune.export.network import Array, Network, Precision
@@ -20,13 +21,20 @@ def save(model: nn.Module, path: Path, metadata: Mapping[str, str], pixels: Tens
     """Write a file with a dynamic batch: `pixels` -> `logits`.
 
     Args:
-        model: In eval mode, float32, on the CPU.
+        model: In eval mode, float32, on the CPU. Height and width are dynamic, too, where it says of what they are
+            multiples (`size_multiple`).
         path: To write. More than 2 GB of weights go to a second file, `path` with `.data` appended.
         metadata: Text by name.
         pixels: float32 `[n, 3, H, W]`, an example.
     """
     example = (pixels[:1].repeat(2, 1, 1, 1),)  # two: the exporter takes a batch of one for a constant
-    batch = ({0: torch.export.Dim("batch")},)
+    step = getattr(model, "size_multiple", None)
+    sides = (
+        {} if step is None else {n: step * torch.export.Dim(f"{of}_{step}") for n, of in ((2, "height"), (3, "width"))}
+    )
+    if step is not None:  # sides of their own, and none that could be taken for a constant
+        example = (functional.interpolate(example[0], size=(3 * step, 4 * step)),)
+    batch = ({0: torch.export.Dim("batch"), **sides},)
     names: dict[str, Any] = {"input_names": ["pixels"], "output_names": ["logits"]}
     program: Any = torch.onnx.export(model, example, dynamo=True, dynamic_shapes=batch, verbose=False, **names)
     program.model.metadata_props.update(metadata)

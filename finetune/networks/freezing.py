@@ -27,6 +27,13 @@ def classifier_of(model: nn.Module) -> nn.Module:
     return found
 
 
+def backbone_of(model: nn.Module) -> nn.Module:
+    """The part that starts from pretrained weights, by `get_backbone`; of a model without it the model itself."""
+    find: Any = getattr(model, "get_backbone", None)
+    found: nn.Module = find() if find else model
+    return found
+
+
 def stages(model: nn.Module) -> list[set[str]]:
     """Names of the model's parameters, from the classifier down to the stem: the order in which they are unfrozen.
 

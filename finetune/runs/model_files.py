@@ -10,6 +10,8 @@ from finetune.errors import ModelError
 from finetune.runs import reading
 
 CONFIG, WEIGHTS, CERTIFICATE, SEAL = "config.json", "model.safetensors", "verify.json", "complete.json"
+OURS = "finetune.json"
+"""What is ours of a model in another library's form than timm's: its task, its classes, how to prepare an image."""
 _KEYS = {WEIGHTS: "weights_sha256", CONFIG: "config_sha256"}
 _ADVICE = "put back a copy of it, or export the model again"
 
@@ -24,7 +26,11 @@ def check(folder: Path) -> None:
         ModelError: A file is damaged, or config.json names more or fewer classes than there are outputs.
         RunFolderError: A file is another than the one that was verified or written.
     """
-    config = reading.read(folder / CONFIG, reading.MODEL, _ADVICE, ModelError)
+    if is_ours(folder):
+        ours(folder)
+        config = reading.read(folder / CONFIG, dict, _ADVICE, ModelError)
+    else:
+        config = reading.read(folder / CONFIG, reading.MODEL, _ADVICE, ModelError)
     names, outputs = config.get("label_names"), config.get("num_classes")
     if names is not None and outputs is not None and len(names) != outputs:
         raise ModelError(
@@ -34,6 +40,21 @@ def check(folder: Path) -> None:
     if (folder / WEIGHTS).exists():
         _check_weights(folder / WEIGHTS)
     compare(folder)
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a model's folder is in another library's form than timm's, as its task has written it."""
+    return (folder / OURS).is_file()
+
+
+def ours(folder: Path) -> dict[str, Any]:
+    """What finetune.json says.
+
+    Raises:
+        ModelError: It is damaged.
+    """
+    found: dict[str, Any] = reading.read(folder / OURS, reading.OURS, _ADVICE, ModelError)
+    return found
 
 
 def _check_weights(path: Path) -> None:

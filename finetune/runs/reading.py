@@ -71,6 +71,8 @@ MODEL = {
     "model_args?": (dict, type(None)),
     "pretrained_cfg?": dict,
 }
+OURS = {"task": str, "classes": [str]}
+"""Of finetune.json, what every task writes."""
 COMPLETE = {"files": Each(str)}
 LOCK = {"packages": Each(str), "data": Each(str), "weights": Each(TEXT_OR_NULL), "settings": dict}
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image as PILImage
-from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -30,12 +29,12 @@ class Batch(NamedTuple):
 
     Attributes:
         rows: Places in the input of those that could be read.
-        pixels: float32 `[len(rows), 3, H, W]`.
+        pixels: float32 `[len(rows), 3, H, W]`, or what the transform's own `collate` makes of the images.
         problems: Place in the input, and reason, of each that could not.
     """
 
     rows: list[int]
-    pixels: Tensor
+    pixels: Any
     problems: list[tuple[int, str]]
 
 
@@ -103,7 +102,8 @@ class _Batches(TorchDataset[Batch]):
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
         good: list[int] = []
-        pixels: list[Tensor] = []
+        pixels: list[Any] = []
+        collate = getattr(self.transform, "collate", torch.stack)
         problems: list[tuple[int, str]] = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
@@ -113,7 +113,7 @@ class _Batches(TorchDataset[Batch]):
                     good.append(row)
                 except Exception as error:  # Pillow's decoders raise whatever they like on broken input
                     problems.append((row, _reason(error)))
-        return Batch(good, torch.stack(pixels) if pixels else torch.empty(0), problems)
+        return Batch(good, collate(pixels) if pixels else torch.empty(0), problems)
 
     def _picture(self, row: int) -> PILImage.Image:
         value = self.values[row]
@@ -134,7 +134,7 @@ def loader(inputs: Inputs, transform: Transform, batch_size: int, workers: int |
 
     Args:
         inputs: The images.
-        transform: PIL RGB -> float32 `[3, H, W]`.
+        transform: PIL RGB -> float32 `[3, H, W]`; or what it brings together itself, by `collate`.
         batch_size: Images per batch.
         workers: Processes; chosen from the cores at hand when not given.
     """

@@ -110,7 +110,7 @@ def build(predictor: Predictor, uploads: Path) -> gr.Blocks:
             return html.EMPTY, ""
         name = str(dropped.get("orig_name") or "the image")
         try:
-            path = _uploaded(dropped, uploads)
+            path = uploaded(dropped, uploads)
             doors.remove_later(path)
             found = classify(predictor, path)
         except (OSError, ValueError, SyntaxError, FinetuneError) as error:  # SyntaxError: a broken PNG
@@ -144,7 +144,7 @@ def build(predictor: Predictor, uploads: Path) -> gr.Blocks:
     return page.queue(max_size=32)
 
 
-def _uploaded(dropped: dict[str, Any], uploads: Path) -> Path:
+def uploaded(dropped: dict[str, Any], uploads: Path) -> Path:
     """The file that Gradio stored.
 
     Raises:

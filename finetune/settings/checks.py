@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from finetune.settings import durations
+from finetune.settings import durations, of_tasks
 from finetune.settings.options import Options, flag
 
 # field: (smallest, largest, whether the smallest itself is allowed)
@@ -75,6 +75,7 @@ def problems(config: Options) -> list[str]:
     if config.private and config.publish is None:
         found.append("--private needs --publish OWNER/NAME: it is about the repository that is made")
     found += _stream_problems(config)
+    found += of_tasks.problems(config)
     if config.max_time is not None:
         try:
             durations.seconds(config.max_time)

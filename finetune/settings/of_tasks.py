@@ -13,6 +13,10 @@ from finetune.errors import ConfigError
 
 MultiLabelLoss = Literal["bce", "asymmetric"]
 Detector = Literal["faster-rcnn", "mask-rcnn", "cascade-rcnn", "cascade-mask-rcnn", "fcos", "retinanet"]
+Decoder = Literal["fpn", "unet", "upernet", "segformer", "deeplabv3plus", "deeplabv3"]
+SegmentationLoss = Literal["ce", "ce-dice"]
+DILATED = ("deeplabv3plus", "deeplabv3")
+"""Decoders at output stride 16 or 8."""
 
 BoxFormat = Literal["xywh", "xyxy", "cxcywh", "xywh-normalised", "xyxy-normalised", "cxcywh-normalised"]
 
@@ -20,6 +24,13 @@ _INFERRED = tyro.conf.arg(help_behavior_hint="(default: inferred)")
 _LONG = tyro.conf.arg(help_behavior_hint="(default: 5/3 of --image-size)")
 _BCE = tyro.conf.arg(help_behavior_hint="(default: bce)")
 _DETECTOR = tyro.conf.arg(help_behavior_hint="(default: faster-rcnn; of masks mask-rcnn)")
+_COLORS = tyro.conf.arg(help_behavior_hint="(default: the dataset's own)", metavar="COLOURS|FILE")
+_UNLABELLED = tyro.conf.arg(help_behavior_hint="(default: what is called unlabeled, void, ignore or N/A)")
+
+_DECODER = tyro.conf.arg(help_behavior_hint="(default: fpn)")
+_STRIDE = tyro.conf.arg(help_behavior_hint="(default: 32; of deeplabv3 and deeplabv3plus 16)")
+_LOSS = tyro.conf.arg(help_behavior_hint="(default: ce)")
+_TILE = tyro.conf.arg(help_behavior_hint="(default: whole images)", metavar="PIXELS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +56,29 @@ class DetectionOptions:
     boxes at once (fcos, retinanet)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SegmentationOptions:
+    """A class a pixel (semantic-segmentation)."""
+
+    mask_colors: Annotated[str | None, _COLORS] = None
+    """Colours of the classes in coloured masks: name=r,g,b;name=r,g,b or a file of them (csv, json, text)."""
+    ignore_classes: Annotated[str | None, _UNLABELLED] = None
+    """Classes that are neither learnt nor counted: names or values of the masks with commas between, or none."""
+    decoder: Annotated[Decoder | None, _DECODER] = None
+    """What makes a map of classes of the backbone's maps, as segmentation_models_pytorch has it."""
+    output_stride: Annotated[Literal[32, 16, 8] | None, _STRIDE] = None
+    """Of the backbone, for deeplabv3 and deeplabv3plus 16 or 8: a finer last map, more time and memory."""
+    segmentation_loss: Annotated[SegmentationLoss | None, _LOSS] = None
+    """ce: cross-entropy of each pixel; ce-dice: with the Dice loss of each class, where some cover few pixels."""
+    tile: Annotated[int | None, _TILE] = None
+    """Look at images that are larger in overlapping windows of this side, for memory; a multiple of 32."""
+
+
 BY_TASK: tuple[tuple[str, type], ...] = (
     ("multi-label-classification", MultiLabelOptions),
     ("object-detection", DetectionOptions),
     ("instance-segmentation", DetectionOptions),
+    ("semantic-segmentation", SegmentationOptions),
 )
 """Each task's group; tasks may share one."""
 
@@ -77,6 +107,19 @@ def reading(settings: Any) -> dict[str, Any]:
 def loading(settings: Any, task: str) -> dict[str, Any]:
     """Flags of a task that its data module takes."""
     return of_task({name: getattr(settings, name) for name in LOADING}, task)
+
+
+def problems(config: Any) -> list[str]:
+    """What does not go together of a task's own flags, a sentence each."""
+    found = []
+    decoder, stride, tile = config.decoder or "fpn", config.output_stride, config.tile
+    if decoder in DILATED and stride == 32:
+        found.append(f"--decoder {decoder} is for --output-stride 16 or 8, got 32")
+    if decoder not in DILATED and stride not in (None, 32):
+        found.append(f"--output-stride {stride} is for --decoder {' or '.join(DILATED)}, got {decoder}")
+    if tile is not None and (tile < 64 or tile % 32):
+        found.append(f"--tile must be a multiple of 32 and at least 64, got {tile}")
+    return found
 
 
 def settle(config: Any, task: str, preset: Mapping[str, Any], refused: Mapping[str, str]) -> Any:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from finetune.settings.limits import MAX_IMAGE_PIXELS
-from finetune.settings.of_tasks import DetectionOptions, MultiLabelOptions
+from finetune.settings.of_tasks import DetectionOptions, MultiLabelOptions, SegmentationOptions
 from finetune.settings.presets import (
     FEWEST_EPOCHS,
     FROZEN_PRESET,
@@ -246,6 +246,7 @@ class Options(
     RunOptions,
     MultiLabelOptions,
     DetectionOptions,
+    SegmentationOptions,
 ):
     """All of them together, and what follows from several."""
 
@@ -283,6 +284,7 @@ GROUPS: dict[str, type] = {
     "run": RunOptions,
     "multi_label": MultiLabelOptions,
     "detection": DetectionOptions,
+    "segmentation": SegmentationOptions,
 }
 
 

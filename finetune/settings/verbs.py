@@ -121,7 +121,9 @@ class PredictOptions:
     format: Annotated[Literal["json", "csv", "table"] | None, _FORMAT] = None
     """json: one object a line; csv; table: short lines for people."""
     output: Annotated[Path | None, _STDOUT] = None
-    """File to write; it appears when everything is done."""
+    """File to write; it appears when everything is done. Of semantic segmentation: folder for the masks."""
+    overlay: bool = False
+    """Of semantic segmentation: also write each image with its classes' colours over it."""
     accelerator: str = "auto"
     """auto, cpu, gpu, mps."""
     precision: Literal["32", "bf16"] = "32"
@@ -150,7 +152,7 @@ class PredictOptions:
             of_dataset = [name for name in ("dataset_config", "revision", "image_column") if getattr(self, name)]
             flags = ", ".join("--" + name.replace("_", "-") for name in of_dataset)
             problems += [f"{flags}: only with --dataset"] if flags else []
-        if self.output is not None:
+        if self.output is not None and not Path(self.output).is_dir():  # a task may write into a folder
             problems += output_problems(Path(self.output))
         if problems:
             raise ConfigError("; ".join(problems))

@@ -6,14 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ConfigError, RunFolderError, SchemaError, SeveralReadingsError, listing, suggest
-from finetune.runs import reading
+from finetune.runs import model_files, reading
 from finetune.settings import of_tasks
 from finetune.task import Reading, Schema, Task
 from finetune.tasks.classification.task import CLASSIFICATION
 from finetune.tasks.detection.task import DETECTION, INSTANCES
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _TASKS: dict[str, Task] = {}
 
@@ -41,13 +44,14 @@ def get(name: str) -> Task:
 
 
 def of_model(model: str | Path) -> Task:
-    """The task of a run's, or its model's, folder, by the result.json there; of any other model classification.
+    """The task of a run's, or its model's, folder, by result.json or finetune.json; of any other model classification.
 
     Raises:
         RunFolderError: A run's result.json is damaged, or of a task that this version does not have.
     """
     place = Path(str(model).removeprefix("local-dir:")).expanduser()
-    for path in (place / "result.json", place.parent / "result.json", place / "finetune.json"):
+    own = (place / model_files.OURS, place.parent / model_files.OURS)  # of a model's folder alone, or a file in it
+    for path in (place / "result.json", place.parent / "result.json", *own):
         if path.is_file():
             try:
                 return get(json.loads(path.read_text(encoding="utf-8"))["task"])
@@ -56,6 +60,25 @@ def of_model(model: str | Path) -> Task:
                     raise RunFolderError(f"{path} is damaged: it does not say the task; {reading.ADVICE}") from error
                 continue  # not one of ours
     return CLASSIFICATION
+
+
+def open_model(task: Task, name: str, image_size: int | None = None) -> nn.Module:
+    """A finished model: by its task where that has a form of its own, else by timm.
+
+    Args:
+        task: The model's.
+        name: As `finetune.networks.models.build` takes it.
+        image_size: Side that timm's model is checked for.
+
+    Raises:
+        ModelError: It cannot be built.
+    """
+    folder = Path(name.removeprefix("local-dir:"))
+    if name.startswith("local-dir:") and model_files.is_ours(folder):
+        return task.load(folder)
+    from finetune.networks import models  # with timm, which to know a task does not take
+
+    return models.build(name, None, pretrained=True, image_size=image_size)
 
 
 @dataclass(frozen=True)

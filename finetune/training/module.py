@@ -71,7 +71,7 @@ class TaskModule(L.LightningModule, ABC):
         """Mean loss of a batch; what is random in it is seeded."""
 
     @abstractmethod
-    def nothing(self, pixels: Tensor) -> Tensor:
+    def nothing(self, pixels: Tensor) -> Any:
         """What the model says of no image: the outputs of a batch of none."""
 
     def outputs(self, pixels: Tensor) -> Any:
@@ -198,12 +198,15 @@ class TaskModule(L.LightningModule, ABC):
         self.log_dict({f"{stage}_{name}": value.float() for name, value in values.items()}, sync_dist=True)
         scores.reset()
 
+    def rate_scales(self) -> Mapping[str, float]:
+        """Factors of the learning rate of parameters of `model` whose names begin so; none where all have one."""
+        return {}
+
     def configure_optimizers(self) -> Any:
         """Timm's optimizer, and a warm-up and cosine over the optimizer steps that the Trainer plans."""
         options = self.hparams
-        optimizer = make_optimizer(
-            self.model, options["optimizer"], options["lr"], options["weight_decay"], options["layer_decay"]
-        )
+        rates = (options["layer_decay"], self.rate_scales())
+        optimizer = make_optimizer(self.model, options["optimizer"], options["lr"], options["weight_decay"], *rates)
         steps = max(1, int(self.trainer.estimated_stepping_batches))
         epochs = self.trainer.max_epochs or 1
         warmup = min(round(options["warmup_epochs"] * steps / max(epochs, 1)), steps // 2)

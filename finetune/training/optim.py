@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -14,7 +16,12 @@ from finetune.training.sharding import here
 
 
 def make_optimizer(
-    model: nn.Module, name: str, lr: float, weight_decay: float, layer_decay: float | None = None
+    model: nn.Module,
+    name: str,
+    lr: float,
+    weight_decay: float,
+    layer_decay: float | None = None,
+    scales: Mapping[str, float] | None = None,
 ) -> Optimizer:
     """Timm's optimizer with timm's groups: no weight decay on norms and biases.
 
@@ -25,13 +32,27 @@ def make_optimizer(
         weight_decay: Of all other parameters.
         layer_decay: Factor from each layer to the one before it, by the model's own `group_matcher`: in a ResNeSt the
             classifier has `lr`, the last block `lr * layer_decay`, and so on down to the stem. One rate when not given.
+        scales: In place of `layer_decay`: factors of the rate of the parameters whose names begin so.
     """
-    optimizer: Optimizer = create_optimizer_v2(
-        model, opt=name, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay
-    )
+    if scales:
+        groups = _scaled_groups(model, weight_decay, scales)
+        optimizer: Optimizer = create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay)
+    else:
+        optimizer = create_optimizer_v2(model, opt=name, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay)
     for group in optimizer.param_groups:  # timm leaves this to its own schedulers; torch's start from `lr`
         group["lr"] = group["lr"] * group.get("lr_scale", 1.0)
     return optimizer
+
+
+def _scaled_groups(model: nn.Module, weight_decay: float, scales: Mapping[str, float]) -> list[dict[str, Any]]:
+    """By rate, with and without weight decay: norms and biases have none, as in timm's own groups."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            scale = next((factor for prefix, factor in scales.items() if name.startswith(prefix)), 1.0)
+            decay = 0.0 if parameter.ndim <= 1 or name.endswith(".bias") else weight_decay
+            groups.setdefault((scale, decay), []).append(parameter)
+    return [{"params": members, "weight_decay": decay, "lr_scale": scale} for (scale, decay), members in groups.items()]
 
 
 def make_schedule(optimizer: Optimizer, steps: int, warmup: int) -> LambdaLR:

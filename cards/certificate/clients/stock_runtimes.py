@@ -41,6 +41,17 @@ def prepare(image: Image.Image, how: dict[str, Any]) -> Array:
     return normalised.transpose(2, 0, 1).astype(np.float32)
 
 
+def prepare_whole(image: Image.Image, how: dict[str, Any]) -> Array:
+    """The same for masks: the whole image, its sides multiples of `multiple`."""
+    step, short = how["multiple"], min(image.size)
+    size = tuple(-(-side * how["image_size"] // (short * step)) * step for side in image.size)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling[how["interpolation"].upper()])
+    pixels = np.asarray(image, dtype=np.float32) / 255
+    normalised = (pixels - np.float32(how["mean"])) / np.float32(how["std"])
+    return normalised.transpose(2, 0, 1).astype(np.float32)
+
+
 def open_onnx(path: Path) -> tuple[str, Mapping[str, str], Callable[[Array], Array]]:
     """The library's version, the metadata, and float32 `[B, 3, H, W]` -> float32 logits `[B, C]`."""
     import onnxruntime
@@ -73,9 +84,10 @@ def main(model: str, verify: str, output: str, file: str) -> None:
 
     how = json.loads(metadata["preprocessing"])
     same = own = logits(load_file(Path(verify, "inputs.safetensors"))["pixels"])
-    if how["crop_mode"] in ("center", "squash") and how["input_size"][1] == how["input_size"][2]:
+    square = how.get("crop_mode") in ("center", "squash") and how["input_size"][1] == how["input_size"][2]
+    if square or "multiple" in how:
         pictures = [Image.open(path).convert("RGB") for path in sorted(Path(verify, "images").glob("*.png"))]
-        own = logits(np.stack([prepare(picture, how) for picture in pictures]))
+        own = logits(np.stack([(prepare if square else prepare_whole)(picture, how) for picture in pictures]))
     np.savez(output, logits=same, own=own)
     known = sorted({"cards", "finetune", "resnest_timm", "timm", "torch", "transformers"} & set(sys.modules))
     said = {"classes": json.loads(metadata["classes"]), "weights_sha256": metadata["weights_sha256"]}

@@ -21,7 +21,7 @@ _WRONG = LinearSegmentedColormap.from_list("wrong", ["#FFFFFF", "#F6B98B", style
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def draw(pairs: Pairs, classes: Sequence[str]) -> Figure:
+def draw(pairs: Pairs, classes: Sequence[str], what: str = "Test images", by_share: bool = False) -> Figure:
     """Rows are true classes, columns predicted ones; blue is right, orange wrong, the stronger the more of the row.
 
     Above `COUNTED` classes the largest confusions are listed beside, and as many ticks are labelled as there is room.
@@ -29,16 +29,18 @@ def draw(pairs: Pairs, classes: Sequence[str]) -> Figure:
     Args:
         pairs: Targets, predicted classes and number of images, int64 `[K]` each.
         classes: Names, in order.
+        what: Is counted.
+        by_share: Whether cells say shares of the true class, where counts are too long.
     """
     names, count = style.readable(classes), len(classes)
     if count <= COUNTED:
         made = style.figure(min(8.2, 2.6 + 0.34 * count))
-        _matrix(made, made.add_subplot(), pairs, names, label_inches=1.5, size=8.0)
+        _matrix(made, made.add_subplot(), pairs, names, 1.5, 8.0, what, by_share)
         return made
     made = style.figure(6.2)
     left, right = made.subplots(1, 2, width_ratios=[5.3, 2.7])
     left.set_anchor("NW")
-    _matrix(made, left, pairs, names, label_inches=0.95, size=6.5)
+    _matrix(made, left, pairs, names, 0.95, 6.5, what, by_share)
     _largest(made, right, pairs, names)
     return made
 
@@ -75,7 +77,16 @@ def _colours(cells: np.ndarray) -> np.ndarray:
     return image
 
 
-def _matrix(made: Figure, axes: Axes, pairs: Pairs, names: Sequence[str], label_inches: float, size: float) -> None:
+def _matrix(
+    made: Figure,
+    axes: Axes,
+    pairs: Pairs,
+    names: Sequence[str],
+    label_inches: float,
+    size: float,
+    what: str,
+    by_share: bool,
+) -> None:
     count = len(names)
     targets, labels, images = pairs
     cells = shares(pairs, count)
@@ -83,7 +94,7 @@ def _matrix(made: Figure, axes: Axes, pairs: Pairs, names: Sequence[str], label_
     # Cell i covers [i - 0.5, i + 0.5], whatever the number of cells in the picture.
     axes.imshow(image, extent=(-0.5, count - 0.5, count - 0.5, -0.5), interpolation="nearest", aspect="equal")
     if count <= COUNTED:
-        _counts(axes, pairs, image)
+        _counts(axes, pairs, image, by_share)
         axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
         axes.grid(which="minor", color="white", linewidth=1.2)
@@ -104,7 +115,7 @@ def _matrix(made: Figure, axes: Axes, pairs: Pairs, names: Sequence[str], label_
     notes += [f"each cell is the largest of {block} x {block}"] if block > 1 else []
     axes.set_ylabel(f"true ({'; '.join(notes)})" if notes else "true")
     right = int(images[targets == labels].sum())
-    head = f"Test images by class: {right:,} of {int(images.sum()):,} right"
+    head = f"{what} by class: {right:,} of {int(images.sum()):,} right"
     inch = 1 / made.get_figheight()
     made.suptitle(head, x=0.01, ha="left", fontsize=9.5, weight="bold")
     key = "blue is right, orange wrong; the darker, the more of the true class"
@@ -116,16 +127,17 @@ def _ordinal(number: int) -> str:
     return "th" if teen else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
 
 
-def _counts(axes: Axes, pairs: Pairs, image: np.ndarray) -> None:
+def _counts(axes: Axes, pairs: Pairs, image: np.ndarray, by_share: bool) -> None:
+    support = np.bincount(pairs[0], weights=pairs[2], minlength=len(image))
     for row, column, images in zip(*pairs, strict=True):
         luminance = image[row, column] @ (0.299, 0.587, 0.114)
         axes.text(
             column,
             row,
-            f"{images:,}",
+            style.percent(images / support[row]) if by_share else f"{images:,}",
             ha="center",
             va="center",
-            fontsize=8 if images < 1000 else 6.5,
+            fontsize=8 if images < 1000 and not by_share else 6.5,
             color="white" if luminance < 0.55 else style.INK,
         )
 

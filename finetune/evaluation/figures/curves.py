@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +30,13 @@ def read(path: Path) -> dict[str, np.ndarray]:
     return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
 
 
-def draw(columns: dict[str, np.ndarray], best_epoch: int | None) -> Figure:
+def draw(columns: dict[str, np.ndarray], best_epoch: int | None, shown: Sequence[Line] = _SCORES) -> Figure:
     """Loss, validation scores and learning rate by epoch, the epoch that was kept marked.
 
     Args:
         columns: As `read` gives them; `epoch` counts from 1, and 0 is the linear probe: a level, not a part of a curve.
         best_epoch: Of the exported weights, from 1; 0 for the probe.
+        shown: Columns, names and colours of the validation scores; the first is the one that chooses.
     """
     probe = {name: values[columns["epoch"] == 0] for name, values in columns.items()}
     columns = {name: values[columns["epoch"] > 0] for name, values in columns.items()}
@@ -45,8 +46,8 @@ def draw(columns: dict[str, np.ndarray], best_epoch: int | None) -> Figure:
     _level(losses, probe, "val_loss", level)
     _lines(losses, columns, _LOSSES)
     losses.set_title("Loss")
-    _level(scores, probe, "val_accuracy", level)
-    _lines(scores, columns, _SCORES)
+    _level(scores, probe, shown[0][0], level)
+    _lines(scores, columns, shown)
     scores.set_title("Validation scores")
     _lines(rate, columns, _RATE)
     rate.set_title("Learning rate at the end of the epoch")
@@ -61,7 +62,7 @@ def draw(columns: dict[str, np.ndarray], best_epoch: int | None) -> Figure:
         if best_epoch:
             axes.axvline(best_epoch, color=style.GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     if best_epoch:
-        _mark(scores, columns, best_epoch)
+        _mark(scores, columns, best_epoch, shown[0][0])
     return made
 
 
@@ -89,16 +90,16 @@ def _lines(axes: Axes, columns: dict[str, np.ndarray], lines: Iterable[Line]) ->
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.1, handlelength=1.4)
 
 
-def _mark(axes: Axes, columns: dict[str, np.ndarray], best_epoch: int) -> None:
-    """Say which epoch was kept, and its accuracy."""
+def _mark(axes: Axes, columns: dict[str, np.ndarray], best_epoch: int, column: str) -> None:
+    """Say which epoch was kept, and its first score."""
     at = np.flatnonzero(columns["epoch"] == best_epoch)
-    if not len(at) or "val_accuracy" not in columns:
+    if not len(at) or column not in columns:
         return
-    accuracy = columns["val_accuracy"][at[0]]
+    value = columns[column][at[0]]
     left = best_epoch > columns["epoch"].mean()
-    axes.plot([best_epoch], [accuracy], "o", markersize=8, color=style.BLUE, markeredgecolor="white")
+    axes.plot([best_epoch], [value], "o", markersize=8, color=style.BLUE, markeredgecolor="white")
     axes.annotate(
-        f"kept: epoch {best_epoch}, {accuracy:.4f}",
+        f"kept: epoch {best_epoch}, {value:.4f}",
         (best_epoch, 0.04),
         xycoords=("data", "axes fraction"),
         xytext=(-5 if left else 5, 0),

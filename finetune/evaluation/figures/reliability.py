@@ -45,12 +45,13 @@ def bin_confidences(confidences: np.ndarray, correct: np.ndarray) -> Bins:
     return Bins(count, confidence, accuracy)
 
 
-def draw(panels: list[tuple[str, np.ndarray]], correct: np.ndarray) -> Figure:
+def draw(panels: list[tuple[str, np.ndarray]], correct: np.ndarray, of: str = "images") -> Figure:
     """Accuracy over confidence with 95 % Wilson intervals, and below it how many images have which confidence.
 
     Args:
         panels: Title and float64 `[N]` confidences of each column of the figure.
         correct: Bool `[N]`, whether each prediction is right.
+        of: What they are predictions of.
     """
     made = style.figure(4.9)
     grid = made.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=[3.4, 1])
@@ -58,8 +59,8 @@ def draw(panels: list[tuple[str, np.ndarray]], correct: np.ndarray) -> Figure:
         bins = bin_confidences(confidences, correct)
         _diagram(grid[0, column], bins, f"{title}: calibration error {bins.error:.4f}")
         _histogram(grid[1, column], bins, confidences)
-    grid[0, 0].set_ylabel("share of images that are right")
-    grid[1, 0].set_ylabel("share of\nimages")
+    grid[0, 0].set_ylabel(f"share of {of} that are right")
+    grid[1, 0].set_ylabel(f"share of\n{of}")
     # Below everything, where no data can be.
     made.supxlabel(
         "orange: from what was promised to what is; below the dashed line: too sure; thin lines: 95 % intervals; "

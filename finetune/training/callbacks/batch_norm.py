@@ -6,6 +6,8 @@ import lightning as L
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from finetune.networks.freezing import backbone_of
+
 
 class HoldBatchNorm(L.Callback):
     """Normalises by the running statistics of the pretrained weights, in training too; weight and bias of norms train.
@@ -25,7 +27,7 @@ class HoldBatchNorm(L.Callback):
 
 
 def hold(module: nn.Module) -> None:
-    """Put every BatchNorm of a module into eval mode."""
-    for layer in module.modules():
+    """Put every BatchNorm of a module into eval mode; of a task whose model has a backbone, those of the backbone."""
+    for layer in backbone_of(getattr(module, "model", module)).modules():
         if isinstance(layer, _BatchNorm):
             layer.eval()

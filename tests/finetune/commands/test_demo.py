@@ -139,18 +139,18 @@ def test_the_head_says_what_is_known(predictor, digits_run, tmp_path):
 
 
 @needs_gradio
-def test_only_what_was_uploaded_is_read(tmp_path):
-    from finetune.serving.page import _uploaded
+def test_only_what_wasuploaded_is_read(tmp_path):
+    from finetune.serving.page import uploaded
 
     uploads = tmp_path / "uploads"
     uploads.mkdir()
     (uploads / "a.png").write_bytes(b"")
     (tmp_path / "secret.png").write_bytes(b"")
     (uploads / "link.png").symlink_to(tmp_path / "secret.png")
-    assert _uploaded({"path": str(uploads / "a.png")}, uploads) == uploads / "a.png"
+    assert uploaded({"path": str(uploads / "a.png")}, uploads) == uploads / "a.png"
     for path in (tmp_path / "secret.png", uploads / ".." / "secret.png", uploads / "link.png", uploads, "", None):
         with pytest.raises(ValueError, match="nothing was uploaded"):
-            _uploaded({"path": path and str(path)}, uploads)
+            uploaded({"path": path and str(path)}, uploads)
 
 
 def test_what_cannot_be_listened_on_is_named_before_the_model_is_loaded(monkeypatch, capsys):

@@ -1,0 +1,1 @@
+"""Semantic segmentation: all that it brings and no other task does."""
