@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from finetune.networks import model_names
@@ -17,6 +18,16 @@ from finetune.tasks.detection import prepare, saving
 from finetune.tasks.detection.judging import threshold
 from finetune.tasks.detection.networks import finding
 from finetune.training import hardware
+
+
+class _Whole:
+    """PIL RGB -> uint8 `[3, H, W]`; images of several sizes stay a list."""
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """In its own size: boxes are in its pixels."""
+        return prepare.whole(image)
+
+    collate = staticmethod(list)
 
 
 class ObjectAnswers:
@@ -30,7 +41,7 @@ class ObjectAnswers:
         ModelError: There is no such model, or it is damaged.
     """
 
-    transform = staticmethod(prepare.whole)
+    transform = _Whole()
 
     def __init__(self, model: str | Path, accelerator: str) -> None:
         folder = Path(model_names.locate(model).removeprefix("local-dir:"))

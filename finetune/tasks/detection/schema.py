@@ -72,6 +72,12 @@ class DetectionSchema:
         """Whether objects need a mask."""
         return self.task == INSTANCES
 
+    def numbered(self, classes: Sequence[str]) -> DetectionSchema:
+        """The same with the class indices of a model that knows these classes, and perhaps more, by name."""
+        places = {name: number for number, name in enumerate(classes)}
+        index = {value: places[self.classes[number]] for value, number in self._index.items()}
+        return dataclasses.replace(self, classes=tuple(classes), values=(), _index=index)
+
     def told(self, flags: Mapping[str, Any]) -> DetectionSchema:
         """The same with what the flags of the task say: `box_format`.
 
