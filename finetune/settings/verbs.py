@@ -121,9 +121,10 @@ class PredictOptions:
     format: Annotated[Literal["json", "csv", "table"] | None, _FORMAT] = None
     """json: one object a line; csv; table: short lines for people."""
     output: Annotated[Path | None, _STDOUT] = None
-    """File to write; it appears when everything is done. Of semantic segmentation: folder for the masks."""
+    """File to write; it appears when everything is done. Of semantic segmentation, and with --overlay: a folder."""
     overlay: bool = False
-    """Of semantic segmentation: also write each image with its classes' colours over it."""
+    """Of semantic segmentation and detection: also write each image with what was found drawn over it, to the folder
+    --output."""
     accelerator: str = "auto"
     """auto, cpu, gpu, mps."""
     precision: Literal["32", "bf16"] = "32"

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
+from finetune.errors import ConfigError
 from finetune.networks import model_names
 from finetune.task import Record
 from finetune.tasks.detection import prepare, saving
+from finetune.tasks.detection.figures import boxes
 from finetune.tasks.detection.judging import threshold
 from finetune.tasks.detection.networks import finding
 from finetune.training import hardware
+
+_PICTURE = "picture"
 
 
 class _Whole:
@@ -44,10 +49,10 @@ class ObjectAnswers:
     transform = _Whole()
 
     def __init__(self, model: str | Path, accelerator: str) -> None:
-        folder = Path(model_names.locate(model).removeprefix("local-dir:"))
+        self.folder = Path(model_names.locate(model).removeprefix("local-dir:"))
         self.device = hardware.device(accelerator)
-        self.model = saving.load(folder).to(self.device)
-        self.layout, about = saving.layout_of(self.model), saving.ours(folder)
+        self.model = saving.load(self.folder).to(self.device)
+        self.layout, about = saving.layout_of(self.model), saving.ours(self.folder)
         self.classes: list[str] = about["classes"]
         self.threshold = float(about["threshold"])
         self.temperature = float(about["temperature"] or 1.0)
@@ -105,3 +110,55 @@ def as_text(rle: dict[str, Any]) -> dict[str, Any]:
     """COCO's compressed run lengths as JSON has them."""
     counts = rle["counts"]
     return {"size": [int(side) for side in rle["size"]], "counts": counts.decode() if isinstance(counts, bytes) else counts}
+
+
+class PictureAnswers(ObjectAnswers):
+    """The same, and each image with its objects drawn into it, in a folder.
+
+    Args:
+        model: A run's or a model's folder.
+        accelerator: Where it runs, in Lightning's terms.
+        folder: For the pictures; made where there is none.
+
+    Raises:
+        ConfigError: No folder is given.
+    """
+
+    def __init__(self, model: str | Path, accelerator: str, folder: Path | None) -> None:
+        if folder is None:
+            raise ConfigError("--overlay needs --output FOLDER, where the pictures go")
+        super().__init__(model, accelerator)
+        self.pictures = Path(folder).expanduser()
+        self.pictures.mkdir(parents=True, exist_ok=True)
+        self.written: set[str] = set()
+
+    def records(self, pixels: Sequence[Tensor], options: Any) -> list[Record]:
+        """With the image itself, until `keep` has drawn into it."""
+        found = super().records(pixels, options)
+        return [record | {_PICTURE: image} for record, image in zip(found, pixels, strict=True)]
+
+    def keep(self, name: Record, record: Record) -> Record:
+        """Write an image's picture; the record that names it."""
+        image = F.to_pil_image(record.pop(_PICTURE))
+        shown = [
+            boxes.Shown(
+                one["box"],
+                f"{one['label']} {one['score']:.2f}",
+                boxes.colour(self.classes.index(one["label"])),
+                one.get("mask"),
+            )
+            for one in reversed(record["objects"])
+        ]
+        path = self.pictures / f"{self._stem(name)}.overlay.png"
+        boxes.draw(image, shown).save(path)
+        return record | {"overlay": str(path)}
+
+    def _stem(self, name: Record) -> str:
+        """The image's own name; with a number where several have one."""
+        own = PurePath(str(name["image"])).stem if "image" in name else f"{name['split']}-{name['row']:06}"
+        stem, number = own, 1
+        while stem in self.written:
+            number += 1
+            stem = f"{own}-{number}"
+        self.written.add(stem)
+        return stem

@@ -167,8 +167,10 @@ class ObjectDetection:
 
     def answers(self, model: str | Path, options: Any, images: int | None) -> Answers:
         """Objects above the threshold."""
-        from finetune.tasks.detection.answers import ObjectAnswers
+        from finetune.tasks.detection.answers import ObjectAnswers, PictureAnswers
 
+        if options.overlay:
+            return PictureAnswers(model, options.accelerator, options.output)
         return ObjectAnswers(model, options.accelerator)
 
     def page(self, model: str | Path, accelerator: str, uploads: Path) -> Any:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from pycocotools import mask as coco_mask
+
+from finetune.tasks.detection.masks import decoded
+
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 """Of the classes, by turns: Okabe and Ito's."""
@@ -62,7 +64,7 @@ def _filled(picture: Image.Image, objects: Sequence[Shown]) -> Image.Image:
     pixels = np.array(picture, dtype=np.float32)
     for one in objects:
         if one.mask:
-            inside = coco_mask.decode(one.mask).astype(bool)
+            inside = decoded(one.mask).astype(bool)
             ink = np.array([int(one.colour[i : i + 2], 16) for i in (1, 3, 5)], dtype=np.float32)
             pixels[inside] = (1 - _ALPHA) * pixels[inside] + _ALPHA * ink
     return Image.fromarray(pixels.round().astype(np.uint8))

@@ -82,6 +82,7 @@ def draw(
     made.set_layout_engine("none")
     for x, text in ((_GAP, "Truth"), (2 * _GAP + half, f"Found, from score {threshold:.2f} on")):
         made.text(x / style.WIDTH, 1 - 0.12 / height, text, va="top", weight="bold", size=9.5)
+    _legend(made, classes, height)
     top = height - _HEAD
     for (kind, quality, image, found, truth), tall in zip(picked, heights, strict=True):
         note = f"{kind}: {quality.right} right, {quality.wrong} wrong, {quality.missed} missed (F1 {quality.f1:.2f})"
@@ -94,6 +95,16 @@ def draw(
             axes.set_anchor("W")
         top -= _GAP
     return made
+
+
+def _legend(made: Figure, classes: Sequence[str], height: float) -> None:
+    """Names of the first classes in their colours, at the right of the head."""
+    names = style.readable(classes)[: len(boxes.COLOURS)]
+    x = 1 - _GAP / style.WIDTH
+    for label in reversed(range(len(names))):
+        text = style.shorten(made, names[label], 8, 1.0)
+        made.text(x, 1 - 0.30 / height, text, va="top", ha="right", size=8, color=boxes.colour(label))
+        x -= (style.width_of(made, text, 8) + 0.12) / style.WIDTH
 
 
 def _with_objects(image: Image.Image, entry: dict[str, Any], classes: Sequence[str], least: float | None) -> np.ndarray:
