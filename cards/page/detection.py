@@ -84,7 +84,7 @@ def _main(test: dict[str, Any]) -> str:
 
 
 def _kind(detector: str) -> str:
-    """torchvision's class."""
+    """Torchvision's class."""
     one_stage = {"fcos": "FCOS", "retinanet": "RetinaNet"}
     return one_stage.get(detector) or ("MaskRCNN" if "mask" in detector else "FasterRCNN")
 
@@ -141,8 +141,8 @@ def limitations(result: dict[str, Any]) -> list[str]:
         *_calibrated(evaluation.get("calibration")),
         *of_data(result),
         *of_training(result["training"]),
-        f"It knows {len(result['dataset']['classes']):,} classes and nothing else: other objects are not seen, or taken "
-        "for one of these; and it was tested on images of this dataset only.",
+        f"It knows {len(result['dataset']['classes']):,} classes and nothing else: other objects are not seen, or "
+        "taken for one of these; and it was tested on images of this dataset only.",
     ]
 
 

@@ -67,7 +67,8 @@ def prepare(image: Image.Image, config: dict[str, Any]) -> Tensor:
     ratio = min(config["min_size"] / min(image.size), config["max_size"] / max(image.size))
     size = tuple(max(1, round(side * ratio)) for side in image.size)
     how = Image.Resampling[config["interpolation"].upper()]
-    return pil_to_tensor(image if size == image.size else image.resize(size, how))
+    pixels: Tensor = pil_to_tensor(image if size == image.size else image.resize(size, how))
+    return pixels
 
 
 def best(model: Any, pixels: Tensor, config: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -32,11 +32,14 @@ class _Whole:
         """In its own size: boxes are in its pixels."""
         return prepare.whole(image)
 
-    collate = staticmethod(list)
+    @staticmethod
+    def collate(images: Sequence[Tensor]) -> list[Tensor]:
+        """Of a batch."""
+        return list(images)
 
 
 class ObjectAnswers:
-    """`objects` of each image: `label`, `score` (calibrated), `box` (x0, y0, x1, y1 in pixels), and `mask` where it has.
+    """`objects` of each image: `label`, `score` (calibrated), `box` (x0, y0, x1, y1 in pixels), and perhaps `mask`.
 
     Args:
         model: A run's or a model's folder.
@@ -109,7 +112,10 @@ class ObjectAnswers:
 def as_text(rle: dict[str, Any]) -> dict[str, Any]:
     """COCO's compressed run lengths as JSON has them."""
     counts = rle["counts"]
-    return {"size": [int(side) for side in rle["size"]], "counts": counts.decode() if isinstance(counts, bytes) else counts}
+    return {
+        "size": [int(side) for side in rle["size"]],
+        "counts": counts.decode() if isinstance(counts, bytes) else counts,
+    }
 
 
 class PictureAnswers(ObjectAnswers):

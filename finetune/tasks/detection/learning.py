@@ -147,8 +147,8 @@ def said(layout: Layout, looked_at: Sample) -> Iterator[str]:
     small = float((lengths < anchors.SMALL).mean())
     if small > 0.01:
         yield (
-            f"warning: {100 * small:.0f} % of the objects are smaller than {anchors.SMALL} pixels in the images that the "
-            f"detector looks at, which it will hardly find: a larger --image-size than {layout.min_size} helps"
+            f"warning: {100 * small:.0f} % of the objects are smaller than {anchors.SMALL} pixels in the images that "
+            f"the detector looks at, which it will hardly find: a larger --image-size than {layout.min_size} helps"
         )
 
 

@@ -57,7 +57,7 @@ class DetectionTask(TaskModule):
 
     @property
     def body(self) -> nn.Module:
-        """timm's backbone, below the pyramid."""
+        """Timm's backbone, below the pyramid."""
         described: Any = self.model
         body: nn.Module = described.backbone.body
         return body
@@ -72,7 +72,7 @@ class DetectionTask(TaskModule):
         """Sum of the losses, in such a measure that its weight by images gives the division by the global counts."""
         draws = losses.Draws(pixels, self.hparams["seed"], self.current_epoch)
         parts = losses.of_batch(self.model, pixels, targets, draws)
-        here = torch.tensor([len(pixels), *(part.count for part in parts.values())], dtype=torch.float64)
+        here = torch.tensor([len(pixels), *(part.number for part in parts.values())], dtype=torch.float64)
         images, *counts = self._over_all(here).tolist()
         # `training_step` weights by the share of this process's images.
         share = images / len(pixels)
@@ -93,7 +93,8 @@ class DetectionTask(TaskModule):
         return [finding.find(self.model, image.float(), size) for image, size in zip(pixels, sizes, strict=True)]
 
     def _evaluate(self, batch: Batch, stage: str) -> Any:
-        pixels, targets = batch
+        targets = batch[1]
+        pixels: Any = batch[0]
         sizes = [(int(target["size"][0]), int(target["size"][1])) for target in targets]
         with torch.autocast(self.device.type, enabled=False):
             found = self.find(pixels, sizes)

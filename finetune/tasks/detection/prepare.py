@@ -19,7 +19,8 @@ def resized(image: Image.Image, layout: Layout) -> Tensor:
     """
     ratio = min(layout.min_size / min(image.size), layout.max_size / max(image.size))
     size = [max(1, round(side * ratio)) for side in (image.height, image.width)]
-    return F.pil_to_tensor(F.resize(image, size, interpolation=InterpolationMode(layout.interpolation)))
+    pixels: Tensor = F.pil_to_tensor(F.resize(image, size, interpolation=InterpolationMode(layout.interpolation)))
+    return pixels
 
 
 def normalised(pixels: Tensor, layout: Layout) -> Tensor:
@@ -30,7 +31,8 @@ def normalised(pixels: Tensor, layout: Layout) -> Tensor:
 
 def whole(image: Image.Image) -> Tensor:
     """uint8 `[3, H, W]`, an RGB image in its own size."""
-    return F.pil_to_tensor(image)
+    pixels: Tensor = F.pil_to_tensor(image)
+    return pixels
 
 
 def looked_at(pixels: Tensor, layout: Layout) -> Tensor:

@@ -38,4 +38,8 @@ def aligned(data: Any, network: nn.Module) -> tuple[Any, int, dict[str, Any]]:
             "dataset of the same classes, by the same names"
         )
     log.info(f"classes: {len(theirs)} of the model's {len(known)}, by name")
-    return dataclasses.replace(data, schema=data.schema.numbered(known)), len(known), {"classes": len(theirs), "classes_by": "name"}
+    return (
+        dataclasses.replace(data, schema=data.schema.numbered(known)),
+        len(known),
+        {"classes": len(theirs), "classes_by": "name"},
+    )

@@ -35,7 +35,9 @@ MASK_SCORES = (
 def record(found: dict[str, Any], target: dict[str, Any]) -> Record:
     """Of an image, on the CPU: its size, what was found, and what is there."""
     size = tuple(int(side) for side in target["size"])
-    truth = {name: target[name] for name in ("boxes", "labels", "iscrowd", "area", "rles") if name in target}
+    truth: dict[str, Any] = {
+        name: target[name] for name in ("boxes", "labels", "iscrowd", "area", "rles") if name in target
+    }
     return (size[0], size[1]), _on_cpu(found), _on_cpu(truth)
 
 

@@ -1,4 +1,4 @@
-"""Object detection and instance segmentation as `finetune.task.Task` has them; costly imports are where they are used."""
+"""Object detection and instance segmentation as `finetune.task.Task` has them; what is costly is imported late."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class ObjectDetection:
     # --- Saving
 
     def save(self, network: nn.Module, folder: Path, data: Any, data_config: Mapping[str, Any], result: Any) -> None:
-        """torchvision's form, and finetune.json."""
+        """Torchvision's form, and finetune.json."""
         from finetune.tasks.detection import saving
 
         saving.save(network, folder, data, data_config, result)

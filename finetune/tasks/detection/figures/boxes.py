@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from finetune.tasks.detection.masks import decoded
 
-
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 """Of the classes, by turns: Okabe and Ito's."""
 _ALPHA = 0.45
@@ -31,7 +30,7 @@ class Shown:
     box: Sequence[float]
     text: str
     colour: str
-    mask: dict[str, Any] | None = None
+    mask: Any = None
 
 
 def colour(label: int) -> str:

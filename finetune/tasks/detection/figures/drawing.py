@@ -47,9 +47,7 @@ def add(result: RunResult, test: Detected, data: Any, folder: RunFolder) -> RunR
     return result
 
 
-def _makers(
-    result: RunResult, test: Detected, data: Any, folder: RunFolder
-) -> dict[str, Callable[[], Figure | None]]:
+def _makers(result: RunResult, test: Detected, data: Any, folder: RunFolder) -> dict[str, Callable[[], Figure | None]]:
     classes = data.schema.classes
     found = match(test, len(classes))
     shown = result.evaluation["threshold"]["score"]

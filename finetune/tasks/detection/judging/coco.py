@@ -49,7 +49,9 @@ def datasets(detected: Detected, classes: int) -> tuple[dict[str, Any], list[dic
                 one["bbox"] = [x0, y0, x1 - x0, y1 - y0]
                 one |= {"segmentation": entry["rles"][i]} if "rles" in entry else {}
                 into.append(one)
-        for one, area, crowd in zip(annotations[-len(truth["labels"]) or len(annotations) :], truth["areas"], truth["crowd"], strict=True):
+        for one, area, crowd in zip(
+            annotations[-len(truth["labels"]) or len(annotations) :], truth["areas"], truth["crowd"], strict=True
+        ):
             one |= {"area": float(area), "iscrowd": int(crowd), "id": 0}
         for one, score in zip(results[-len(found["labels"]) or len(results) :], found["scores"], strict=True):
             one["score"] = float(score)

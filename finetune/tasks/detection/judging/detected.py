@@ -118,8 +118,9 @@ class Detected:
         """Of (size, what was found, what is there), one an image, in the order of the split's rows."""
         sizes = torch.tensor([size for size, _, _ in records], dtype=torch.int64).reshape(-1, 2)
         fields: dict[str, Tensor] = {}
-        for number, prefix in ((1, "found"), (2, "true")):
-            objects = Objects.of([record[number] for record in records])
+        sides = {"found": [found for _, found, _ in records], "true": [truth for _, _, truth in records]}
+        for prefix, entries in sides.items():
+            objects = Objects.of(entries)
             fields |= {f"{prefix}_{name}": value for name, value in vars(objects).items()}
         return cls(sizes=sizes, **fields)
 

@@ -61,9 +61,7 @@ def of_image(found: dict[str, Any], truth: dict[str, Any], threshold: float) -> 
     return said, reached
 
 
-def _kind(
-    row: np.ndarray, same: np.ndarray, crowd: np.ndarray, taken: np.ndarray
-) -> tuple[str, int | None]:
+def _kind(row: np.ndarray, same: np.ndarray, crowd: np.ndarray, taken: np.ndarray) -> tuple[str, int | None]:
     """Of one found object: its kind, and the object that it means.
 
     Args:

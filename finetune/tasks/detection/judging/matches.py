@@ -61,8 +61,8 @@ def match(detected: Detected, classes: int, masks: bool = False) -> Matches:
             parts.append((*same, found["scores"][order].astype(np.float64), true, ignored))
     steps = len(OVERLAPS)
     empty = (np.zeros(0, np.int64),) * 2 + (np.zeros(0),) + (np.zeros((0, steps), bool),) * 2
-    columns = zip(*(parts or [empty]), strict=True)
-    return Matches(*(np.concatenate(column) for column in columns), wanted=wanted)
+    image_, label_, score, true, ignored = (np.concatenate(column) for column in zip(*(parts or [empty]), strict=True))
+    return Matches(image_, label_, score, true, ignored, wanted)
 
 
 def overlaps(
@@ -72,6 +72,7 @@ def overlaps(
     if not len(places) or not len(objects):
         return np.zeros((len(places), len(objects)))
     crowd = truth["crowd"][objects].astype(np.uint8).tolist()
+    pair: tuple[Any, Any]
     if masks:
         pair = [found["rles"][i] for i in places], [truth["rles"][i] for i in objects]
     else:

@@ -30,7 +30,7 @@ def default_sizes(detector: str) -> tuple[tuple[float, ...], ...]:
 
 
 def default_ratios(detector: str) -> tuple[float, ...]:
-    """torchvision's."""
+    """Torchvision's."""
     return (1.0,) if detector == "fcos" else (0.5, 1.0, 2.0)
 
 
@@ -67,7 +67,7 @@ def fitted(layout: Layout, sides: np.ndarray) -> Layout:
 
 
 def shape_overlap(layout: Layout, sides: np.ndarray) -> np.ndarray:
-    """float `[n]`: overlap of each object with the anchor that is most like it, about one centre."""
+    """Float `[n]`: overlap of each object with the anchor that is most like it, about one centre."""
     sizes = np.array([size for level in layout.anchor_sizes for size in level])
     ratios = np.sqrt(np.array(layout.aspect_ratios))
     widths, heights = (sizes[:, None] / ratios).ravel(), (sizes[:, None] * ratios).ravel()

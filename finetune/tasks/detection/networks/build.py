@@ -164,9 +164,7 @@ def _detector(layout: Layout, backbone: nn.Module) -> nn.Module:
     kinds: dict[str, Any] = {"fcos": FCOS, "retinanet": RetinaNet}
     kind = kinds.get(layout.detector, MaskRCNN if layout.masks else FasterRCNN)
     prefix = "" if layout.one_stage else "box_"
-    limits = {
-        f"{prefix}{name}": getattr(layout, name) for name in ("score_thresh", "nms_thresh", "detections_per_img")
-    }
+    limits = {f"{prefix}{name}": getattr(layout, name) for name in ("score_thresh", "nms_thresh", "detections_per_img")}
     sizes = layout.anchor_sizes
     generator = AnchorGenerator(sizes, (layout.aspect_ratios,) * len(sizes))
     model: Any = kind(

@@ -7,7 +7,8 @@ https://arxiv.org/abs/1712.00726: overlaps 0.5, 0.6, 0.7; regression that does n
 of the three heads' probabilities.
 """
 
-import torch
+from typing import Any
+
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -19,7 +20,7 @@ WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 
 """Of the regression, by stage: later boxes are nearer to the truth."""
 
 
-class CascadePredictor(FastRCNNPredictor):
+class CascadePredictor(FastRCNNPredictor):  # type: ignore[misc]  # torchvision has no types
     """Logits of all classes and the background, and one correction of the box for all of them.
 
     Args:
@@ -32,7 +33,7 @@ class CascadePredictor(FastRCNNPredictor):
         self.bbox_pred = nn.Linear(channels, 4)
 
 
-class CascadeHeads(RoIHeads):
+class CascadeHeads(RoIHeads):  # type: ignore[misc]  # torchvision has no types
     """In the place of a two-stage detector's `roi_heads`; its first head is the detector's own.
 
     Args:
@@ -55,33 +56,48 @@ class CascadeHeads(RoIHeads):
         self.coders = [BoxCoder(weights) for weights in WEIGHTS]
         self.box_coder = self.coders[-1]  # torchvision's postprocessing decodes the last stage's boxes by it
 
-    def stage(self, number: int, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]):
+    def stage(
+        self, number: int, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
         """One head's logits `[R, C + 1]` and corrections `[R, 4]` of all images' boxes."""
         pooled = self.box_roi_pool(features, boxes, sizes)
         logits, corrections = self.box_predictor[number](self.box_head[number](pooled))
         return logits, corrections
 
-    def refined(self, number: int, corrections: Tensor, boxes: list[Tensor], sizes: list[tuple[int, int]]):
+    def refined(
+        self, number: int, corrections: Tensor, boxes: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> list[Tensor]:
         """A stage's boxes, corrected, within their images, and without a way back for gradients."""
         decoded = self.coders[number].decode(corrections.detach().float(), boxes)[:, 0]
         parts = decoded.split([len(of_image) for of_image in boxes])
-        return [clip_boxes_to_image(part, size) for part, size in zip(parts, sizes)]
+        return [clip_boxes_to_image(part, size) for part, size in zip(parts, sizes, strict=True)]
 
-    def forward(self, features, proposals, image_shapes, targets=None):
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: Any = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """What is found: as torchvision's `RoIHeads` in eval mode."""
-        boxes, probabilities = proposals, 0.0
-        for number in range(len(OVERLAPS)):
-            if number:
-                boxes = self.refined(number - 1, corrections, boxes, image_shapes)
+        boxes = proposals
+        logits, corrections = self.stage(0, features, boxes, image_shapes)
+        probabilities = logits.softmax(-1) / len(OVERLAPS)
+        for number in range(1, len(OVERLAPS)):
+            boxes = self.refined(number - 1, corrections, boxes, image_shapes)
             logits, corrections = self.stage(number, features, boxes, image_shapes)
             probabilities = probabilities + logits.softmax(-1) / len(OVERLAPS)
         # The softmax of logarithms of probabilities is the probabilities; one correction serves all classes.
         same = corrections.repeat(1, probabilities.shape[-1])
         found = self.postprocess_detections(probabilities.clamp(min=1e-30).log(), same, boxes, image_shapes)
-        result = [dict(zip(("boxes", "scores", "labels"), of_image)) for of_image in zip(*found)]
+        names = ("boxes", "scores", "labels")
+        result: list[dict[str, Tensor]] = [
+            dict(zip(names, of_image, strict=True)) for of_image in zip(*found, strict=True)
+        ]
         if self.has_mask():
             pooled = self.mask_roi_pool(features, [one["boxes"] for one in result], image_shapes)
             logits = self.mask_predictor(self.mask_head(pooled))
-            for one, masks in zip(result, maskrcnn_inference(logits, [one["labels"] for one in result])):
-                one["masks"] = masks
+            masks = maskrcnn_inference(logits, [one["labels"] for one in result])
+            for one, of_image in zip(result, masks, strict=True):
+                one["masks"] = of_image
         return result, {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -69,5 +68,3 @@ def encoded(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[dict[st
             pasted = (paste_masks_in_image(some, of, size)[:, 0] >= 0.5).byte().cpu().numpy()
             rles += coco_mask.encode(np.asfortranarray(pasted.transpose(1, 2, 0)))
     return rles
-
-

@@ -31,10 +31,10 @@ STAGE_WEIGHTS = (1.0, 0.5, 0.25)
 
 
 class Part(NamedTuple):
-    """One of the losses of a batch: `total` of its terms, and the `count` that it is divided by."""
+    """One of the losses of a batch: `total` of its terms, and their `number`, which it is divided by."""
 
     total: Tensor
-    count: float
+    number: float
 
 
 class Draws:
@@ -95,7 +95,8 @@ def of_batch(model: nn.Module, images: Sequence[Tensor], targets: Sequence[Targe
     layout: Layout = described.layout
     batch = together(model, images)
     features = described.backbone(batch.tensors)
-    features = {name: one.float() for name, one in features.items()}  # small overlaps of large boxes need the digits
+    # In mixed precision, too: small corrections of large boxes need the digits.
+    features = {name: one if one.dtype == torch.float64 else one.float() for name, one in features.items()}
     truth = [dict(target, labels=target["labels"] + layout.background) for target in targets]
     if layout.one_stage:
         return _one_stage(described, layout, batch, list(features.values()), truth)
@@ -135,9 +136,7 @@ class _Chosen(NamedTuple):
     wanted: list[Tensor]  # box of the object
 
 
-def _choose(
-    heads: Any, boxes: list[Tensor], targets: list[Target], matcher: Any, draws: Draws | None
-) -> _Chosen:
+def _choose(heads: Any, boxes: list[Tensor], targets: list[Target], matcher: Any, draws: Draws | None) -> _Chosen:
     """Match regions with objects; some of them are drawn where `draws` are given, and the objects are among them."""
     truth = [target["boxes"].to(boxes[0].dtype) for target in targets]
     if draws is not None:
@@ -264,7 +263,7 @@ def _one_stage(
 def _fcos(
     model: Any, found: dict[str, Tensor], anchors: list[Tensor], per_level: list[int], targets: list[Target]
 ) -> dict[str, Part]:
-    """torchvision's losses of FCOS, which divide by the points on objects: these are counted on their way."""
+    """Torchvision's losses of FCOS, which divide by the points on objects: these are counted on their way."""
     head = _CountingHead(model.head)
     of_anyone: Any = type(model)
     losses = of_anyone.compute_loss(_WithHead(model.center_sampling_radius, head), targets, found, anchors, per_level)

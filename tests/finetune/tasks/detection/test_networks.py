@@ -48,7 +48,7 @@ def test_every_parameter_has_a_gradient_with_and_without_objects(kind):
     for truth in (SOME, NONE):
         model.zero_grad()
         parts = losses.of_batch(model, images(), truth, losses.Draws(images(), 0))
-        torch.stack([part.total / max(1, part.count) for part in parts.values()]).sum().backward()
+        torch.stack([part.total / max(1, part.number) for part in parts.values()]).sum().backward()
         assert [name for name, of in model.named_parameters() if of.grad is None] == []
         assert all(torch.isfinite(of.grad).all() for of in model.parameters())
 
@@ -62,8 +62,13 @@ class Fixed(BalancedPositiveNegativeSampler):
 
     def __call__(self, labels):
         taken = self.draws.sample(labels, self)
-        masks = [torch.zeros_like(one, dtype=torch.uint8).scatter_(0, places, 1) for one, places in zip(labels, taken)]
-        return [m * (one >= 1) for m, one in zip(masks, labels)], [m * (one == 0) for m, one in zip(masks, labels)]
+        masks = [
+            torch.zeros_like(one, dtype=torch.uint8).scatter_(0, places, 1)
+            for one, places in zip(labels, taken, strict=True)
+        ]
+        return [m * (one >= 1) for m, one in zip(masks, labels, strict=True)], [
+            m * (one == 0) for m, one in zip(masks, labels, strict=True)
+        ]
 
 
 @pytest.mark.parametrize("kind", ["mask-rcnn", "fcos", "retinanet"])
@@ -73,7 +78,7 @@ def test_losses_are_torchvision_s(kind):
     model = detector(kind).train()
     first = 0 if kind in ("fcos", "retinanet") else 1
     parts = losses.of_batch(model, images(), SOME, losses.Draws(images(), 0))
-    ours = {name: float((part.total / part.count).detach()) for name, part in parts.items()}
+    ours = {name: float((part.total / part.number).detach()) for name, part in parts.items()}
     if first:
         draws = losses.Draws(images(), 0)
         model.rpn.fg_bg_sampler = Fixed(model.rpn.fg_bg_sampler, draws)
