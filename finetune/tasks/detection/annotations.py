@@ -172,9 +172,9 @@ def _declared(row: Mapping[str, Any], where: Where, frame: Frame | None) -> Fram
     """The frame by the width and height that the row declares."""
     if frame is None or where.size is None:
         return frame
-    width, height = (row.get(name) for name in where.size)
-    numbers = isinstance(width, int | float) and isinstance(height, int | float) and width == width
-    return frame.declared((int(width), int(height))) if numbers else frame
+    size = [row.get(name) for name in where.size]
+    numbers = [int(one) for one in size if isinstance(one, int | float) and one == one]
+    return frame.declared((numbers[0], numbers[1])) if len(numbers) == 2 else frame
 
 
 def _framed(frame: Frame | None, outlines: Sequence[Any]) -> Frame | None:
@@ -225,7 +225,7 @@ def _outlines(row: Mapping[str, Any], where: Where) -> list[Any]:
         return []
     if len({len(source) for source in sources}) > 1:
         raise BadRowError(f"{' and '.join(str(len(source)) for source in sources)} outlines")
-    return [next((one for one in of_object if not masks.is_missing(one)), None) for of_object in zip(*sources)]
+    return [next((one for one in found if not masks.is_missing(one)), None) for found in zip(*sources, strict=True)]
 
 
 def _numbers(row: Mapping[str, Any], path: Path | None, count: int) -> np.ndarray:
@@ -251,7 +251,8 @@ def placed(raw: Raw, form: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     whole = frame.turned(to_xyxy(raw.boxes, np.array(frame.size, dtype=np.float64), form))
     width, height = frame.upright
     boxes = whole.clip(0, np.array([width, height, width, height], dtype=np.float64))
-    empty, was_empty = (~(found[:, 2:] > found[:, :2]).all(1) for found in (boxes, whole))
+    empty: np.ndarray = ~(boxes[:, 2:] > boxes[:, :2]).all(1)
+    was_empty: np.ndarray = ~(whole[:, 2:] > whole[:, :2]).all(1)
     return boxes, empty & ~was_empty, was_empty
 
 

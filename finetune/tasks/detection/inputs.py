@@ -135,14 +135,15 @@ class DetectionInputs:
         if self.crop is None or not len(boxes) or torch.rand(()) >= _CROPPED:
             return None
         size = picture.height, picture.width
-        typed = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)  # type: ignore[call-overload]
+        typed = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
         drawn = self.crop.make_params([picture, typed])
         return (drawn["top"], drawn["left"], drawn["height"], drawn["width"]) if drawn else None
 
     def _pixels(self, picture: PILImage.Image, size: tuple[int, int], flipped: bool) -> Tensor:
         """uint8 `[3, h, w]`."""
         resized: Any = F.resize(picture, list(size), interpolation=self.interpolation)
-        return F.pil_to_tensor(F.horizontal_flip(resized) if flipped else resized)
+        pixels: Tensor = F.pil_to_tensor(F.horizontal_flip(resized) if flipped else resized)
+        return pixels
 
 
 def _cut(boxes: Tensor, part: Part) -> Tensor:

@@ -1,4 +1,4 @@
-"""Outlines of objects, however they are written -> masks, by pycocotools: polygons, run lengths, bitmaps, drawings."""
+"""Outlines of objects, however they are written -> masks, by COCO's own code: polygons, run lengths, bitmaps, drawings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class RLE(TypedDict):
-    """Run lengths as pycocotools compresses them; `size` is height and width."""
+    """Run lengths as COCO compresses them (pycocotools, faster-coco-eval); `size` is height and width."""
 
     size: list[int]
     counts: bytes
@@ -112,7 +112,7 @@ def _upright(rle: RLE, frame: Frame) -> RLE:
 
 
 def _rle(outline: Any, frame: Frame, normalised: bool) -> RLE:
-    from pycocotools import mask as coco
+    from faster_coco_eval import mask as coco
 
     width, height = frame.size
     if is_missing(outline):
@@ -132,9 +132,9 @@ def _rle(outline: Any, frame: Frame, normalised: bool) -> RLE:
 
 
 def _of_runs(outline: dict[str, Any], size: tuple[int, int]) -> RLE:
-    from pycocotools import mask as coco
+    from faster_coco_eval import mask as coco
 
-    counts, declared = outline.get("counts"), size_of(outline)
+    counts, declared = outline.get("counts") or outline.get("runs"), size_of(outline)
     if counts is None or declared is None:
         raise BadMaskError(f"run lengths need size and counts, got {sorted(outline)}")
     if declared != size:
@@ -154,7 +154,7 @@ def _is_picture(outline: Any) -> bool:
 
 def _bitmap(outline: Any, size: tuple[int, int]) -> np.ndarray:
     """uint8 `[h, w]`, 1 where a picture is not black."""
-    values = outline if isinstance(outline, np.ndarray) else pixels(outline)
+    values: Any = outline if isinstance(outline, np.ndarray) else pixels(outline)
     if values.ndim == 3:
         values = values[..., :3].any(-1)
     if (values.shape[1], values.shape[0]) != size:
@@ -224,7 +224,7 @@ def _by_class(values: np.ndarray, numbers: Mapping[str, int]) -> tuple[tuple[Any
 
 def encoded(mask: np.ndarray) -> RLE:
     """Run lengths of a mask `[h, w]`."""
-    from pycocotools import mask as coco
+    from faster_coco_eval import mask as coco
 
     made: RLE = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     return made
@@ -232,7 +232,7 @@ def encoded(mask: np.ndarray) -> RLE:
 
 def decoded(rle: RLE) -> np.ndarray:
     """uint8 `[h, w]` of run lengths."""
-    from pycocotools import mask as coco
+    from faster_coco_eval import mask as coco
 
     mask: np.ndarray = coco.decode(rle)
     return mask
@@ -240,14 +240,14 @@ def decoded(rle: RLE) -> np.ndarray:
 
 def area(rle: RLE) -> int:
     """Pixels of a mask."""
-    from pycocotools import mask as coco
+    from faster_coco_eval import mask as coco
 
     return int(coco.area(rle))
 
 
 def boxes(found: Sequence[RLE]) -> np.ndarray:
     """float64 `[n, 4]`, xyxy, of masks."""
-    from pycocotools import mask as coco
+    from faster_coco_eval import mask as coco
 
     sides = np.array(coco.toBbox(list(found)), dtype=np.float64).reshape(-1, 4)
     return np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], axis=1)

@@ -187,14 +187,14 @@ class DetectionSchema:
             column: As `read` gave it.
 
         Returns:
-            int64 `[len(column), K]`, without crowds; `UNLABELLED` in rows of which nothing is said, and everywhere where
-            no row of a split has an object.
+            int64 `[len(column), K]`, without crowds; `UNLABELLED` in rows of which nothing is said, and in all where no
+            row of a split has an object.
         """
         counts = np.full((len(column), len(self.classes)), UNLABELLED, dtype=np.int64)
         for row, raw in enumerate(column):
             if raw is not None:
                 _, outside, empty = placed(raw, self.form)
-                usable = ~outside & ~empty & ~raw.crowd & (raw.masked | (not self.with_masks))
+                usable: np.ndarray = ~outside & ~empty & ~raw.crowd & (raw.masked | (not self.with_masks))
                 indices = [self.index[raw.labels[n]] for n in np.flatnonzero(usable)]
                 counts[row] = np.bincount(indices, minlength=len(self.classes)) if indices else 0
         if not (counts > 0).any():
