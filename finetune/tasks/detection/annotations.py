@@ -27,7 +27,8 @@ class Raw:
     """Objects of an image as they are written.
 
     Attributes:
-        boxes: float64 `[n, 4]`; NaN where an object has a mask alone.
+        boxes: float64 `[n, 4]`.
+        alone: Whether masks alone say where the objects are; boxes are then NaN until they are `light`.
         labels: What stands there as the class of each.
         crowd: bool `[n]`.
         areas: float64 `[n]`; NaN where there is none.
@@ -39,6 +40,7 @@ class Raw:
     """
 
     boxes: np.ndarray
+    alone: bool
     labels: tuple[Any, ...]
     crowd: np.ndarray
     areas: np.ndarray
@@ -51,7 +53,7 @@ class Raw:
     def light(self) -> Raw:
         """The same without outlines, which for all rows together may not fit into memory; boxes that they say stay."""
         boxes, frame = self.boxes, self.frame
-        if frame is not None and _bare(self):  # all of them: boxes are read, or masks alone are there
+        if frame is not None and self.alone and self.outlines:
             boxes = masks.boxes(masks.rles(self.outlines, frame, False))
             frame = dataclasses.replace(frame, stored=False)
         return dataclasses.replace(self, boxes=boxes, frame=frame, outlines=())
@@ -146,7 +148,8 @@ def parse(row: Mapping[str, Any], where: Where, frame: Frame | None, name: str =
     else:
         labels = _labels(row, where, len(boxes) if boxes is not None else len(outlines))
     count = len(labels)
-    if boxes is None or (drawn is not None and len(boxes) != count):
+    alone = boxes is None
+    if boxes is None:
         boxes = np.full((count, 4), np.nan)
     if len(boxes) != count:
         raise BadRowError(f"{len(boxes)} boxes and {count} classes")
@@ -157,6 +160,7 @@ def parse(row: Mapping[str, Any], where: Where, frame: Frame | None, name: str =
         masks.check(outlines, frame)
     return Raw(
         boxes,
+        alone,
         labels,
         np.nan_to_num(_numbers(row, where.crowd, count)) > 0,
         _numbers(row, where.area, count),
@@ -268,7 +272,7 @@ def objects(raw: Raw, form: str, values: Mapping[Any, int], with_masks: bool) ->
     found: list[masks.RLE] = []
     if raw.frame is not None and with_masks:
         found = masks.rles(raw.outlines, raw.frame, form.endswith("normalised"))
-    if _bare(raw):
+    if raw.alone:
         raw = raw.light()
     boxes, outside, empty = placed(raw, form)
     keep = ~outside & ~empty
@@ -284,10 +288,6 @@ def objects(raw: Raw, form: str, values: Mapping[Any, int], with_masks: bool) ->
         areas[kept].astype(np.float32),
         tuple(found[n] for n in kept) if with_masks else (),
     )
-
-
-def _bare(raw: Raw) -> bool:
-    return bool(np.isnan(raw.boxes).any())
 
 
 def _areas(given: np.ndarray, sides: np.ndarray, rles: Sequence[masks.RLE]) -> np.ndarray:

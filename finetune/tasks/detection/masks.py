@@ -1,4 +1,4 @@
-"""Outlines of objects, however they are written -> masks, by COCO's own code: polygons, run lengths, bitmaps, drawings."""
+"""Outlines of objects (polygons, run lengths, bitmaps, drawings) -> masks, by COCO's own code."""
 
 from __future__ import annotations
 
@@ -203,7 +203,11 @@ def drawn(row: Mapping[str, Any], where: Where) -> tuple[tuple[Any, ...], list[n
         return labels, [plane == number + 1 for number in range(len(labels))]
     if values.ndim != 3:
         raise BadMaskError("a panoptic picture of one channel: expected ids in three, R + 256 G + 65536 B")
-    ids = values[..., 0].astype(np.int64) + 256 * values[..., 1].astype(np.int64) + 65536 * values[..., 2]
+    ids = (
+        values[..., 0].astype(np.int64)
+        + 256 * values[..., 1].astype(np.int64)
+        + 65536 * values[..., 2].astype(np.int64)
+    )
     segments = per_object(gather(row, where.ids or ()))
     present = set(np.unique(ids).tolist())
     if lost := [one for one in segments if one not in present]:
