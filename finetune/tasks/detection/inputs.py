@@ -15,10 +15,10 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from finetune.data import images
-from finetune.tasks.detection import frame, masks
-from finetune.tasks.detection.annotations import NOTHING, Objects, objects, parse
-from finetune.tasks.detection.masks import RLE
-from finetune.tasks.detection.reading import Where
+from finetune.tasks.detection.reads import frame, masks
+from finetune.tasks.detection.reads.annotations import NOTHING, Objects, objects, parse
+from finetune.tasks.detection.reads.columns import Where
+from finetune.tasks.detection.reads.masks import RLE
 
 Target = dict[str, Any]
 Part = tuple[int, int, int, int]

@@ -14,9 +14,9 @@ from finetune.console import log
 from finetune.data import class_names, splits
 from finetune.data.columns import UNLABELLED, check_named
 from finetune.errors import SchemaError, SplitError, listing
-from finetune.tasks.detection import boxformat, reading, rows, strata
-from finetune.tasks.detection.annotations import ALONE, Raw, placed
-from finetune.tasks.detection.reading import Where
+from finetune.tasks.detection.reads import boxformat, rows, strata
+from finetune.tasks.detection.reads.annotations import ALONE, Raw, placed
+from finetune.tasks.detection.reads.columns import Where, find
 
 DETECTION, INSTANCES = "object-detection", "instance-segmentation"
 
@@ -120,7 +120,7 @@ class DetectionSchema:
         Raises:
             SchemaError: They are not, or it has other columns.
         """
-        found = reading.find(features, self.where.image, self.where.target)
+        found = find(features, self.where.image, self.where.target)
         if not found or found[0].names != self.where.names or found[0].kind != self.where.kind:
             names = listing(found[0].names) if found else "none"
             raise SchemaError(
@@ -281,13 +281,11 @@ def infer(
     check_named(features, image_column, None)
     if target_column is not None and target_column not in features:
         check_named(features, None, target_column)
-    found = reading.find(features, image_column, target_column)
+    found = find(features, image_column, target_column)
     if task == INSTANCES:
         masked = [one for one in found if one.outlines or one.picture]
         if not masked:
-            raise SchemaError(
-                _nothing("masks of objects (polygons, run lengths, bitmaps) with their classes", features)
-            )
+            raise SchemaError(_nothing("polygons, run lengths or bitmaps of objects", features))
         return DetectionSchema(task, masked[0])
     boxes = [one for one in found if one.boxes is not None]
     if not boxes:

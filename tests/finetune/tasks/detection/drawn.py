@@ -207,7 +207,7 @@ def text(rle):
 def runs(rle):
     """Uncompressed run lengths of a mask."""
     flat = np.concatenate([[0], coco.decode(rle).ravel("F"), [2]])
-    ends = np.flatnonzero(np.diff(flat)) if flat[1] == 0 else np.flatnonzero(np.diff(flat))
+    ends = np.flatnonzero(np.diff(flat))
     return {"size": rle["size"], "counts": np.diff(np.concatenate([[0], ends])).tolist()}
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from finetune.errors import SchemaError
-from finetune.tasks.detection.boxformat import FORMATS, Evidence, decide, to_xyxy
+from finetune.tasks.detection.reads.boxformat import FORMATS, Evidence, decide, to_xyxy
 
 
 def corners(count=400, seed=0):

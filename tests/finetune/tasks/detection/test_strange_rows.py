@@ -12,7 +12,7 @@ from PIL import Image
 
 from finetune.errors import DatasetError, SchemaError
 from finetune.tasks.detection import schema
-from finetune.tasks.detection.frame import Frame
+from finetune.tasks.detection.reads.frame import Frame
 from tests.finetune.tasks.detection import drawn
 
 FLOATS = List(Value("float32"))
@@ -83,7 +83,7 @@ def test_boxes_of_the_stored_image_turn_with_it(orientation):
 @pytest.mark.parametrize("orientation", [1, *range(2, 9)])
 def test_points_turn_as_pillow_turns_pixels(orientation):
     with Image.open(io.BytesIO(jpeg((30, 20), orientation)["bytes"])) as image:
-        from finetune.tasks.detection.frame import of_image
+        from finetune.tasks.detection.reads.frame import of_image
 
         frame = of_image(image)
     frame = Frame(frame.width, frame.height, frame.turn, stored=True)

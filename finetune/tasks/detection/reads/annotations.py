@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from finetune.tasks.detection import masks
-from finetune.tasks.detection.boxformat import to_xyxy
-from finetune.tasks.detection.frame import Frame
-from finetune.tasks.detection.reading import Path, Where
+from finetune.tasks.detection.reads import masks
+from finetune.tasks.detection.reads.boxformat import to_xyxy
+from finetune.tasks.detection.reads.columns import Path, Where
+from finetune.tasks.detection.reads.frame import Frame
 
 ALONE = "object"
 """Name of the only class, where objects have none of their own."""

@@ -11,8 +11,8 @@ from PIL import Image as PILImage
 from finetune.data import images
 
 if TYPE_CHECKING:
-    from finetune.tasks.detection.frame import Frame
-    from finetune.tasks.detection.reading import Where
+    from finetune.tasks.detection.reads.columns import Where
+    from finetune.tasks.detection.reads.frame import Frame
 
 
 class RLE(TypedDict):
@@ -192,7 +192,7 @@ def drawn(row: Mapping[str, Any], where: Where) -> tuple[tuple[Any, ...], list[n
     Raises:
         BadMaskError: Segments that the image does not have.
     """
-    from finetune.tasks.detection.annotations import gather, per_object
+    from finetune.tasks.detection.reads.annotations import gather, per_object
 
     values = pixels(row[where.picture or ""])
     if where.drawn == "classes":

@@ -12,12 +12,12 @@ from datasets import Dataset, Image
 
 from finetune.data import images
 from finetune.errors import SchemaError, listing
-from finetune.tasks.detection import frame
-from finetune.tasks.detection.annotations import BadRowError, Raw, parse, placed
-from finetune.tasks.detection.boxformat import Evidence, to_xyxy
-from finetune.tasks.detection.frame import Frame
-from finetune.tasks.detection.masks import BadMaskError
-from finetune.tasks.detection.reading import Where
+from finetune.tasks.detection.reads import frame
+from finetune.tasks.detection.reads.annotations import BadRowError, Raw, parse, placed
+from finetune.tasks.detection.reads.boxformat import Evidence, to_xyxy
+from finetune.tasks.detection.reads.columns import Where
+from finetune.tasks.detection.reads.frame import Frame
+from finetune.tasks.detection.reads.masks import BadMaskError
 
 _CHUNK = 256  # rows that are in memory at a time
 _ROWS = 5  # in a message
