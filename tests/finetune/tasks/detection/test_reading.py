@@ -232,7 +232,7 @@ def test_what_describes_an_image_is_no_second_reading(aside):
 
 def test_nothing_of_the_kind():
     for task in (DETECTION, INSTANCES):
-        with pytest.raises(SchemaError, match="no column holds .*columns are image, label"):
+        with pytest.raises(SchemaError, match=r"no column holds .*columns are image, label"):
             infer(task, {"image": Image(), "label": PETS})
     with pytest.raises(SchemaError, match="no column holds polygons, run lengths or bitmaps"):
         infer(INSTANCES, {"image": Image(), "objects": List({"bbox": BOX, "category": PETS})})
