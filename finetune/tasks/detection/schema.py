@@ -154,7 +154,7 @@ class DetectionSchema:
             return "xyxy"
         if self.form or where.boxes.form:
             form = self.form or where.boxes.form
-            log.info(f"boxes: {form}, as {'--box-format' if self.form else 'the names of the columns'} says")
+            log.info(f"boxes: {form}, as {'--box-format says' if self.form else 'the names of the columns say'}")
             return form
         evidence = rows.evidence(found)
         form, why = boxformat.decide(evidence, column)

@@ -274,7 +274,7 @@ MASKED = {
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def _save(one, path):
+def save(one, path):
     path.parent.mkdir(parents=True, exist_ok=True)
     one.image.save(path)
 
@@ -302,7 +302,7 @@ def coco_json(of_split, first=1, masks=False):
 def write_coco(root, masks=False):
     for split, year in (("train", "train2017"), ("validation", "val2017"), ("test", "test2017")):
         for one in ALL[split]:
-            _save(one, root / year / f"{one.name}.png")
+            save(one, root / year / f"{one.name}.png")
         (root / "annotations").mkdir(exist_ok=True)
         (root / "annotations" / f"instances_{year}.json").write_text(json.dumps(coco_json(ALL[split], masks=masks)))
 
@@ -310,7 +310,7 @@ def write_coco(root, masks=False):
 def write_roboflow(root):
     for split, folder in (("train", "train"), ("validation", "valid"), ("test", "test")):
         for one in ALL[split]:
-            _save(one, root / folder / f"{one.name}.png")
+            save(one, root / folder / f"{one.name}.png")
         held = coco_json(ALL[split])
         held["categories"].insert(0, {"id": 0, "name": "animals", "supercategory": "none"})
         (root / folder / "_annotations.coco.json").write_text(json.dumps(held))
@@ -322,7 +322,7 @@ def write_yolo(root, segments=False, by_kind=False):
             images, labels = (
                 (("images", folder), ("labels", folder)) if by_kind else ((folder, "images"), (folder, "labels"))
             )
-            _save(one, root.joinpath(*images, f"{one.name}.png"))
+            save(one, root.joinpath(*images, f"{one.name}.png"))
             if not one.labels:
                 continue  # YOLO writes no file for an image without objects
             path = root.joinpath(*labels, f"{one.name}.txt")
@@ -351,7 +351,7 @@ def voc_xml(one):
 def write_voc(root):
     for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
         for one in ALL[split]:
-            _save(one, root / "JPEGImages" / f"{one.name}.png")
+            save(one, root / "JPEGImages" / f"{one.name}.png")
             (root / "Annotations").mkdir(exist_ok=True)
             (root / "Annotations" / f"{one.name}.xml").write_text(voc_xml(one))
         (root / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
@@ -362,7 +362,7 @@ def write_metadata(root):
     for split in ALL:
         lines = []
         for one in ALL[split]:
-            _save(one, root / split / f"{one.name}.png")
+            save(one, root / split / f"{one.name}.png")
             held = {"bbox": one.xywh(), "categories": names_of(one), "area": one.areas(), "id": one.labels}
             lines.append(json.dumps({"file_name": f"{one.name}.png", "objects": held}))
         (root / split / "metadata.jsonl").write_text("\n".join(lines))
@@ -374,7 +374,7 @@ def write_csv_of_json(root):
             table = csv.writer(buffer)
             table.writerow(["file_name", "objects"])
             for one in ALL[split]:
-                _save(one, root / split / f"{one.name}.png")
+                save(one, root / split / f"{one.name}.png")
                 table.writerow([f"{one.name}.png", json.dumps({"bbox": one.boxes, "categories": names_of(one)})])
             (root / split / "metadata.csv").write_text(buffer.getvalue())
 
@@ -385,7 +385,7 @@ def write_corners(root):
             table = csv.writer(buffer)
             table.writerow(["filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax"])
             for one in ALL[split]:
-                _save(one, root / folder / f"{one.name}.png")
+                save(one, root / folder / f"{one.name}.png")
                 rows = zip(names_of(one), one.boxes, strict=True)
                 empty = [[f"{one.name}.png", *one.size, "", "", "", "", ""]]
                 table.writerows([[f"{one.name}.png", *one.size, name, *box] for name, box in rows] or empty)
