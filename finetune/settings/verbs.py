@@ -80,9 +80,8 @@ class EvaluateOptions:
         if not valid_devices(self.devices):
             problems.append(f"--devices must be auto, a number such as 2, or indices such as 0,3, got {self.devices!r}")
         if self.dataset is None:
-            of_dataset = ("image_size", "dataset_config", "revision", "image_column", "target_column", "box_format")
-            of_dataset = (*of_dataset, "max_samples")
-            given = [name for name in of_dataset if getattr(self, name) is not None]
+            of_dataset = "image_size dataset_config revision image_column target_column box_format max_samples"
+            given = [name for name in of_dataset.split() if getattr(self, name) is not None]
             given += ["protocol"] if self.protocol != "timm" else []
             flags = ", ".join("--" + name.replace("_", "-") for name in given)
             if given:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune.data.columns import is_image
-from finetune.data.features import MASK_NAMES, is_flag, is_list_of_classes
+from finetune.data.features import MASK_NAMES, is_box, is_flag, is_list_of_classes, is_outline, leaves
 from finetune.errors import SchemaError, listing
 
 
@@ -22,6 +22,7 @@ def refuse(features: Mapping[str, Any], classes: bool = False) -> None:
     """
     if classes:
         return
+    _refuse_objects(features)
     images = [name for name, feature in features.items() if is_image(feature)]
     masks = [name for name in images if any(word in name.lower() for word in MASK_NAMES)]
     if len(images) > 1 and masks:
@@ -42,6 +43,23 @@ def refuse(features: Mapping[str, Any], classes: bool = False) -> None:
                 "multi-label-classification",
                 f"column {name!r} holds yes or no for {len(feature)}",
             )
+
+
+def _refuse_objects(features: Mapping[str, Any]) -> None:
+    """Raise where boxes, or outlines, are what the dataset is about."""
+    found = [leaf for name, feature in features.items() for leaf in leaves((name,), feature)]
+    boxes = [leaf for leaf in found if is_box(leaf)]
+    if not boxes:
+        return
+    nested = next((leaf for leaf in boxes if len(leaf.path) > 1), boxes[0])
+    outlines = [leaf.path[0] for leaf in found if is_outline(leaf)]
+    kind, task, what, column = "an object detection", "object-detection", "boxes", nested.path[0]
+    if outlines:
+        kind, task, what, column = "an instance segmentation", "instance-segmentation", "masks", outlines[0]
+    raise SchemaError(
+        f"this is {kind} dataset ({what} in column {column!r}); --task {task} reads it, and so does no --task at all. "
+        "To classify whole images, name a column of classes by --target-column"
+    )
 
 
 def refuse_flags(features: Mapping[str, Any]) -> None:

@@ -16,8 +16,8 @@ class AspectBatches(TrainBatches):
     """`finetune.loading.sampler.TrainBatches` whose batches hold images of about the same shape.
 
     The random order of the epoch is cut into windows of 8 batches. Within a window images are sorted by their shape and
-    cut into batches again, which come in a random order: so a batch has one shape, and the sequence of shapes is random.
-    A resumed run goes on as the others do.
+    cut into batches again, which come in a random order: so a batch has one shape, and the sequence of shapes is
+    random. A resumed run goes on as the others do.
 
     Args:
         aspects: float `[count]`, a number for the shape of each image.

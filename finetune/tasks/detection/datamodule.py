@@ -21,7 +21,7 @@ from finetune.loading.sampler import TrainBatches, process
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 from finetune.tasks.detection.aspects import AspectBatches
 from finetune.tasks.detection.inputs import DetectionInputs
-from finetune.tasks.detection.rows import opened
+from finetune.tasks.detection.reads.rows import opened
 from finetune.tasks.detection.schema import DetectionSchema
 
 LONG = 5 / 3

@@ -15,10 +15,10 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from finetune.data import images
-from finetune.tasks.detection import frame, masks
-from finetune.tasks.detection.annotations import NOTHING, Objects, objects, parse
-from finetune.tasks.detection.masks import RLE
-from finetune.tasks.detection.reading import Where
+from finetune.tasks.detection.reads import frame, masks
+from finetune.tasks.detection.reads.annotations import NOTHING, Objects, objects, parse
+from finetune.tasks.detection.reads.columns import Where
+from finetune.tasks.detection.reads.masks import RLE
 
 Target = dict[str, Any]
 Part = tuple[int, int, int, int]
@@ -135,14 +135,15 @@ class DetectionInputs:
         if self.crop is None or not len(boxes) or torch.rand(()) >= _CROPPED:
             return None
         size = picture.height, picture.width
-        typed = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)  # type: ignore[call-overload]
+        typed = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
         drawn = self.crop.make_params([picture, typed])
         return (drawn["top"], drawn["left"], drawn["height"], drawn["width"]) if drawn else None
 
     def _pixels(self, picture: PILImage.Image, size: tuple[int, int], flipped: bool) -> Tensor:
         """uint8 `[3, h, w]`."""
         resized: Any = F.resize(picture, list(size), interpolation=self.interpolation)
-        return F.pil_to_tensor(F.horizontal_flip(resized) if flipped else resized)
+        pixels: Tensor = F.pil_to_tensor(F.horizontal_flip(resized) if flipped else resized)
+        return pixels
 
 
 def _cut(boxes: Tensor, part: Part) -> Tensor:

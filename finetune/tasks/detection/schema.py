@@ -14,9 +14,9 @@ from finetune.console import log
 from finetune.data import class_names, splits
 from finetune.data.columns import UNLABELLED, check_named
 from finetune.errors import SchemaError, SplitError, listing
-from finetune.tasks.detection import boxformat, reading, rows, strata
-from finetune.tasks.detection.annotations import ALONE, Raw, placed
-from finetune.tasks.detection.reading import Where
+from finetune.tasks.detection.reads import boxformat, rows, strata
+from finetune.tasks.detection.reads.annotations import ALONE, Raw, placed
+from finetune.tasks.detection.reads.columns import Where, find
 
 DETECTION, INSTANCES = "object-detection", "instance-segmentation"
 
@@ -126,7 +126,7 @@ class DetectionSchema:
         Raises:
             SchemaError: They are not, or it has other columns.
         """
-        found = reading.find(features, self.where.image, self.where.target)
+        found = find(features, self.where.image, self.where.target)
         if not found or found[0].names != self.where.names or found[0].kind != self.where.kind:
             names = listing(found[0].names) if found else "none"
             raise SchemaError(
@@ -160,7 +160,7 @@ class DetectionSchema:
             return "xyxy"
         if self.form or where.boxes.form:
             form = self.form or where.boxes.form
-            log.info(f"boxes: {form}, as {'--box-format' if self.form else 'the names of the columns'} says")
+            log.info(f"boxes: {form}, as {'--box-format says' if self.form else 'the names of the columns say'}")
             return form
         evidence = rows.evidence(found)
         form, why = boxformat.decide(evidence, column)
@@ -193,14 +193,14 @@ class DetectionSchema:
             column: As `read` gave it.
 
         Returns:
-            int64 `[len(column), K]`, without crowds; `UNLABELLED` in rows of which nothing is said, and everywhere where
-            no row of a split has an object.
+            int64 `[len(column), K]`, without crowds; `UNLABELLED` in rows of which nothing is said, and in all where no
+            row of a split has an object.
         """
         counts = np.full((len(column), len(self.classes)), UNLABELLED, dtype=np.int64)
         for row, raw in enumerate(column):
             if raw is not None:
                 _, outside, empty = placed(raw, self.form)
-                usable = ~outside & ~empty & ~raw.crowd & (raw.masked | (not self.with_masks))
+                usable: np.ndarray = ~outside & ~empty & ~raw.crowd & (raw.masked | (not self.with_masks))
                 indices = [self.index[raw.labels[n]] for n in np.flatnonzero(usable)]
                 counts[row] = np.bincount(indices, minlength=len(self.classes)) if indices else 0
         if not (counts > 0).any():
@@ -287,13 +287,11 @@ def infer(
     check_named(features, image_column, None)
     if target_column is not None and target_column not in features:
         check_named(features, None, target_column)
-    found = reading.find(features, image_column, target_column)
+    found = find(features, image_column, target_column)
     if task == INSTANCES:
         masked = [one for one in found if one.outlines or one.picture]
         if not masked:
-            raise SchemaError(
-                _nothing("masks of objects (polygons, run lengths, bitmaps) with their classes", features)
-            )
+            raise SchemaError(_nothing("polygons, run lengths or bitmaps of objects", features))
         return DetectionSchema(task, masked[0])
     boxes = [one for one in found if one.boxes is not None]
     if not boxes:

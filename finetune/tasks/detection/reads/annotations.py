@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from finetune.tasks.detection import masks
-from finetune.tasks.detection.boxformat import to_xyxy
-from finetune.tasks.detection.frame import Frame
-from finetune.tasks.detection.reading import Path, Where
+from finetune.tasks.detection.reads import masks
+from finetune.tasks.detection.reads.boxformat import to_xyxy
+from finetune.tasks.detection.reads.columns import Path, Where
+from finetune.tasks.detection.reads.frame import Frame
 
 ALONE = "object"
 """Name of the only class, where objects have none of their own."""
@@ -27,7 +27,8 @@ class Raw:
     """Objects of an image as they are written.
 
     Attributes:
-        boxes: float64 `[n, 4]`; NaN where an object has a mask alone.
+        boxes: float64 `[n, 4]`.
+        alone: Whether masks alone say where the objects are; boxes are then NaN until they are `light`.
         labels: What stands there as the class of each.
         crowd: bool `[n]`.
         areas: float64 `[n]`; NaN where there is none.
@@ -39,6 +40,7 @@ class Raw:
     """
 
     boxes: np.ndarray
+    alone: bool
     labels: tuple[Any, ...]
     crowd: np.ndarray
     areas: np.ndarray
@@ -51,7 +53,7 @@ class Raw:
     def light(self) -> Raw:
         """The same without outlines, which for all rows together may not fit into memory; boxes that they say stay."""
         boxes, frame = self.boxes, self.frame
-        if frame is not None and _bare(self):  # all of them: boxes are read, or masks alone are there
+        if frame is not None and self.alone and self.outlines:
             boxes = masks.boxes(masks.rles(self.outlines, frame, False))
             frame = dataclasses.replace(frame, stored=False)
         return dataclasses.replace(self, boxes=boxes, frame=frame, outlines=())
@@ -146,7 +148,8 @@ def parse(row: Mapping[str, Any], where: Where, frame: Frame | None, name: str =
     else:
         labels = _labels(row, where, len(boxes) if boxes is not None else len(outlines))
     count = len(labels)
-    if boxes is None or (drawn is not None and len(boxes) != count):
+    alone = boxes is None
+    if boxes is None:
         boxes = np.full((count, 4), np.nan)
     if len(boxes) != count:
         raise BadRowError(f"{len(boxes)} boxes and {count} classes")
@@ -157,6 +160,7 @@ def parse(row: Mapping[str, Any], where: Where, frame: Frame | None, name: str =
         masks.check(outlines, frame)
     return Raw(
         boxes,
+        alone,
         labels,
         np.nan_to_num(_numbers(row, where.crowd, count)) > 0,
         _numbers(row, where.area, count),
@@ -172,9 +176,9 @@ def _declared(row: Mapping[str, Any], where: Where, frame: Frame | None) -> Fram
     """The frame by the width and height that the row declares."""
     if frame is None or where.size is None:
         return frame
-    width, height = (row.get(name) for name in where.size)
-    numbers = isinstance(width, int | float) and isinstance(height, int | float) and width == width
-    return frame.declared((int(width), int(height))) if numbers else frame
+    size = [row.get(name) for name in where.size]
+    numbers = [int(one) for one in size if isinstance(one, int | float) and one == one]
+    return frame.declared((numbers[0], numbers[1])) if len(numbers) == 2 else frame
 
 
 def _framed(frame: Frame | None, outlines: Sequence[Any]) -> Frame | None:
@@ -225,7 +229,7 @@ def _outlines(row: Mapping[str, Any], where: Where) -> list[Any]:
         return []
     if len({len(source) for source in sources}) > 1:
         raise BadRowError(f"{' and '.join(str(len(source)) for source in sources)} outlines")
-    return [next((one for one in of_object if not masks.is_missing(one)), None) for of_object in zip(*sources)]
+    return [next((one for one in found if not masks.is_missing(one)), None) for found in zip(*sources, strict=True)]
 
 
 def _numbers(row: Mapping[str, Any], path: Path | None, count: int) -> np.ndarray:
@@ -251,7 +255,8 @@ def placed(raw: Raw, form: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     whole = frame.turned(to_xyxy(raw.boxes, np.array(frame.size, dtype=np.float64), form))
     width, height = frame.upright
     boxes = whole.clip(0, np.array([width, height, width, height], dtype=np.float64))
-    empty, was_empty = (~(found[:, 2:] > found[:, :2]).all(1) for found in (boxes, whole))
+    empty: np.ndarray = ~(boxes[:, 2:] > boxes[:, :2]).all(1)
+    was_empty: np.ndarray = ~(whole[:, 2:] > whole[:, :2]).all(1)
     return boxes, empty & ~was_empty, was_empty
 
 
@@ -267,7 +272,7 @@ def objects(raw: Raw, form: str, values: Mapping[Any, int], with_masks: bool) ->
     found: list[masks.RLE] = []
     if raw.frame is not None and with_masks:
         found = masks.rles(raw.outlines, raw.frame, form.endswith("normalised"))
-    if _bare(raw):
+    if raw.alone:
         raw = raw.light()
     boxes, outside, empty = placed(raw, form)
     keep = ~outside & ~empty
@@ -283,10 +288,6 @@ def objects(raw: Raw, form: str, values: Mapping[Any, int], with_masks: bool) ->
         areas[kept].astype(np.float32),
         tuple(found[n] for n in kept) if with_masks else (),
     )
-
-
-def _bare(raw: Raw) -> bool:
-    return bool(np.isnan(raw.boxes).any())
 
 
 def _areas(given: np.ndarray, sides: np.ndarray, rles: Sequence[masks.RLE]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Outlines of objects, however they are written -> masks, by pycocotools: polygons, run lengths, bitmaps, drawings."""
+"""Outlines of objects (polygons, run lengths, bitmaps, drawings) -> masks, by COCO's own code."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from PIL import Image as PILImage
 from finetune.data import images
 
 if TYPE_CHECKING:
-    from finetune.tasks.detection.frame import Frame
-    from finetune.tasks.detection.reading import Where
+    from finetune.tasks.detection.reads.columns import Where
+    from finetune.tasks.detection.reads.frame import Frame
 
 
 class RLE(TypedDict):
-    """Run lengths as pycocotools compresses them; `size` is height and width."""
+    """Run lengths as COCO compresses them (pycocotools, faster-coco-eval); `size` is height and width."""
 
     size: list[int]
     counts: bytes
@@ -112,7 +112,7 @@ def _upright(rle: RLE, frame: Frame) -> RLE:
 
 
 def _rle(outline: Any, frame: Frame, normalised: bool) -> RLE:
-    from pycocotools import mask as coco
+    from faster_coco_eval import mask as coco
 
     width, height = frame.size
     if is_missing(outline):
@@ -132,9 +132,9 @@ def _rle(outline: Any, frame: Frame, normalised: bool) -> RLE:
 
 
 def _of_runs(outline: dict[str, Any], size: tuple[int, int]) -> RLE:
-    from pycocotools import mask as coco
+    from faster_coco_eval import mask as coco
 
-    counts, declared = outline.get("counts"), size_of(outline)
+    counts, declared = outline.get("counts") or outline.get("runs"), size_of(outline)
     if counts is None or declared is None:
         raise BadMaskError(f"run lengths need size and counts, got {sorted(outline)}")
     if declared != size:
@@ -154,7 +154,7 @@ def _is_picture(outline: Any) -> bool:
 
 def _bitmap(outline: Any, size: tuple[int, int]) -> np.ndarray:
     """uint8 `[h, w]`, 1 where a picture is not black."""
-    values = outline if isinstance(outline, np.ndarray) else pixels(outline)
+    values: Any = outline if isinstance(outline, np.ndarray) else pixels(outline)
     if values.ndim == 3:
         values = values[..., :3].any(-1)
     if (values.shape[1], values.shape[0]) != size:
@@ -192,7 +192,7 @@ def drawn(row: Mapping[str, Any], where: Where) -> tuple[tuple[Any, ...], list[n
     Raises:
         BadMaskError: Segments that the image does not have.
     """
-    from finetune.tasks.detection.annotations import gather, per_object
+    from finetune.tasks.detection.reads.annotations import gather, per_object
 
     values = pixels(row[where.picture or ""])
     if where.drawn == "classes":
@@ -203,7 +203,11 @@ def drawn(row: Mapping[str, Any], where: Where) -> tuple[tuple[Any, ...], list[n
         return labels, [plane == number + 1 for number in range(len(labels))]
     if values.ndim != 3:
         raise BadMaskError("a panoptic picture of one channel: expected ids in three, R + 256 G + 65536 B")
-    ids = values[..., 0].astype(np.int64) + 256 * values[..., 1].astype(np.int64) + 65536 * values[..., 2]
+    ids = (
+        values[..., 0].astype(np.int64)
+        + 256 * values[..., 1].astype(np.int64)
+        + 65536 * values[..., 2].astype(np.int64)
+    )
     segments = per_object(gather(row, where.ids or ()))
     present = set(np.unique(ids).tolist())
     if lost := [one for one in segments if one not in present]:
@@ -224,7 +228,7 @@ def _by_class(values: np.ndarray, numbers: Mapping[str, int]) -> tuple[tuple[Any
 
 def encoded(mask: np.ndarray) -> RLE:
     """Run lengths of a mask `[h, w]`."""
-    from pycocotools import mask as coco
+    from faster_coco_eval import mask as coco
 
     made: RLE = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     return made
@@ -232,7 +236,7 @@ def encoded(mask: np.ndarray) -> RLE:
 
 def decoded(rle: RLE) -> np.ndarray:
     """uint8 `[h, w]` of run lengths."""
-    from pycocotools import mask as coco
+    from faster_coco_eval import mask as coco
 
     mask: np.ndarray = coco.decode(rle)
     return mask
@@ -240,14 +244,14 @@ def decoded(rle: RLE) -> np.ndarray:
 
 def area(rle: RLE) -> int:
     """Pixels of a mask."""
-    from pycocotools import mask as coco
+    from faster_coco_eval import mask as coco
 
     return int(coco.area(rle))
 
 
 def boxes(found: Sequence[RLE]) -> np.ndarray:
     """float64 `[n, 4]`, xyxy, of masks."""
-    from pycocotools import mask as coco
+    from faster_coco_eval import mask as coco
 
     sides = np.array(coco.toBbox(list(found)), dtype=np.float64).reshape(-1, 4)
     return np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], axis=1)

@@ -1,4 +1,4 @@
-"""All rows of a split, read once before the training: what is wrong is an error with its rows, or counted and listed."""
+"""All rows of a split, read once before the training: what is wrong is an error, or counted; both name the rows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from datasets import Dataset, Image
 
 from finetune.data import images
 from finetune.errors import SchemaError, listing
-from finetune.tasks.detection import frame
-from finetune.tasks.detection.annotations import BadRowError, Raw, parse, placed
-from finetune.tasks.detection.boxformat import Evidence, to_xyxy
-from finetune.tasks.detection.frame import Frame
-from finetune.tasks.detection.masks import BadMaskError
-from finetune.tasks.detection.reading import Where
+from finetune.tasks.detection.reads import frame
+from finetune.tasks.detection.reads.annotations import BadRowError, Raw, parse, placed
+from finetune.tasks.detection.reads.boxformat import Evidence, to_xyxy
+from finetune.tasks.detection.reads.columns import Where
+from finetune.tasks.detection.reads.frame import Frame
+from finetune.tasks.detection.reads.masks import BadMaskError
 
 _CHUNK = 256  # rows that are in memory at a time
 _ROWS = 5  # in a message
@@ -52,8 +52,8 @@ def read(split: Dataset, where: Where) -> list[Raw | None]:
                     wrong.append(f"row {called}: {error}")
     if wrong:
         raise SchemaError(
-            f"column {where.target!r} has {len(wrong)} rows that cannot be read: {_some(wrong)}. Correct them, or leave "
-            "them out (Dataset.filter)"
+            f"column {where.target!r} has {len(wrong)} rows that cannot be read: {_some(wrong)}. Correct them, or "
+            "leave them out (Dataset.filter)"
         )
     return found
 
@@ -101,7 +101,7 @@ def check_sides(found: Sequence[Raw], form: str) -> None:
     for raw in found:
         corners = to_xyxy(raw.boxes, np.ones(2), form)
         bad = (corners[:, 2:] < corners[:, :2]).any(1)
-        wrong += [f"row {raw.name}: {_box(raw, n)}" for n in np.flatnonzero(bad)]
+        wrong += [f"row {raw.name}: {_box(raw, n)}" for n in np.flatnonzero(bad).tolist()]
     if wrong:
         raise SchemaError(
             f"{len(wrong)} boxes have a negative width or height as {form} ({_some(wrong)}): correct them, leave them "
