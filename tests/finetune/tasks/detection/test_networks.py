@@ -11,6 +11,7 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from finetune.errors import ModelError
 from finetune.tasks.detection.masks import decoded
 from finetune.tasks.detection.networks import anchors, build, cascade, finding, losses
+from tests.finetune.tasks.detection.small import small
 
 DETECTORS = ("faster-rcnn", "mask-rcnn", "cascade-rcnn", "cascade-mask-rcnn", "fcos", "retinanet")
 SIDE = 64
@@ -18,7 +19,7 @@ SIDE = 64
 
 def detector(kind, **options):
     torch.manual_seed(0)
-    return build.build("resnest14d", kind, 3, pretrained=False, image_size=SIDE, **options)
+    return small(build.build("resnest14d", kind, 3, pretrained=False, image_size=SIDE, **options))
 
 
 def target(boxes, labels, side=SIDE):

@@ -13,6 +13,7 @@ from finetune.tasks.detection.networks import build
 from finetune.training.callbacks.batch_norm import HoldBatchNorm
 from finetune.training.session import quiet
 from tests.finetune.ranks import ranks
+from tests.finetune.tasks.detection.small import small
 
 KINDS = ("mask-rcnn", "cascade-rcnn", "fcos", "retinanet")
 SIDE, IMAGES = 64, 4
@@ -60,7 +61,7 @@ class Gradients(L.Callback):
 
 def task(kind):
     torch.manual_seed(0)
-    model = build.build("resnest14d", kind, 2, pretrained=False, image_size=SIDE)
+    model = small(build.build("resnest14d", kind, 2, pretrained=False, image_size=SIDE))
     return DetectionTask(model, optimizer="sgd", lr=1e-30, weight_decay=0)
 
 
@@ -98,7 +99,6 @@ def test_the_gradient_is_that_of_the_whole_batch(tmp_path):
 
 def evaluate(world):
     collector, module = CollectDetections(), task("fcos")
-    module.layout = module.model.layout
     with quiet():
         trainer(world, collector).test(module, Data(world), verbose=False)
     return module.exact, collector.last
