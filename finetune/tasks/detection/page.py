@@ -18,7 +18,7 @@ from finetune.tasks.detection import prepare
 from finetune.tasks.detection.answers import ObjectAnswers
 from finetune.tasks.detection.figures.boxes import colour
 from finetune.tasks.detection.judging import threshold
-from finetune.tasks.detection.masks import decoded
+from finetune.tasks.detection.reads.masks import decoded
 
 LEAST = 0.01
 Shown = tuple[np.ndarray, list[dict[str, Any]]]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from finetune.tasks.detection.masks import decoded
+from finetune.tasks.detection.reads.masks import decoded
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 """Of the classes, by turns: Okabe and Ito's."""

@@ -11,7 +11,7 @@ from pycocotools.cocoeval import COCOeval
 
 from finetune.tasks.detection.judging import assess, coco, errors, matches, precision, threshold
 from finetune.tasks.detection.judging.detected import Detected
-from finetune.tasks.detection.masks import decoded
+from finetune.tasks.detection.reads.masks import decoded
 
 CLASSES = 3
 

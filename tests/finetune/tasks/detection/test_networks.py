@@ -9,7 +9,7 @@ import torch
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from finetune.errors import ModelError
-from finetune.tasks.detection.masks import decoded
+from finetune.tasks.detection.reads.masks import decoded
 from finetune.tasks.detection.networks import anchors, build, cascade, finding, losses
 from tests.finetune.tasks.detection.small import small
 
