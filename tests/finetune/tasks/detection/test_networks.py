@@ -9,8 +9,8 @@ import torch
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from finetune.errors import ModelError
-from finetune.tasks.detection.reads.masks import decoded
 from finetune.tasks.detection.networks import anchors, build, cascade, finding, losses
+from finetune.tasks.detection.reads.masks import decoded
 from tests.finetune.tasks.detection.small import small
 
 DETECTORS = ("faster-rcnn", "mask-rcnn", "cascade-rcnn", "cascade-mask-rcnn", "fcos", "retinanet")
