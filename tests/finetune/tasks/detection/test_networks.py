@@ -140,9 +140,9 @@ def test_all_weights_of_the_backbone_arrive():
 
 
 def test_weights_that_do_not_arrive_are_an_error():
-    body = timm.create_model("resnest14d", features_only=True)
+    body = timm.create_model("resnest26d", features_only=True)
     with pytest.raises(ModelError, match=r"weights of the backbone's maps are not among the model's own"):
-        build.take(body, timm.create_model("resnest26d"))
+        build.take(body, timm.create_model("resnest14d"))
 
 
 def test_a_model_without_maps_is_refused():
@@ -192,7 +192,7 @@ def test_the_cascade_is_three_heads_one_after_the_other():
                 cx, cy = x0 + w / 2 + dx * w, y0 + h / 2 + dy * h
                 w, h = w * np.exp(dw), h * np.exp(dh)
                 moved.append([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
-            current = torch.tensor(moved).clamp(0, SIDE)
+            current = torch.tensor(moved, dtype=torch.float32).clamp(0, SIDE)
         (found,), _ = heads(features, [boxes], [(SIDE, SIDE)])
     expected = {
         (label, round(float(summed[i, label]), 4)): current[i] for i, label in itertools.product(range(2), range(1, 4))
