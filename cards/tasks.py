@@ -49,6 +49,22 @@ class CardTask:
     says: str = "names the most probable of its"
 
 
+_BOXES = {
+    "map": ("map", "AP of the boxes"),
+    "map_50": ("map_50", "AP at overlap 0.5"),
+    "map_75": ("map_75", "AP at overlap 0.75"),
+    "map_small": ("map_small", "AP of small objects"),
+    "map_medium": ("map_medium", "AP of medium objects"),
+    "map_large": ("map_large", "AP of large objects"),
+    "mar_100": ("mar_100", "AR, 100 objects an image"),
+}
+_MASKS = {
+    "mask_map": ("mask_map", "AP of the masks"),
+    "mask_map_50": ("mask_map_50", "AP of the masks at overlap 0.5"),
+    "mask_map_75": ("mask_map_75", "AP of the masks at overlap 0.75"),
+}
+
+
 TASKS = {
     "image-classification": CardTask(
         title="Image classification",
@@ -120,6 +136,31 @@ TASKS = {
         pipeline="image-segmentation",
         packages=("segmentation-models-pytorch",),
         says="gives each pixel one of its",
+    ),
+    "object-detection": CardTask(
+        title="Object detection",
+        library="torchvision",
+        tags=("torchvision", "timm"),
+        metrics=_BOXES,
+        parts="cards.page.detection",
+        template="detection.md",
+        clients={"torchvision": "stock_torchvision"},
+        required="torchvision",
+        app="detection.py",
+        says="finds objects of its",
+    ),
+    "instance-segmentation": CardTask(
+        title="Instance segmentation",
+        library="torchvision",
+        tags=("instance-segmentation", "torchvision", "timm"),
+        metrics=_MASKS | _BOXES,
+        parts="cards.page.detection",
+        template="detection.md",
+        clients={"torchvision": "stock_torchvision"},
+        required="torchvision",
+        app="detection.py",
+        pipeline="image-segmentation",
+        says="finds objects of its",
     ),
 }
 

@@ -18,8 +18,8 @@ from finetune.task import Schema
 class Flagged(Protocol):
     """Of a schema that depends on flags that its task alone has."""
 
-    def flagged(self, settings: Any) -> Schema:
-        """The same, as these flags say.
+    def flagged(self, flags: Mapping[str, Any]) -> Schema:
+        """The same, as those of these flags say that are given, by field.
 
         Raises:
             SchemaError: They say nothing that can be.

@@ -156,7 +156,7 @@ def test_wings_say_what_they_are_for_and_import_nothing(package):
 def test_config_stops_at_the_door():
     """Models, tasks, data and transforms take plain arguments, and so work in anybody's Trainer."""
     inner = ("finetune.tasks", "finetune.training.callbacks", "finetune.loading", "finetune.networks", "finetune.data")
-    tasks = ("classification", "multi_label", "regression", "segmentation")
+    tasks = ("classification", "detection", "multi_label", "regression", "segmentation")
     learning = tuple(f"finetune.tasks.{task}.learning" for task in tasks)
     doors = ("finetune.loading.choose", "finetune.tasks.one_layer", *learning)
     found = [(name, path) for name, path in modules("finetune") if name.startswith(inner) and name not in doors]

@@ -36,6 +36,7 @@ class _Live:
 
     logits: Any
     classes: list[str]
+    boxes: Any = None  # of a detector, float32 `[n, C * 4]`
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -110,11 +111,11 @@ def _live(model: Path, inputs: Path) -> _Live:
     from safetensors.numpy import load_file
 
     try:
-        logits = load_file(inputs / "inputs.safetensors")["logits"]
+        given = load_file(inputs / "inputs.safetensors")
         own = model / tasks.OURS
         path, key = (own, "classes") if own.is_file() else (model / "config.json", "label_names")
         config = json.loads(path.read_text(encoding="utf-8"))
-        return _Live(logits, [str(name) for name in config[key]])
+        return _Live(given["logits"], [str(name) for name in config[key]], given.get("boxes"))
     except (SafetensorError, KeyError, ValueError) as error:
         raise CardError(f"{inputs / 'inputs.safetensors'} or {model / 'config.json'} is broken: {error}") from error
 
@@ -169,7 +170,16 @@ def _judge(code: int, out: str, err: str, output: Path, live: _Live) -> dict[str
         return entry | {"passed": False, "reason": f"the process imported {', '.join(said['known'])}: it was not clean"}
     if said["classes"] != live.classes:
         return entry | {"passed": False, "reason": "its class names are not those of config.json"}
+    if live.boxes is not None and not _near(found.get("boxes"), live.boxes):
+        return entry | {"passed": False, "reason": "its boxes lie elsewhere"}
     return entry | _compare(found, live.logits)
+
+
+def _near(found: Any, live: Any) -> bool:
+    """Whether two arrays of boxes are equal within `TOLERANCE` of the largest side."""
+    if found is None or found.shape != live.shape or not np.isfinite(found).all():
+        return False
+    return bool(np.abs(found - live).max(initial=0.0) <= TOLERANCE * max(1.0, float(np.abs(live).max(initial=0.0))))
 
 
 def _compare(found: Mapping[str, Any], live: Any) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def evaluate_model(options: EvaluateOptions) -> Evaluation:
     model = registry.open_model(task, name, options.image_size)
     data = whole_split(
         options.dataset or "",
-        task,
+        registry.reader(task.name, options),
         split=options.split,
         dataset_config=options.dataset_config,
         revision=options.revision,
@@ -162,7 +162,8 @@ def reopen(folder: RunFolder, result: RunResult, role: str) -> LabelledImages:
     if stream := choose.reopen_stream(config, task, role):
         return stream
     opened = source.load(config["dataset"], config["dataset_config"], config["revision"])
-    found, columns = inspect(opened.splits, task, config["image_column"], config["target_column"])
+    reader = registry.reader(task.name, config)
+    found, columns = inspect(opened.splits, reader, config["image_column"], config["target_column"], opened.roots)
     if isinstance(found, Examining):
         found = found.remembered(result.dataset)
     opened = guarded(opened, found)

@@ -66,7 +66,7 @@ def _check_output(options: PredictOptions, answers: Answers) -> None:
     if hasattr(answers, "keep"):
         return
     if options.overlay:
-        raise ConfigError("--overlay is for models of semantic segmentation: leave it out")
+        raise ConfigError("--overlay is for models of semantic segmentation and detection: leave it out")
     problems = output_problems(Path(options.output)) if options.output is not None else []
     if problems:
         raise ConfigError("; ".join(problems))

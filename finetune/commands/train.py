@@ -82,7 +82,8 @@ def _train(config: RunConfig, seed: int, task: Task, data: LabelledImages, sessi
     data_config = models.data_config(model, config.image_size, config.interpolation)
     config = _with_inferred(config, data, data_config)
     own, balance = dataclasses.replace(config, seed=seed), config.imbalance == "balanced-sampler"
-    images = task.data_module(data, data_config, balance=balance, **fields(own, LOADER))
+    options = fields(own, LOADER) | of_tasks.loading(own, task.name)
+    images = task.data_module(data, data_config, balance=balance, **options)
     images.check(session.trainer.world_size)
     learner = task.learner(own, images, model, session.baseline)
     session.checkpoints.chooses = report.chooses(config, data)

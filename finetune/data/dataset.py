@@ -272,7 +272,7 @@ def _targets(
     if not any(len(split) for split in opened.splits.values()):
         raise DatasetError(f"the dataset is empty: no row in {listing(opened.splits)}")
     try:
-        inferred, columns = inspect(opened.splits, task, image_column, target_column)
+        inferred, columns = inspect(opened.splits, task, image_column, target_column, opened.roots)
     except SchemaError as error:
         if not opened.remark:
             raise
@@ -329,9 +329,16 @@ def _usable(split: str, rows: np.ndarray, bad: Sequence[BadImage]) -> np.ndarray
 
 
 def inspect(
-    splits: DatasetDict, task: Reading, image_column: str | None = None, target_column: str | None = None
+    splits: DatasetDict,
+    task: Reading,
+    image_column: str | None = None,
+    target_column: str | None = None,
+    roots: Sequence[str] | None = None,
 ) -> tuple[Schema, dict[str, Sequence[Any]]]:
     """What a dataset holds, and what stands there to learn in each split; nulls where a split lacks the columns.
+
+    `roots` are the folders in which rows may name files, as `finetune.data.outside.guarded` takes them: a task may look
+    at the images for what their targets mean.
 
     Raises:
         SchemaError: Its columns do not say what to learn, or its splits number their classes differently.
@@ -339,7 +346,7 @@ def inspect(
     richest = max(splits.values(), key=lambda split: len(split.column_names))
     found = task.recognise(richest.features, image_column, target_column)
     targets: dict[str, Sequence[Any]] = {}
-    for name, split in splits.items():
+    for name, split in outside.guarded(splits, found.image_column, roots).items():
         if not {found.image_column, *found.columns} <= set(split.column_names):
             targets[name] = [None] * len(split)
             continue

@@ -6,6 +6,8 @@ import base64
 import binascii
 import hashlib
 import io
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from finetune.data.folder.matching import split_of
 from finetune.data.folder.tree import image_suffixes
 from finetune.errors import listing
 
+_OBJECTS = re.compile(r"box|annot|object|polygon|segment|rle|labels|categories|classes", re.IGNORECASE)
 _LOOKED_AT = 100  # values by which a column of paths is told
 _MAGIC = (
     "iVBORw0KGgo",
@@ -43,7 +46,8 @@ def plain(splits: Any, folder: Path | None = None) -> Any:
     if not isinstance(splits, DatasetDict):
         return splits
     made = {name: _unformatted(name, split) for name, split in splits.items()}
-    made = {name: _with_masks(_with_images(_with_json(split), folder), folder) for name, split in made.items()}
+    made = {name: _with_objects(_with_json(split)) for name, split in made.items()}
+    made = {name: _with_masks(_with_images(split, folder), folder) for name, split in made.items()}
     made = _by_column(made)
     same = made.keys() == splits.keys() and all(made[name] is splits[name] for name in made)
     return splits if same else DatasetDict(made)
@@ -67,6 +71,36 @@ def _with_json(split: Dataset) -> Dataset:
         column = [None if value is None else value.get(field) for value in values]
         split = split.add_column(head, column, feature=feature)
     return split.remove_columns("json")
+
+
+def _with_objects(split: Dataset) -> Dataset:
+    """Text that is JSON of boxes, or of what belongs to them, as columns; other text stays as it is."""
+    for head, feature in split.features.items():
+        if not (isinstance(feature, Value) and feature.dtype in ("string", "large_string") and _OBJECTS.search(head)):
+            continue
+        some = [text for text in split[head][:_LOOKED_AT] if text]
+        if not some or any(_parsed(text) is None for text in some):
+            continue
+        texts = split[head][:]
+        values = [None if not text else _parsed(text) for text in texts]
+        if any(value is None and text for value, text in zip(values, texts, strict=True)):
+            continue
+        try:
+            column = pa.array(values)
+        except pa.ArrowException:  # of mixed kinds
+            continue
+        split = split.remove_columns(head).add_column(head, column)
+        log.info(f"column {head!r} holds JSON, which is read")
+    return split
+
+
+def _parsed(text: str) -> Any:
+    """What JSON says; None of other text."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, list | dict) else None
 
 
 def _with_images(split: Dataset, folder: Path | None) -> Dataset:

@@ -12,12 +12,18 @@ import tyro
 from finetune.errors import ConfigError
 
 MultiLabelLoss = Literal["bce", "asymmetric"]
+Detector = Literal["faster-rcnn", "mask-rcnn", "cascade-rcnn", "cascade-mask-rcnn", "fcos", "retinanet"]
 Decoder = Literal["fpn", "unet", "upernet", "segformer", "deeplabv3plus", "deeplabv3"]
 SegmentationLoss = Literal["ce", "ce-dice"]
 DILATED = ("deeplabv3plus", "deeplabv3")
 """Decoders at output stride 16 or 8."""
 
+BoxFormat = Literal["xywh", "xyxy", "cxcywh", "xywh-normalised", "xyxy-normalised", "cxcywh-normalised"]
+
+_INFERRED = tyro.conf.arg(help_behavior_hint="(default: inferred)")
+_LONG = tyro.conf.arg(help_behavior_hint="(default: 5/3 of --image-size)")
 _BCE = tyro.conf.arg(help_behavior_hint="(default: bce)")
+_DETECTOR = tyro.conf.arg(help_behavior_hint="(default: faster-rcnn; of masks mask-rcnn)")
 _COLORS = tyro.conf.arg(help_behavior_hint="(default: the dataset's own)", metavar="COLOURS|FILE")
 _UNLABELLED = tyro.conf.arg(help_behavior_hint="(default: what is called unlabeled, void, ignore or N/A)")
 
@@ -34,6 +40,20 @@ class MultiLabelOptions:
     multi_label_loss: Annotated[MultiLabelLoss | None, _BCE] = None
     """bce: binary cross-entropy; asymmetric: easy negatives count less (Ridnik et al. 2021), where images have few of
     many classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionOptions:
+    """Objects in images (object-detection, instance-segmentation)."""
+
+    box_format: Annotated[BoxFormat | None, _INFERRED] = None
+    """What the numbers of a box are: left, top, width, height; left, top, right, bottom; or centre, width, height; in
+    pixels, or normalised, in parts of the image."""
+    max_size: Annotated[int | None, _LONG] = None
+    """Longest side of an image in pixels: where its short one would be --image-size, and this is less, this counts."""
+    detector: Annotated[Detector | None, _DETECTOR] = None
+    """torchvision's detector over the backbone: regions first (the rcnn), with masks or in three steps (cascade), or
+    boxes at once (fcos, retinanet)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +76,37 @@ class SegmentationOptions:
 
 BY_TASK: tuple[tuple[str, type], ...] = (
     ("multi-label-classification", MultiLabelOptions),
+    ("object-detection", DetectionOptions),
+    ("instance-segmentation", DetectionOptions),
     ("semantic-segmentation", SegmentationOptions),
 )
-"""Each task's group."""
+"""Each task's group; tasks may share one."""
+
+READING = ("box_format", "mask_colors", "ignore_classes")
+"""Of all these flags, those that say how a dataset is read."""
+LOADING = ("max_size",)
+"""Those that say how its images become batches."""
+
+
+def of_task(flags: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Those of the flags that a task has."""
+    own = {field.name for name, group in BY_TASK if name == task for field in dataclasses.fields(group)}
+    return {name: value for name, value in flags.items() if name in own}
+
+
+def reading(settings: Any) -> dict[str, Any]:
+    """Flags that say how to read a dataset, as far as they are given.
+
+    Args:
+        settings: An object or a mapping that may have them; or None.
+    """
+    held = settings if isinstance(settings, Mapping) else vars(settings) if settings is not None else {}
+    return {name: held[name] for name in READING if held.get(name) is not None}
+
+
+def loading(settings: Any, task: str) -> dict[str, Any]:
+    """Flags of a task that its data module takes."""
+    return of_task({name: getattr(settings, name) for name in LOADING}, task)
 
 
 def problems(config: Any) -> list[str]:
@@ -89,10 +137,14 @@ def settle(config: Any, task: str, preset: Mapping[str, Any], refused: Mapping[s
     problems = []
     if config.task not in (None, task):
         problems.append(f"--task {config.task}: the values are those of {task}: leave it out, or give another dataset")
-    for other, group in BY_TASK:
+    own = {field.name for name, group in BY_TASK if name == task for field in dataclasses.fields(group)}
+    for group in dict.fromkeys(group for _, group in BY_TASK):
+        others = " and ".join(name for name, other in BY_TASK if other is group)
         for field in dataclasses.fields(group):
-            if other != task and getattr(config, field.name) != field.default:
-                problems.append(f"{_flag(field.name)} is for {other}, and this dataset is read as {task}: leave it out")
+            if field.name not in own and getattr(config, field.name) != field.default:
+                problems.append(
+                    f"{_flag(field.name)} is for {others}, and this dataset is read as {task}: leave it out"
+                )
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name, reason in refused.items():
         value = getattr(config, name)

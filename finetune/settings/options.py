@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from finetune.settings.limits import MAX_IMAGE_PIXELS
-from finetune.settings.of_tasks import MultiLabelOptions, SegmentationOptions
+from finetune.settings.of_tasks import DetectionOptions, MultiLabelOptions, SegmentationOptions
 from finetune.settings.presets import (
     FEWEST_EPOCHS,
     FROZEN_PRESET,
@@ -245,6 +245,7 @@ class Options(
     HardwareOptions,
     RunOptions,
     MultiLabelOptions,
+    DetectionOptions,
     SegmentationOptions,
 ):
     """All of them together, and what follows from several."""
@@ -282,6 +283,7 @@ GROUPS: dict[str, type] = {
     "hardware": HardwareOptions,
     "run": RunOptions,
     "multi_label": MultiLabelOptions,
+    "detection": DetectionOptions,
     "segmentation": SegmentationOptions,
 }
 

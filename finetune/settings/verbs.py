@@ -11,6 +11,7 @@ import tyro
 from finetune.errors import ConfigError
 from finetune.settings.checks import valid_devices
 from finetune.settings.limits import MAX_IMAGE_PIXELS
+from finetune.settings.of_tasks import BoxFormat
 from finetune.settings.options import AUTO, INFERRED, NONE, OWN
 
 Protocol = Literal["timm", "paper"]
@@ -52,6 +53,8 @@ class EvaluateOptions:
     """Column that holds the images."""
     target_column: Annotated[str | None, INFERRED] = None
     """Column that holds the classes."""
+    box_format: Annotated[BoxFormat | None, INFERRED] = None
+    """What the numbers of a box are, where they do not tell: xywh, xyxy or cxcywh, in pixels or normalised."""
     max_samples: Annotated[int | None, NONE] = None
     """Use at most so many images, drawn by class, for a quick try."""
     max_image_pixels: int = MAX_IMAGE_PIXELS
@@ -78,8 +81,8 @@ class EvaluateOptions:
         if not valid_devices(self.devices):
             problems.append(f"--devices must be auto, a number such as 2, or indices such as 0,3, got {self.devices!r}")
         if self.dataset is None:
-            of_dataset = ("image_size", "dataset_config", "revision", "image_column", "target_column", "max_samples")
-            given = [name for name in of_dataset if getattr(self, name) is not None]
+            of_dataset = "image_size dataset_config revision image_column target_column box_format max_samples"
+            given = [name for name in of_dataset.split() if getattr(self, name) is not None]
             given += ["protocol"] if self.protocol != "timm" else []
             flags = ", ".join("--" + name.replace("_", "-") for name in given)
             if given:
@@ -118,9 +121,10 @@ class PredictOptions:
     format: Annotated[Literal["json", "csv", "table"] | None, _FORMAT] = None
     """json: one object a line; csv; table: short lines for people."""
     output: Annotated[Path | None, _STDOUT] = None
-    """File to write; it appears when everything is done. Of semantic segmentation: folder for the masks."""
+    """File to write; it appears when everything is done. Of semantic segmentation, and with --overlay: a folder."""
     overlay: bool = False
-    """Of semantic segmentation: also write each image with its classes' colours over it."""
+    """Of semantic segmentation and detection: also write each image with what was found drawn over it, to the folder
+    --output."""
     accelerator: str = "auto"
     """auto, cpu, gpu, mps."""
     precision: Literal["32", "bf16"] = "32"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,10 @@ from finetune.errors import (
 from finetune.examining import Flagged
 from finetune.export import described
 from finetune.runs import model_files, reading
+from finetune.settings import of_tasks
 from finetune.task import Guessing, Reading, Schema, Task
 from finetune.tasks.classification.task import CLASSIFICATION
+from finetune.tasks.detection.task import DETECTION, INSTANCES
 from finetune.tasks.multi_label.task import MULTI_LABEL
 from finetune.tasks.regression.task import REGRESSION
 from finetune.tasks.segmentation.task import SEGMENTATION
@@ -39,10 +41,8 @@ def register(task: Task) -> None:
     _TASKS[task.name] = task
 
 
-register(CLASSIFICATION)
-register(REGRESSION)
-register(MULTI_LABEL)
-register(SEGMENTATION)
+for _task in (CLASSIFICATION, REGRESSION, MULTI_LABEL, SEGMENTATION, DETECTION, INSTANCES):
+    register(_task)
 
 
 def get(name: str) -> Task:
@@ -104,11 +104,11 @@ class _Reading:
 
     Attributes:
         only: The one task that is asked; all when None.
-        settings: Of the run, for the flags that one task alone has.
+        flags: That say how to read, see `finetune.settings.of_tasks.READING`.
     """
 
     only: str | None = None
-    settings: Any = None
+    flags: Mapping[str, Any] = field(default_factory=dict)
 
     def recognise(
         self, features: Mapping[str, Any], image_column: str | None = None, target_column: str | None = None
@@ -145,7 +145,8 @@ class _Reading:
         if not found or unclear:
             raise [*unclear, *reasons][0]
         chosen = found[0]
-        return chosen.flagged(self.settings) if self.settings is not None and isinstance(chosen, Flagged) else chosen
+        flags = of_tasks.of_task(self.flags, chosen.task)
+        return chosen.flagged(flags) if flags and isinstance(chosen, Flagged) else chosen
 
 
 def _distinct(found: Sequence[Schema]) -> list[Schema]:
@@ -164,18 +165,19 @@ def reader(task: str | None = None, settings: Any = None) -> Reading:
     """What recognises a dataset: as the task that the user names, or as whatever it is.
 
     Args:
-        task: Its name, where the user gives one.
-        settings: Of the run, for the flags that one task alone has.
+        task: Its name.
+        settings: Of the run or verb, or those of config.yaml by name: some flags say how to read.
 
     Raises:
         ConfigError: There is no such task.
     """
+    flags = of_tasks.reading(settings)
     if task is None:
-        return READING if settings is None else _Reading(settings=settings)
+        return _Reading(None, flags)
     if task not in _TASKS:
         hint = suggest(task, _TASKS) or "."
         raise ConfigError(f"--task: no task {task!r}{hint} Tasks: {listing(_TASKS)}")
-    return _Reading(task, settings)
+    return _Reading(task, flags)
 
 
 READING = _Reading()

@@ -18,16 +18,24 @@ def refuse(features: Mapping[str, Any]) -> None:
     Raises:
         SchemaError: It is one; the message names the task and the flag that reads it as classification.
     """
+    _refuse_objects(features)
+
+
+def _refuse_objects(features: Mapping[str, Any]) -> None:
+    """Raise where boxes, or outlines, are what the dataset is about."""
     found = [leaf for name, feature in features.items() for leaf in leaves((name,), feature)]
     boxes = [leaf for leaf in found if is_box(leaf)]
-    if boxes:
-        nested = next((leaf for leaf in boxes if len(leaf.path) > 1), boxes[0])
-        outlines = [leaf.path[0] for leaf in found if is_outline(leaf)]
-        if outlines:
-            raise _other(
-                "an instance segmentation dataset", "instance-segmentation", f"masks in column {outlines[0]!r}"
-            )
-        raise _other("an object detection dataset", "object-detection", f"boxes in column {nested.path[0]!r}")
+    if not boxes:
+        return
+    nested = next((leaf for leaf in boxes if len(leaf.path) > 1), boxes[0])
+    outlines = [leaf.path[0] for leaf in found if is_outline(leaf)]
+    kind, task, what, column = "an object detection", "object-detection", "boxes", nested.path[0]
+    if outlines:
+        kind, task, what, column = "an instance segmentation", "instance-segmentation", "masks", outlines[0]
+    raise SchemaError(
+        f"this is {kind} dataset ({what} in column {column!r}); --task {task} reads it, and so does no --task at all. "
+        "To classify whole images, name a column of classes by --target-column"
+    )
 
 
 def refuse_flags(features: Mapping[str, Any]) -> None:

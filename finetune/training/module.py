@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -219,9 +219,10 @@ def _moved(values: Any, device: torch.device) -> Any:
     return move_data_to_device(values, device)
 
 
-def _check_normalised(pixels: Tensor) -> None:
-    if not pixels.is_floating_point():
+def _check_normalised(pixels: Tensor | Sequence[Tensor]) -> None:
+    first = pixels if isinstance(pixels, Tensor) else pixels[0]  # images of several sizes come in a list
+    if not first.is_floating_point():
         raise TypeError(
-            f"expected normalised float32 images, got {pixels.dtype}: give the Trainer an ImageDataModule itself, not "
+            f"expected normalised float32 images, got {first.dtype}: give the Trainer an ImageDataModule itself, not "
             "its loaders, or apply its `normalize` to each batch"
         )

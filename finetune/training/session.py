@@ -220,6 +220,7 @@ class Session:
         kept += [HoldBatchNorm()] if config.batch_norm == "held" else []  # after FreezeBackbone
         # The baseline before EMA, which copies the model.
         self.trainer.callbacks[:0] = [self.baseline, self.collector, *kept]  # type: ignore[attr-defined]
+        self.trainer.gradient_clip_val = config.clip_grad  # a task has its own where none is given
         self.epochs.epochs = self.trainer.fit_loop.max_epochs = config.epochs or 0
 
     def fit(

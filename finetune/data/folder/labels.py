@@ -68,7 +68,6 @@ def join(images: Sequence[File], layout: Layout, found: Sequence[tables.Table]) 
     _several(columns, matches, labels)
     text = all(match.table.text for match in matches)
     _split(images, columns, matches, labels, has_splits)
-    _boxes(columns, labels)
     _one_hot(columns, labels, {place for match in matches for place in match.rows})
     _folders_or_columns(columns, labels, text)
     for head, values in columns.items():
@@ -188,16 +187,6 @@ def _say_unplaced(labels: Labels, why: str) -> None:
     number = sum(role is None for role in labels.roles)
     if number and number < len(labels.roles):
         labels.left.append(f"{number} images with {why}")
-
-
-def _boxes(columns: dict[str, list[Any]], labels: Labels) -> None:
-    """Corners of a box in four columns become a column of boxes, which says what the table is."""
-    plain = {head.lower().replace("_", ""): head for head in columns}
-    heads = [plain[name] for name in ("xmin", "ymin", "xmax", "ymax") if name in plain]
-    if len(heads) == 4:
-        corners = zip(*(columns.pop(head) for head in heads), strict=True)
-        boxes = [None if None in box else [[float(value) for value in box]] for box in corners]
-        labels.others["bbox"] = pa.array(boxes, pa.list_(pa.list_(pa.float64())))
 
 
 def _folders(labels: Labels, rows: set[int]) -> list[tuple[str, int]]:

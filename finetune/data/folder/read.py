@@ -21,14 +21,14 @@ from datasets.table import InMemoryTable
 
 from finetune.console import log, shown
 from finetune.data.columns import UNLABELLED
-from finetune.data.folder import archives, labels, layout, matching, pairs, shards, tables, tree
+from finetune.data.folder import archives, labels, layout, matching, pairs, references, shards, tables, tree
+from finetune.data.folder.boxes import find as boxes
+from finetune.data.folder.boxes import with_objects
 from finetune.data.folder.names import SPLIT_WORDS
 from finetune.data.folder.shards import Shards
 from finetune.data.folder.tables import Table
 from finetune.data.folder.tree import File, Tree
 from finetune.errors import DatasetError, listing
-
-_EMBEDDED = 2**31  # bytes of images whose names no string can hold
 
 
 @dataclass
@@ -76,9 +76,20 @@ def read(root: Path, only: Path | None = None) -> Folder | Shards | None:
     if (paired := pairs.find(found.images)) is not None:
         return _of_pairs(root, found, paired)
     sources = _tables(found, only)
+    annotated = boxes.find(_with(found, only), sources)
+    if annotated is not None:
+        return Folder(with_objects.splits(root, found, annotated))
     if not found.images:
         return _of_tables(sources) if sources else None
     return _of_images(root, found, sources)
+
+
+def _with(found: Tree, only: Path | None) -> Tree:
+    """The tree with one file beside the images, where that alone counts."""
+    if only is None:
+        return found
+    chosen = [file for file in (*found.tables, *found.others) if file.place == str(only)]
+    return Tree(images=found.images, others=chosen)
 
 
 def read_table(path: Path) -> Folder | Shards | None:
@@ -92,7 +103,7 @@ def read_table(path: Path) -> Folder | Shards | None:
     """
     table = tables.read(File((), shown(path.name), str(path)))
     if table is None:
-        return None
+        return read(path.parent, only=path) if path.suffix.lower() == ".json" else None
     if any(_are_files(path.parent, values) for values in table.columns.values()):
         return _of_tables([table])  # wherever the images lie: nothing else of the folder counts
     return read(path.parent, only=path)
@@ -225,7 +236,7 @@ def _of_pairs(root: Path, found: Tree, paired: pairs.Pairs) -> Folder:
         log.info(f"not read: {'; '.join([*left, *paired.left])}")
     return Folder(
         DatasetDict(
-            {name: pairs.dataset(rows, name, key.hexdigest(), _references) for name, rows in paired.rows.items()}
+            {name: pairs.dataset(rows, name, key.hexdigest(), references.of) for name, rows in paired.rows.items()}
         )
     )
 
@@ -255,7 +266,7 @@ def _dataset(
     key: str,
 ) -> Dataset:
     features = Features(image=Image())
-    arrays: dict[str, Any] = {"image": _references([images[place] for place in places])}
+    arrays: dict[str, Any] = {"image": references.of([images[place] for place in places])}
     for head, (classes, values) in columns.items():
         index = {name: number for number, name in enumerate(classes)}
         features[head] = ClassLabel(names=classes)
@@ -269,45 +280,6 @@ def _dataset(
     table = InMemoryTable.from_pydict(arrays, schema=features.arrow_schema)
     own = hashlib.sha256(f"{key} {split}".encode()).hexdigest()[:16]
     return Dataset(table, DatasetInfo(features=features), NamedSplit(split), fingerprint=own)
-
-
-def _references(files: Sequence[File]) -> pa.Array:
-    """Paths of images; the bytes of those whose path is not UTF-8, or cannot be opened by it in this locale."""
-    paths: list[str | None] = []
-    held: list[bytes | None] = []
-    size = 0
-    for file in files:
-        path, content = _spelled(file.place), None
-        if path is None:
-            content = _content(file.place)
-            size += len(content)
-            path = file.path
-        if size > _EMBEDDED:
-            raise DatasetError(
-                f"too many images under names that are not UTF-8 ({file.path}): rename them (convmv -f latin1 -t "
-                "utf8 -r)"
-            )
-        paths.append(path)
-        held.append(content)
-    arrays = [pa.array(held, pa.binary()), pa.array(paths, pa.string())]
-    return pa.StructArray.from_arrays(arrays, ["bytes", "path"])
-
-
-def _spelled(place: str) -> str | None:
-    """A path as Arrow holds it, if it opens the same file."""
-    raw = os.fsencode(place)
-    try:
-        text = raw.decode("utf-8")
-        return text if os.fsencode(text) == raw else None
-    except UnicodeError:
-        return None
-
-
-def _content(place: str) -> bytes:
-    try:
-        return Path(place).read_bytes()
-    except OSError:
-        return b""  # counted as an image that does not decode
 
 
 def _key(root: Path, found: Tree, joined: labels.Labels, columns: dict[str, tuple[list[str], list[str | None]]]) -> str:

@@ -79,9 +79,11 @@ class SegmentationSchema:
         classes = f", {len(self.classes)} classes: {listing(self.classes, 6)}" if self.classes else ""
         return f"images in column {self.image_column!r}, masks in column {self.target_column!r}{classes}"
 
-    def flagged(self, settings: Any) -> SegmentationSchema:
+    def flagged(self, flags: Mapping[str, Any]) -> SegmentationSchema:
         """The same with `--mask-colors` and `--ignore-classes`."""
-        return dataclasses.replace(self, mask_colors=settings.mask_colors, ignore_classes=settings.ignore_classes)
+        return dataclasses.replace(
+            self, mask_colors=flags.get("mask_colors"), ignore_classes=flags.get("ignore_classes")
+        )
 
     def with_values(self, columns: Sequence[Sequence[Any]]) -> SegmentationSchema:
         """Itself: which rows have a mask says nothing of the classes."""

@@ -379,15 +379,6 @@ LAYOUTS = {
         {"train": 6, "test": 6},
         ["not read: 1 .csv files, no images; 6 images without a row in train.csv"],
     ),
-    "a table of boxes, one an image": (
-        [
-            "*.png",
-            ("b.csv", table([(f, 1, 2, 3, 4, "x") for f in names("*.png")], "file xmin ymin xmax ymax class".split())),
-        ],
-        r"boxes in column 'bbox'\); object-detection",
-        None,
-        [],
-    ),
     "an empty table": ([*AB, ("t.csv", b"")], "ant bee", {"train": 12}, ["not read: 1 .csv files, no images"]),
     "a damaged table beside class folders": (
         [*AB, ("log.csv", b"a,b\n1\n2,3,4\n")],

@@ -151,6 +151,11 @@ def test_object_detection_is_named_and_refused(objects):
         infer(features)
 
 
+def test_a_class_of_the_whole_image_beside_boxes_can_be_meant():
+    found = infer({"image": Image(), "objects": List(BOXES), "label": PETS})
+    assert (found.target_column, found.sure) == ("label", True)
+
+
 @pytest.mark.parametrize("mask", ["mask", "segmentation_mask", "annotation", "label", "Masks"])
 def test_masks_are_no_images_to_classify(mask):
     assert infer({"image": Image(), mask: Image(), "kind": PETS}).image_column == "image"
@@ -288,7 +293,7 @@ REAL = {
             "height": INT,
             "objects": {"id": List(INT), "area": List(INT), "bbox": List(BOX), "category": List(PETS)},
         },
-        r"object detection dataset \(boxes in column 'objects'\); object-detection is not supported yet",
+        r"object detection dataset \(boxes in column 'objects'\); --task object-detection reads it",
     ),
     "minato-ryan/coco-car-instance": (
         {
@@ -299,7 +304,7 @@ REAL = {
             "date_captured": TEXT,
             "license": LICENCES,
         },
-        r"boxes in column 'objects'\); object-detection",
+        r"boxes in column 'objects'\); --task object-detection",
     ),
     "a licence alone": (
         {"image": Image(), "license": LICENCES, "height": INT, "coco_url": TEXT, "image_id": INT},
@@ -307,7 +312,7 @@ REAL = {
     ),
     "rsod_object_detection_data": (
         {"image": Image(), "bbox": List(BOX), "area": List(FLOAT), "category": TEXT},
-        r"boxes in column 'bbox'\); object-detection",
+        r"boxes in column 'bbox'\); --task object-detection",
     ),
     "tiny-object-detection-aquarium-dataset": (
         {
@@ -322,7 +327,7 @@ REAL = {
                 "image_id": INT,
             },
         },
-        r"boxes in column 'annotations'\); object-detection",
+        r"boxes in column 'annotations'\); --task object-detection",
     ),
     "ClownRat/COCO2017": (
         {
@@ -336,7 +341,7 @@ REAL = {
                 "masks": List({"counts": TEXT, "size": List(INT)}),
             },
         },
-        r"instance segmentation dataset \(masks in column 'objects'\); instance-segmentation",
+        r"instance segmentation dataset \(masks in column 'objects'\); --task instance-segmentation",
     ),
     "whyen-wang/coco_detection": (
         {
@@ -345,29 +350,25 @@ REAL = {
             "categories": List(INT),
             "inst.rles": {"size": List(List(INT)), "counts": List(TEXT)},
         },
-        r"masks in column 'inst.rles'\); instance-segmentation",
+        r"masks in column 'inst.rles'\); --task instance-segmentation",
     ),
     "BrandonLSX/coco-2017": (
         {
             "image": Image(),
             "annotations": {"id": List(INT), "category_id": List(INT), "category_name": List(TEXT), "bbox": List(BOX)},
         },
-        r"boxes in column 'annotations'\); object-detection",
+        r"boxes in column 'annotations'\); --task object-detection",
     ),
     "KIRANKALLA/weaponds3": (
         {
             "image": Image(),
             "annotations": List({"id": INT, "category_id": INT, "bbox": BOX, "segmentation": List(BOX)}),
         },
-        r"masks in column 'annotations'\); instance-segmentation",
+        r"masks in column 'annotations'\); --task instance-segmentation",
     ),
     "segmented-imagenet1k-subset": (
         {"image": Image(), "boxes": List(BOX), "labels": List(TEXT), "masks": List(Image())},
-        r"masks in column 'masks'\); instance-segmentation",
-    ),
-    "boxes beside classes": (
-        {"image": Image(), "objects": List(BOXES), "label": PETS},
-        r"boxes in column 'objects'\).*--target-column",
+        r"masks in column 'masks'\); --task instance-segmentation",
     ),
     "boxes as an array": (
         {"image": Image(), "boxes": Array2D((None, 4), "float32"), "names": List(TEXT)},

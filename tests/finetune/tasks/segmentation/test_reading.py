@@ -16,6 +16,7 @@ from finetune.data import dataset, images
 from finetune.data.beside import counts
 from finetune.data.dataset import excluded
 from finetune.errors import DatasetError, SchemaError, SeveralReadingsError, SplitError
+from finetune.settings import of_tasks
 from finetune.settings.config import RunConfig
 from finetune.tasks.segmentation import masks
 from finetune.tasks.segmentation.inputs import read
@@ -40,7 +41,7 @@ class Told:
         self.settings = RunConfig(**flags)
 
     def recognise(self, *arguments):
-        return infer(*arguments).flagged(self.settings)
+        return infer(*arguments).flagged(of_tasks.reading(self.settings))
 
 
 def prepare(data, flags=None, **options):
