@@ -200,7 +200,7 @@ class DetectionSchema:
         for row, raw in enumerate(column):
             if raw is not None:
                 _, outside, empty = placed(raw, self.form)
-                usable: np.ndarray = ~outside & ~empty & ~raw.crowd & (raw.masked | (not self.with_masks))
+                usable: Any = ~outside & ~empty & ~raw.crowd & (raw.masked | (not self.with_masks))
                 indices = [self.index[raw.labels[n]] for n in np.flatnonzero(usable)]
                 counts[row] = np.bincount(indices, minlength=len(self.classes)) if indices else 0
         if not (counts > 0).any():
@@ -209,7 +209,7 @@ class DetectionSchema:
 
     def labelled(self, targets: np.ndarray) -> np.ndarray:
         """Bool `[N]` of int64 `[N, K]`; images without an object are labelled, too."""
-        found: np.ndarray = (targets >= 0).all(axis=1)
+        found = np.asarray((targets >= 0).all(axis=1))
         return found
 
     def strata(self, targets: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ def _read(file: File) -> dict[str, Any] | None:
         if b'"annotations"' not in head and b'"images"' not in head:
             return None
         raise DatasetError(f"cannot read {file.path}: {error}") from error
-    lists = [held.get(name) for name in ("images", "annotations")] if isinstance(held, dict) else []
+    lists: list[Any] = [held.get(name) for name in ("images", "annotations")] if isinstance(held, dict) else []
     if len(lists) != 2 or not all(isinstance(one, list) and all(isinstance(row, dict) for row in one) for one in lists):
         return None
     boxed = any("bbox" in row for row in lists[1])
@@ -69,38 +69,47 @@ def read(
     owner: dict[int, str] = {}
     order: dict[str, None] = {}
     lost: list[str] = []
-    scopes = [_role(file) for file, _ in found]
-    for (file, held), role in zip(found, scopes, strict=True):
+    for file, held in found:
         categories = _categories(file, held, found)
         order |= dict.fromkeys(categories.values())
-        places: dict[Any, int] = {}
+        role = _role(file)
+        places = _places(file, held, role, index, lost)
         for image in held["images"]:
-            name = str(image.get("file_name", ""))
-            at = index.find(name, file.folders, None) if name else []
-            if len(at) != 1 and role is not None:
-                at = index.find(name, file.folders, role)
-            if len(at) != 1:
-                lost.append(name)
+            if (place := places.get(image.get("id"))) is None:
                 continue
-            if at[0] in owner and owner[at[0]] != file.path:
+            if owner.setdefault(place, file.path) != file.path:
                 raise DatasetError(
-                    f"{owner[at[0]]} and {file.path} both name {images[at[0]].path}: choose one of them by "
+                    f"{owner[place]} and {file.path} both name {images[place].path}: choose one of them by "
                     f"--dataset FOLDER/{file.path}, or move the other away"
                 )
-            owner[at[0]] = file.path
-            places[image.get("id")] = at[0]
-            made.objects.setdefault(at[0], [])
+            made.objects.setdefault(place, [])
             if role is not None and (len(found) > 1 or not any(roles)):
-                made.roles[at[0]] = role
+                made.roles[place] = role
             if isinstance(image.get("width"), int) and isinstance(image.get("height"), int):
-                made.sizes[at[0]] = image["width"], image["height"]
-        ids = {image.get("id") for image in held["images"]}
-        for place, one in _objects(file, held, categories, places, ids):
+                made.sizes[place] = image["width"], image["height"]
+        for place, one in _objects(file, held, categories, places):
             made.objects[place].append(one)
     if lost:
         made.left.append(f"{len(lost)} images of {listing(made.used, 3)} that are not there ({listing(lost, 3)})")
     made.names = list(order)
     return made
+
+
+def _places(
+    file: File, held: dict[str, Any], role: str | None, index: matching.Index, lost: list[str]
+) -> dict[Any, int]:
+    """The image of each id; names of those that are not there are added to `lost`."""
+    places: dict[Any, int] = {}
+    for image in held["images"]:
+        name = str(image.get("file_name", ""))
+        at = index.find(name, file.folders, None) if name else []
+        if len(at) > 1 and role is not None:
+            at = index.find(name, file.folders, role)
+        if len(at) == 1:
+            places[image.get("id")] = at[0]
+        else:
+            lost.append(name)
+    return places
 
 
 def _role(file: File) -> str | None:
@@ -122,7 +131,8 @@ def _categories(file: File, held: dict[str, Any], found: Sequence[tuple[File, di
         made = {number: f"{name} ({number})" if name in twice else name for number, name in made.items()}
     if not rows:  # ids without names
         made = {number: f"class {number}" for number in sorted(used, key=str)}
-    if lost := sorted((number for number in used if number not in made), key=str):
+    own = {one.get("category_id") for one in held["annotations"]}
+    if lost := sorted((number for number in own if number not in made), key=str):
         raise DatasetError(
             f"{file.path}: annotations of categories {listing(lost)}, which it does not list; it has {listing(made)}"
         )
@@ -130,8 +140,9 @@ def _categories(file: File, held: dict[str, Any], found: Sequence[tuple[File, di
 
 
 def _objects(
-    file: File, held: dict[str, Any], categories: dict[Any, str], places: dict[Any, int], ids: set[Any]
+    file: File, held: dict[str, Any], categories: dict[Any, str], places: dict[Any, int]
 ) -> Iterator[tuple[int, Drawn]]:
+    ids = {image.get("id") for image in held["images"]}
     strange = [one for one in held["annotations"] if one.get("image_id") not in ids]
     if strange:
         raise DatasetError(

@@ -255,8 +255,8 @@ def placed(raw: Raw, form: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     whole = frame.turned(to_xyxy(raw.boxes, np.array(frame.size, dtype=np.float64), form))
     width, height = frame.upright
     boxes = whole.clip(0, np.array([width, height, width, height], dtype=np.float64))
-    empty: np.ndarray = ~(boxes[:, 2:] > boxes[:, :2]).all(1)
-    was_empty: np.ndarray = ~(whole[:, 2:] > whole[:, :2]).all(1)
+    empty: Any = ~(boxes[:, 2:] > boxes[:, :2]).all(1)
+    was_empty: Any = ~(whole[:, 2:] > whole[:, :2]).all(1)
     return boxes, empty & ~was_empty, was_empty
 
 

@@ -97,9 +97,9 @@ def _inside(evidence: Evidence, form: str) -> float:
     slack = np.maximum(_SLACK, 0.01 * evidence.sizes)
     fits = (corners[:, :2] >= -slack).all(1) & (corners[:, 2:] <= evidence.sizes + slack).all(1)
     upright = (corners[:, 2:] >= corners[:, :2]).all(1)
-    empty: np.ndarray = (evidence.boxes[:, 2:] == 0).any(1) | (evidence.boxes[:, 2:] == evidence.boxes[:, :2]).any(1)
+    empty = (evidence.boxes[:, 2:] == 0).any(1) | (evidence.boxes[:, 2:] == evidence.boxes[:, :2]).any(1)
     told = ~empty if (~empty).any() else np.ones(len(empty), dtype=bool)  # a box without area says nothing
-    return float((fits & upright)[told].mean())
+    return float(np.asarray(fits & upright)[told].mean())
 
 
 def _agreement(evidence: Evidence, form: str) -> tuple[float, ...]:

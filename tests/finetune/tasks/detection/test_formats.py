@@ -130,13 +130,13 @@ def no_corner(root):
     [
         (
             unknown_category,
-            r"instances_train2017.json: annotations of categories 77, which it does not list; it has 1, 4",
+            r"_train2017.json: annotations of categories 77, which it does not list; it has 1, 4",
         ),
         (unknown_image, r"1 annotations of images that it does not list \(image_id 999\)"),
         (bad_box, r"annotation 3 has bbox \[1, 2, 3\]: expected x, y, width, height"),
         (
             twice,
-            r"instances_train2017.json and annotations/more_train.json both name .*--dataset FOLDER/annotations/more",
+            r"_train2017.json and annotations/more_train.json both name .*--dataset FOLDER/annotations/m",
         ),
         (bad_line, r"train/labels/.*txt, line 1: '0 0.5 0.5': expected a class and four numbers"),
         (nameless, r"train/labels/.*txt: class 9 has no name"),
