@@ -85,6 +85,10 @@ class DataOptions:
     """Share of the training split to hold out where there is no validation split."""
     test_fraction: float = 0.1
     """Share of the training split to hold out where there is no test split."""
+    group_column: Annotated[str | None, NONE] = None
+    """Column of patients, scenes or videos: images of one group are held out together."""
+    exclude: Annotated[Path | None, NONE] = None
+    """File of rows to leave out, as doctor --fix and labels --fix write it."""
     max_samples: Annotated[int | None, NONE] = None
     """Use at most so many images of each split, drawn by class, for a quick try."""
     max_image_pixels: int = MAX_IMAGE_PIXELS

@@ -1,0 +1,21 @@
+"""What can be wrong with names before torch and the data are there."""
+
+from __future__ import annotations
+
+from finetune.data import places
+from finetune.networks import model_names
+from finetune.settings.data_verbs import DatasetFlags
+from finetune.tasks import registry
+
+
+def check(options: DatasetFlags) -> None:
+    """Raise where there is no such dataset, task or model; the Hub is not asked.
+
+    Raises:
+        FinetuneError: It says which.
+    """
+    registry.reader(options.task)
+    named = getattr(options, "model", None)
+    for model in (named,) if isinstance(named, str) else named or ():
+        model_names.check_name(model_names.locate(model))
+    places.check(options.dataset)
