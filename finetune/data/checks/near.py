@@ -18,9 +18,9 @@ from PIL import Image
 from finetune.data.checks.looks import SIDE, Looks
 
 COARSE, FINE = 12, 32
-CANDIDATES = 4
+CANDIDATES = 3
 """Most similar images that are looked at more closely, of each."""
-LIKELY = 0.55
+LIKELY = 0.6
 """Cosine of coarse gradients from which on an image is a candidate."""
 SURE = 0.93
 """Correlation of fine gradients from which on two images are near copies; measured, see the module."""
@@ -28,8 +28,11 @@ FLAT = 0.02
 """Standard deviation of grey values, 0 to 1, below which an image shows too little to compare."""
 LARGEST_CROPPED = 12_000
 """Images up to which crops are looked for: beyond it, that would take longer than a coffee."""
-_STAGES = ((COARSE, 0.04, 0.85), (20, 0.02, 0.8), (FINE, 0.01, 0.0))
-"""Of the search: pixels of a side, step in shares of the side, and the correlation below which it is given up."""
+_STAGES = ((COARSE, 0.04, 0.9, 0.01), (20, 0.02, 0.85, 0.005), (FINE, 0.01, 0.0, 0.001))
+"""Of the search: pixels of a side, step in shares of the side, the correlation below which it is given up, and the gain
+below which a step is none."""
+_FITS = 0.97
+"""From here on another way to lay two pictures over each other is not tried."""
 _BLOCK = 512
 
 Box = tuple[float, float, float, float]
@@ -95,11 +98,11 @@ def _prove(
 ) -> None:
     """Lay one over the other, and keep the pair where it holds."""
     key = (min(part, whole), max(part, whole))
-    if key in found:
+    if key in found and found[key].score > _FITS:
         return
     shown = grey[part][:, ::-1] if mirrored else grey[part]
     score, at = aligned(shown, grey[whole], box)
-    if score >= sure:
+    if score >= sure and (key not in found or score > found[key].score):
         cropped = (at[2] - at[0]) * (at[3] - at[1]) < 0.97
         found[key] = Pair(*key, "near", round(score, 4), mirrored, cropped)
 
@@ -161,7 +164,7 @@ def _turned(picture: np.ndarray, mirrored: bool) -> np.ndarray:
 def aligned(part: np.ndarray, whole: np.ndarray, box: Box) -> tuple[float, Box]:
     """The best correlation of gradients of a picture with a part of another, and that part.
 
-    From `box` on by coordinate descent over its edges, from coarse pictures and steps to fine ones: fine gradients tell
+    From `box` on by steepest ascent over its edges, from coarse pictures and steps to fine ones: fine gradients tell
     nothing of where to go before the two nearly fit. Given up where two pictures are nowhere near.
 
     Args:
@@ -170,18 +173,18 @@ def aligned(part: np.ndarray, whole: np.ndarray, box: Box) -> tuple[float, Box]:
         box: To begin with.
     """
     best, at = 0.0, box
-    for size, step, least in _STAGES:
+    for size, step, least, gain in _STAGES:
         target = gradients(part_of(part, WHOLE, size))
         best, moved = float(gradients(part_of(whole, at, size)) @ target), True
         while moved and best < 0.995:
-            moved = False
-            for change in _changes(at, step):
-                value = float(gradients(part_of(whole, change, size)) @ target)
-                if value > best + 1e-4:
-                    best, at, moved = value, change, True
-                    break
+            changes = list(_changes(at, step))
+            values = gradients(np.stack([part_of(whole, change, size) for change in changes])) @ target
+            number = int(values.argmax())
+            moved = float(values[number]) > best + gain
+            if moved:
+                best, at = float(values[number]), changes[number]
         if best < least:
-            break
+            return 0.0, at
     return best, at
 
 

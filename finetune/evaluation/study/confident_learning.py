@@ -1,7 +1,9 @@
 """Which labels are probably wrong, by what a classifier that has not seen the images says of them.
 
 Confident learning: an image of given class i is counted as one of class j where the probability of j is at least the
-mean that images of class j have, and j is the most probable such class. Where j is not i, the label is a likely error.
+mean that images of class j have, and j is the most probable such class. Where j is not i, the image counts as an error.
+That says how many errors there are; which ones they are, the margin says better (`benchmarks/label_errors.py`): the
+images of the lowest margins, so many, are the likely ones.
 
 Source: Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 70 (2021),
 equations 1 and 2; their code is cleanlab, whose `compute_confident_joint` gives the same (a test compares).
@@ -22,19 +24,26 @@ class Confident:
         margin: float64 `[N]`, probability of the given class less that of the most probable other; the lowest first is
             the ranking.
         suggested: int64 `[N]`, the most probable other class.
-        likely: Bool `[N]`, whether the label is a likely error.
+        off: Bool `[N]`, whether the image counts as one of another class than the given.
         joint: int64 `[K, K]`, images by given class and the class that they count as.
     """
 
     margin: np.ndarray
     suggested: np.ndarray
-    likely: np.ndarray
+    off: np.ndarray
     joint: np.ndarray
 
     @property
     def order(self) -> np.ndarray:
         """int64 `[N]`: the places of all images, the least credible label first."""
         return np.argsort(self.margin, kind="stable")
+
+    @property
+    def likely(self) -> np.ndarray:
+        """Bool `[N]`: the least credible labels, as many as count as errors; none whose given class is the likelier."""
+        found = np.zeros(len(self.margin), dtype=bool)
+        found[self.order[: int(self.off.sum())]] = True
+        return found & (self.margin < 0)
 
 
 def find(labels: np.ndarray, probabilities: np.ndarray) -> Confident:
