@@ -20,15 +20,15 @@ from finetune.data.checks.looks import SIDE, Looks
 COARSE, FINE = 12, 32
 CANDIDATES = 3
 """Most similar images that are looked at more closely, of each."""
-LIKELY = 0.6
+LIKELY = 0.55
 """Cosine of coarse gradients from which on an image is a candidate."""
-SURE = 0.93
+SURE = 0.9
 """Correlation of fine gradients from which on two images are near copies; measured, see the module."""
 FLAT = 0.02
 """Standard deviation of grey values, 0 to 1, below which an image shows too little to compare."""
 LARGEST_CROPPED = 12_000
 """Images up to which crops are looked for: beyond it, that would take longer than a coffee."""
-_STAGES = ((COARSE, 0.04, 0.9, 0.01), (20, 0.02, 0.85, 0.005), (FINE, 0.01, 0.0, 0.001))
+_STAGES = ((COARSE, 0.04, 0.85, 0.01), (20, 0.02, 0.8, 0.005), (FINE, 0.01, 0.0, 0.001))
 """Of the search: pixels of a side, step in shares of the side, the correlation below which it is given up, and the gain
 below which a step is none."""
 _FITS = 0.97
@@ -81,6 +81,8 @@ def pairs(looks: Looks, more: Iterable[tuple[int, int]] = (), sure: float = SURE
     """
     grey = looks.grey
     fit = np.flatnonzero(looks.contrast >= FLAT)
+    if len(fit) < 2:
+        return []
     found: dict[tuple[int, int], Pair] = {}
     for first, second, box, mirrored in _candidates(grey, fit):
         _prove(found, grey, first, second, box, mirrored, sure)
@@ -128,7 +130,7 @@ def part_of(grey: np.ndarray, box: Box, size: int) -> np.ndarray:
 def _candidates(grey: np.ndarray, fit: np.ndarray) -> Iterator[tuple[int, int, Box, bool]]:
     """Which image may show what part of which other, and whether mirrored; the most alike of each."""
     tried = [(box, False) for box in (boxes() if len(fit) <= LARGEST_CROPPED else [WHOLE])] + [(WHOLE, True)]
-    ours = np.stack([gradients(part_of(grey[i], WHOLE, COARSE)) for i in fit]) if len(fit) else np.zeros((0, 1))
+    ours = np.stack([gradients(part_of(grey[i], WHOLE, COARSE)) for i in fit])
     top: list[list[tuple[float, int, Box, bool]]] = [[] for _ in fit]
     for box, mirrored in tried:
         if (box, mirrored) == (WHOLE, False):
@@ -140,8 +142,6 @@ def _candidates(grey: np.ndarray, fit: np.ndarray) -> Iterator[tuple[int, int, B
             rows = np.arange(len(alike))
             alike[rows, start + rows] = -1.0
             count = min(CANDIDATES, alike.shape[1] - 1)
-            if count < 1:
-                continue
             nearest = np.argpartition(alike, -count, axis=1)[:, -count:]
             for row, places in enumerate(nearest):
                 top[start + row] += [
