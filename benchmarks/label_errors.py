@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--accelerator", default="auto")
     args = parser.parse_args()
-    console.set_up(__import__("sys").stderr)
+    console.set_up(sys.stderr)
     options = LabelsOptions(
         dataset=args.dataset, model=args.model, image_size=args.image_size, accelerator=args.accelerator
     )
@@ -37,13 +38,20 @@ def main() -> None:
     features = np.concatenate([values[role] for role in data.splits.parts])
     labels = np.concatenate([part.targets for part in data.splits.parts.values()])
     for seed in range(args.seeds):
-        print(json.dumps({"dataset": args.dataset, "seed": seed, **measure(study, features, labels, data, args, seed)}), flush=True)
+        print(
+            json.dumps(
+                {"dataset": args.dataset, "seed": seed, **measure(study, features, labels, data, args.share, seed)}
+            ),
+            flush=True,
+        )
 
 
-def measure(study: object, features: np.ndarray, labels: np.ndarray, data: object, args: argparse.Namespace, seed: int) -> dict:
+def measure(
+    study: Studying, features: np.ndarray, labels: np.ndarray, data: LabelledImages, share: float, seed: int
+) -> dict[str, float]:
     """Flip, rank, count."""
     rng = np.random.default_rng(seed)
-    count = round(args.share * len(labels))
+    count = round(share * len(labels))
     flipped = np.zeros(len(labels), dtype=bool)
     flipped[rng.permutation(len(labels))[:count]] = True
     classes = len(data.schema.classes)
@@ -51,7 +59,9 @@ def measure(study: object, features: np.ndarray, labels: np.ndarray, data: objec
     found = study.suspects(features, noisy, data.schema, seed)
     order = np.array([one.place for one in found])
     hits = flipped[order]
-    restored = sum(one.suggested == data.schema.classes[labels[one.place]] for one in found[: 2 * count] if flipped[one.place])
+    restored = sum(
+        one.suggested == data.schema.classes[labels[one.place]] for one in found[: 2 * count] if flipped[one.place]
+    )
     likely = sum(one.likely for one in found)
     return {
         "images": len(labels),

@@ -23,13 +23,12 @@ from finetune.imagenet.options import PrepareOptions
 from finetune.runs import runfolder
 from finetune.settings import help, recipe
 from finetune.settings.config import RunConfig
-from finetune.settings.data_verbs import DoctorOptions, LabelsOptions, ProbeOptions
+from finetune.settings.data_verbs import DATA_VERBS
 from finetune.settings.options import GROUPS, NONE, RESUME_AUTO, RunOptions, flag
 from finetune.settings.verbs import DemoOptions, EvaluateOptions, ExportOptions, PredictOptions
 from finetune.text import visible
 
 T = TypeVar("T")
-D = TypeVar("D", ProbeOptions, LabelsOptions, DoctorOptions)
 
 PROG = "python -m finetune"
 
@@ -226,39 +225,14 @@ def prepare_imagenet(argv: Sequence[str]) -> None:
     )
 
 
-def probe(argv: Sequence[str]) -> None:
-    """`python -m finetune probe --dataset X --model M ...`."""
-    options = _data_options(ProbeOptions, argv, "probe")
-    from finetune.commands.trust import probe as flow
-
-    flow.report(flow.probe(options), options)
-
-
-def labels(argv: Sequence[str]) -> None:
-    """`python -m finetune labels --dataset X --model M`."""
-    options = _data_options(LabelsOptions, argv, "labels")
-    from finetune.commands.trust import labels as flow
-
-    flow.report(flow.labels(options), options)
-
-
-def doctor(argv: Sequence[str]) -> None:
-    """`python -m finetune doctor --dataset X`."""
-    options = _data_options(DoctorOptions, argv, "doctor")
-    from finetune.commands.trust import doctor as flow
-
-    flow.report(flow.doctor(options), options)
-
-
-def _data_options(kind: type[D], argv: Sequence[str], verb: str) -> D:
-    """Flags of a verb that looks at a dataset, checked, and the log set up."""
-    options = parse(kind, argv, prog=f"{PROG} {verb}")
+def of_data(verb: str, argv: Sequence[str]) -> None:
+    """`python -m finetune doctor|probe|labels --dataset X ...`."""
+    options = parse(DATA_VERBS[verb], argv, prog=f"{PROG} {verb}")
     options.check()
     console.set_up(sys.stderr if options.json else sys.stdout)
     from finetune.commands.trust import ahead
 
-    ahead.check(options)
-    return options
+    ahead.go(verb, options)
 
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -267,9 +241,7 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "predict": predict,
     "export": export,
     "demo": demo,
-    "doctor": doctor,
-    "probe": probe,
-    "labels": labels,
+    **{verb: functools.partial(of_data, verb) for verb in DATA_VERBS},
     "prepare-imagenet": prepare_imagenet,
 }
 

@@ -19,8 +19,8 @@ from torch import nn
 
 import cards
 from finetune.commands import report, seeds
-from finetune.commands.trust import leaks
 from finetune.commands.trained import Trained
+from finetune.commands.trust import leaks
 from finetune.console import log
 from finetune.data.dataset import LabelledImages
 from finetune.errors import DatasetError, FinetuneError, RunFolderError

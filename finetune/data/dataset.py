@@ -110,7 +110,7 @@ def prepare(
     max_samples: int | None = None,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     group_column: str | None = None,
-    exclude: Path | None = None,
+    exclude: str | Path | None = None,
     seed: int = 0,
 ) -> LabelledImages:
     """Open a dataset, infer what it holds, leave out what cannot be used, and split the rest.
@@ -239,7 +239,7 @@ def _labelled(found: Schema, targets: Mapping[str, np.ndarray]) -> list[str]:
     return [name for name, of in targets.items() if found.labelled(of).any()]
 
 
-def _listed(path: Path | None, targets: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
+def _listed(path: str | Path | None, targets: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
     """Rows that the user's list leaves out, by split."""
     if path is None:
         return {}

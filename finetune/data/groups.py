@@ -50,9 +50,7 @@ def read(source: DatasetDict, column: str, roles: Mapping[str, str]) -> dict[str
     return made
 
 
-def draw(
-    groups: np.ndarray, strata: np.ndarray, images: float, rng: np.random.Generator, keep: int
-) -> np.ndarray:
+def draw(groups: np.ndarray, strata: np.ndarray, images: float, rng: np.random.Generator, keep: int) -> np.ndarray:
     """Bool `[N]`: whole groups of about so many images, each stratum as near to its share as chance has it.
 
     Args:
@@ -68,7 +66,7 @@ def draw(
     numbers, of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(numbers) < keep + 1:
         raise SplitError(
-            f"--group-column: {len(numbers)} groups, and at least {keep + 1} are needed to hold images out: name splits "
+            f"--group-column: {len(numbers)} groups, and at least {keep + 1} are needed to hold some out: name splits "
             "by --val-split and --test-split, or leave the flag out"
         )
     _, which = np.unique(strata, return_inverse=True)

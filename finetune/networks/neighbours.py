@@ -74,7 +74,8 @@ def nearest(features: np.ndarray, count: int) -> np.ndarray:
 
 def _scaled(features: np.ndarray, centre: Tensor) -> Tensor:
     centred = torch.from_numpy(np.array(features)) - centre
-    return centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    scaled: Tensor = centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return scaled
 
 
 def _votes(

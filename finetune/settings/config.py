@@ -39,7 +39,7 @@ class RunConfig(Options):
 
     def __post_init__(self) -> None:
         """Paths may be given as text."""
-        for name in ("output", "resume", "exclude"):
+        for name in ("output", "resume"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, Path(value))
 

@@ -187,3 +187,7 @@ class DoctorOptions(FeatureFlags, DatasetFlags):
             problems += output_problems(path) if path else []
         if problems:
             raise ConfigError("; ".join(problems))
+
+
+DATA_VERBS: dict[str, Any] = {"doctor": DoctorOptions, "probe": ProbeOptions, "labels": LabelsOptions}
+"""Their flags, by verb."""

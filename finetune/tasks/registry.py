@@ -10,7 +10,8 @@ from typing import Any
 
 from finetune.errors import ConfigError, RunFolderError, SchemaError, SeveralReadingsError, listing, suggest
 from finetune.runs import reading
-from finetune.task import Reading, Schema, Studying, Task
+from finetune.study import Studying
+from finetune.task import Reading, Schema, Task
 from finetune.tasks.classification.task import CLASSIFICATION
 
 _TASKS: dict[str, Task] = {}

@@ -31,7 +31,7 @@ def of(name: str, data: LabelledImages, options: FeatureFlags) -> Iterator[Findi
     minutes = images * epochs / speed / 60
     parameters = sum(parameter.numel() for parameter in model.parameters())
     title = (
-        f"{name}, {parameters / 1e6:.1f} million parameters, at {size[-1]} pixels: about {speed:.0f} images a second in "
+        f"{name}, {parameters / 1e6:.1f} million parameters, at {size[-1]} pixels: about {speed:.0f} images/s in "
         f"training on {device.type}, {minutes:.0f} minutes for the preset's {epochs} epochs"
     )
     lines = []

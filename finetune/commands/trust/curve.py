@@ -8,7 +8,8 @@ import numpy as np
 
 from finetune.evaluation.study import learning_curve
 from finetune.evaluation.study.learning_curve import DRAWS, FRACTIONS, Curve
-from finetune.task import Schema, Studying, Task
+from finetune.study import Studying
+from finetune.task import Schema, Task
 
 
 def of_probe(

@@ -196,7 +196,9 @@ def named(data: LabelledImages, places: shown.Places, place: int) -> str:
     return str(study.named(data.schema, target)) if study else str(target)[:60]
 
 
-def _leaks(found: Copies, data: LabelledImages, values: dict[str, np.ndarray], options: DoctorOptions) -> dict[str, Any]:
+def _leaks(
+    found: Copies, data: LabelledImages, values: dict[str, np.ndarray], options: DoctorOptions
+) -> dict[str, Any]:
     """How many test images training has seen, and what that does to the number of a linear probe."""
     leaked = found.leaked()
     of = len(data.splits.parts["test"].rows)
@@ -240,7 +242,9 @@ def _write(found: Diagnosis, options: DoctorOptions) -> None:
         f"{sum(data.splits.counts().values())} images, {len(found.serious)} serious findings, "
         f"{sum(one.severity == 'warning' for one in found.findings)} warnings."
     ]
-    write_text(path, study_page.page(f"Doctor: {data.source.id}", head, [_section(one, found) for one in found.findings]))
+    write_text(
+        path, study_page.page(f"Doctor: {data.source.id}", head, [_section(one, found) for one in found.findings])
+    )
     log.info(f"page: {path}")
     if options.fix:
         write_text(options.fix, exclusion.to_text(found.leave_out))
@@ -271,7 +275,9 @@ def report(found: Diagnosis, options: DoctorOptions) -> None:
     else:
         log.info("")
         for one in found.findings:
-            log.info(f"{one.severity if one.severity != 'note' else ''}{': ' if one.severity != 'note' else ''}{one.title}")
+            log.info(
+                f"{one.severity if one.severity != 'note' else ''}{': ' if one.severity != 'note' else ''}{one.title}"
+            )
             for line in (*one.lines, *one.captions[:5]):
                 log.info(f"  {line}")
     if found.serious:

@@ -21,7 +21,7 @@ from finetune.runs.runfolder import write_text
 from finetune.serving import study_page
 from finetune.serving.study_page import Card, Section
 from finetune.settings.data_verbs import LabelsOptions
-from finetune.task import Suspect
+from finetune.study import Suspect
 from finetune.tasks import registry
 from finetune.text import cell
 
@@ -103,7 +103,7 @@ def _write(
     ]
     lines = [
         f"{data.source.id}: {len(likely)} of {len(entries)} labels are probably wrong, by a linear probe on the "
-        f"features of {options.model} that has not seen the image. The least credible first: given and suggested label.",
+        f"features of {options.model} that has not seen the image. The least credible first, given and suggested.",
         "Look at each: a rare view of a class, or two classes in one picture, looks like an error too.",
     ]
     section = Section("Likely label errors", [] if cards else ["None."], cards)

@@ -14,7 +14,8 @@ from finetune.data.dataset import LabelledImages
 from finetune.errors import DatasetError
 from finetune.evaluation.study.learning_curve import Curve
 from finetune.settings.data_verbs import ProbeOptions
-from finetune.task import Bar, Score, Task
+from finetune.study import Bar
+from finetune.task import Score, Task
 from finetune.tasks import registry
 
 
@@ -111,4 +112,3 @@ def table(found: Sequence[Probed]) -> list[str]:
         lines += [f"{one.model}: {bar.title}: {bar.said}" for bar in one.bars if bar.said]
         lines += [f"{one.model}: {line}" for line in one.curve.lines()] if one.curve else []
     return lines
-

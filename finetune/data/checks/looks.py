@@ -53,9 +53,7 @@ class Looks:
         return len(self.grey)
 
 
-def look(
-    encoded: Dataset, column: str, rows: Sequence[int] | np.ndarray, max_pixels: int = MAX_IMAGE_PIXELS
-) -> Looks:
+def look(encoded: Dataset, column: str, rows: Sequence[int] | np.ndarray, max_pixels: int = MAX_IMAGE_PIXELS) -> Looks:
     """Decode every image once, in parallel; the answer is remembered where a dataset says what it is.
 
     Args:
@@ -85,8 +83,11 @@ def look(
 def content_hashes(encoded: Dataset, column: str, rows: Sequence[int] | np.ndarray) -> np.ndarray:
     """uint8 `[N, 16]`, hashes of the encoded bytes alone: no image is decoded."""
     undecoded = encoded.cast_column(column, Image(decode=False)).select_columns([column])
-    found = [_content(value) for start in range(0, len(rows), _CHUNK)
-             for value in undecoded[np.asarray(rows[start : start + _CHUNK]).tolist()][column]]
+    found = [
+        _content(value)
+        for start in range(0, len(rows), _CHUNK)
+        for value in undecoded[np.asarray(rows[start : start + _CHUNK]).tolist()][column]
+    ]
     return np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, _DIGEST)
 
 

@@ -28,7 +28,9 @@ def find(looks: Looks) -> Iterator[Finding]:
     yield _sizes(looks)
     short, long = looks.size.min(axis=1), looks.size.max(axis=1)
     yield from _some("small", short < SMALL, f"{{}} images with a side below {SMALL} pixels", short)
-    yield from _some("long", long > LONG * short, f"{{}} images more than {LONG:g} times as long as wide", -long / short)
+    yield from _some(
+        "long", long > LONG * short, f"{{}} images more than {LONG:g} times as long as wide", -long / short
+    )
     flat = looks.contrast < FLAT
     yield from _some("empty", flat, "{} images of almost one colour", looks.contrast)
     middle = np.median(looks.brightness)

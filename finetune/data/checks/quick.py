@@ -1,4 +1,4 @@
-"""What `train` looks for by itself, in a moment: images that are there twice, byte for byte. `doctor` finds the rest."""
+"""What `train` looks for by itself in a moment: images that are there twice, byte for byte. `doctor` finds the rest."""
 
 from __future__ import annotations
 

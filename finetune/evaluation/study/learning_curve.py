@@ -175,7 +175,7 @@ def _value(laws: np.ndarray, images: float) -> np.ndarray:
 
 
 def _laws(counts: np.ndarray, errors: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """float64 `[3, R]`, c, a, b of least weighted squares for errors `[K, R]`: for each b a line in n^-b, the best b."""
+    """float64 `[3, R]`, c, a, b of least weighted squares for errors `[K, R]`: of each b a line in n^-b, the best."""
     best = np.full(errors.shape[1], np.inf)
     laws = np.zeros((3, errors.shape[1]))
     w = weight[:, None]

@@ -13,7 +13,8 @@ from finetune.evaluation.metrics import ClassificationScores
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.study import confident_learning
 from finetune.networks import neighbours, out_of_fold
-from finetune.task import Bar, Schema, Suspect
+from finetune.study import Bar, Suspect
+from finetune.task import Schema
 from finetune.tasks.classification.probe import ClassProbing
 
 ROUNDS = 3
@@ -21,7 +22,7 @@ ROUNDS = 3
 
 
 class ClassStudy:
-    """`finetune.task.Studying` of one class an image."""
+    """`finetune.study.Studying` of one class an image."""
 
     def bars(
         self, features: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], schema: Schema, seed: int

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.task import Answers, Learner, Record, Schema, Score, Studying
+from finetune.study import Studying
+from finetune.task import Answers, Learner, Record, Schema, Score
 
 if TYPE_CHECKING:
     import lightning as L

@@ -118,14 +118,22 @@ def test_train_says_leaks_and_the_card_and_evaluate_give_the_number_without_them
     assert done.returncode == 0, done.stderr
     assert "left out: 5 images of 'train' by --exclude" in done.stdout
     assert "leaks" not in json.loads((clean / "result.json").read_text())["evaluation"]
-    assert "Left out of the dataset's images: 5 that a list of its user names." in (clean / "model/README.md").read_text()
+    assert (
+        "Left out of the dataset's images: 5 that a list of its user names." in (clean / "model/README.md").read_text()
+    )
 
 
 def test_a_leak_without_a_number_is_still_said():
+    excluded: dict = {"undecodable": {}, "unlabelled": {}}
     result = {
         "metrics": {"test": {}, "validation": {}},
         "evaluation": {"leaks": {"images": 1, "share": 0.1, "metrics": {}}},
-        "dataset": {"classes": ["a"], "splits": {"test": 10}, "held_out": {}, "excluded": {"undecodable": {}, "unlabelled": {}}},
+        "dataset": {
+            "classes": ["a"],
+            "splits": {"test": 10},
+            "held_out": {},
+            "excluded": {"undecodable": {}, "unlabelled": {}},
+        },
         "training": {},
     }
     assert limitations(result)[0] == "**1 test image, 10.00 % of all, is a training image too**, byte for byte."
@@ -163,7 +171,7 @@ def test_labels_names_the_wrong_one_first(cli, faulty, backbone, tmp_path):
 
 
 def test_flags_are_checked_at_once():
-    with pytest.raises(ConfigError, match="--dataset must be given.*--model must be given"):
+    with pytest.raises(ConfigError, match=r"--dataset must be given.*--model must be given"):
         ProbeOptions().check()
     with pytest.raises(ConfigError, match=r"--val-fraction must be above 0 and at most 0\.5, got 0\.9"):
         DoctorOptions(dataset="x", val_fraction=0.9).check()
