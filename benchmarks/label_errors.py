@@ -13,7 +13,9 @@ import numpy as np
 
 from finetune import console
 from finetune.commands.trust import embed
+from finetune.data.dataset import LabelledImages
 from finetune.settings.data_verbs import LabelsOptions
+from finetune.study import Studying
 from finetune.tasks import registry
 
 FIRST = 50

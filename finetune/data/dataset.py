@@ -13,8 +13,8 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Image
 
 from finetune.console import log
-from finetune.data import groups, outside, source, splits
-from finetune.data.checks import exclusion
+from finetune.data import outside, source, splits
+from finetune.data.checks import exclusion, groups
 from finetune.data.places import Place
 from finetune.data.scan import BadImage, scan
 from finetune.data.source import Source

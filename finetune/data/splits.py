@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.data import groups
+from finetune.data.checks import groups
 from finetune.data.columns import UNLABELLED
 from finetune.errors import SplitError, listing, suggest
 from finetune.task import Schema

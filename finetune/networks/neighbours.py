@@ -81,7 +81,7 @@ def _scaled(features: np.ndarray, centre: Tensor) -> Tensor:
 def _votes(
     queries: Tensor, known: Tensor, labels: Tensor, classes: int, counts: Sequence[int], alone: bool = False
 ) -> list[Tensor]:
-    """Logarithms of shares, float32 `[M, C]`, for each count; `alone`: the queries are the known, each without itself."""
+    """Logarithms of shares, float32 `[M, C]`, by count; `alone`: the queries are the known, each without itself."""
     made: list[list[Tensor]] = [[] for _ in counts]
     for start in range(0, len(queries), _BLOCK):
         alike = queries[start : start + _BLOCK] @ known.T

@@ -17,7 +17,6 @@ from finetune.settings.verbs import output_problems
 _DATASET = tyro.conf.arg(help_behavior_hint="(required)", metavar="NAME|PATH")
 _MODELS = tyro.conf.arg(help_behavior_hint="(required)", metavar="MODEL")
 _MODEL = tyro.conf.arg(help_behavior_hint="(required)", metavar="MODEL")
-_SIZE = tyro.conf.arg(help_behavior_hint="(default: the model's own)")
 _PAGE = tyro.conf.arg(help_behavior_hint="(default: VERB-DATASET.html, here)", metavar="FILE")
 
 
@@ -105,7 +104,7 @@ class ProbeOptions(FeatureFlags, DatasetFlags):
     model: Annotated[tuple[str, ...], _MODELS] = ()
     """One or several: timm names, hf-hub:OWNER/NAME, local-dir:PATH, or folders of runs."""
     curve: bool = False
-    """Fit the linear probe to 10, 25, 50 and 100% of the training images too, and say what twice as many would bring."""
+    """Fit the linear probe to 10, 25, 50 and 100% of the training images too: would more labels help?"""
     json: bool = False
     """Print the numbers as JSON, and nothing else, on standard output."""
 

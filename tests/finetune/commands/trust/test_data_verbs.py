@@ -124,7 +124,6 @@ def test_train_says_leaks_and_the_card_and_evaluate_give_the_number_without_them
 
 
 def test_a_leak_without_a_number_is_still_said():
-    excluded: dict = {"undecodable": {}, "unlabelled": {}}
     result = {
         "metrics": {"test": {}, "validation": {}},
         "evaluation": {"leaks": {"images": 1, "share": 0.1, "metrics": {}}},

@@ -8,8 +8,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
-from finetune.data import groups
-from finetune.data.checks import exclusion, grouping
+from finetune.data.checks import exclusion, grouping, groups
 from finetune.data.dataset import prepare
 from finetune.errors import DatasetError, SchemaError, SplitError
 from finetune.tasks import registry
