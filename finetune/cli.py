@@ -23,6 +23,7 @@ from finetune.imagenet.options import PrepareOptions
 from finetune.runs import runfolder
 from finetune.settings import help, recipe
 from finetune.settings.config import RunConfig
+from finetune.settings.data_verbs import DATA_VERBS
 from finetune.settings.options import GROUPS, NONE, RESUME_AUTO, RunOptions, flag
 from finetune.settings.verbs import DemoOptions, EvaluateOptions, ExportOptions, PredictOptions
 from finetune.text import visible
@@ -224,12 +225,23 @@ def prepare_imagenet(argv: Sequence[str]) -> None:
     )
 
 
+def of_data(verb: str, argv: Sequence[str]) -> None:
+    """`python -m finetune doctor|probe|labels --dataset X ...`."""
+    options = parse(DATA_VERBS[verb], argv, prog=f"{PROG} {verb}")
+    options.check()
+    console.set_up(sys.stderr if options.json else sys.stdout)
+    from finetune.commands.trust import ahead
+
+    ahead.go(verb, options)
+
+
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
     "demo": demo,
+    **{verb: functools.partial(of_data, verb) for verb in DATA_VERBS},
     "prepare-imagenet": prepare_imagenet,
 }
 

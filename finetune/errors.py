@@ -105,6 +105,12 @@ class Interrupted(FinetuneError):
     exit_code = 130
 
 
+class SeriousFindingError(FinetuneError):
+    """Something in a dataset would make its numbers untrue; what, has been said."""
+
+    exit_code = 3
+
+
 def suggest(name: str, known: Iterable[str], count: int = 3) -> str:
     """A clause that names the nearest known names, or nothing.
 

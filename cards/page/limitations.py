@@ -28,6 +28,7 @@ def limitations(result: dict[str, Any]) -> list[str]:
     rows = evaluation.get("per_class", {}).get("test", [])
     return [
         *_floor(evaluation),
+        *_leaks(evaluation.get("leaks")),
         *_interval(result, evaluation),
         *_probe(evaluation.get("probe")),
         *_weak(rows, result["metrics"]["test"].get("macro_f1")),
@@ -60,6 +61,18 @@ def _probe(probe: dict[str, Any] | None) -> Iterator[str]:
             "A linear probe of the same pretrained weights, without any finetuning, does as well on the test images: "
             f"the difference in accuracy is {number(difference['accuracy'])}, with an interval from {number(low)} to "
             f"{number(high)}."
+        )
+
+
+def _leaks(found: dict[str, Any] | None) -> Iterator[str]:
+    """That training has seen test images, and the number without them."""
+    if found and found["images"]:
+        accuracy = found["metrics"].get("accuracy")
+        without = f" Without them the test accuracy is {number(accuracy)}." if accuracy is not None else ""
+        yield (
+            f"**{images_of(found['images'])}, {100 * found['share']:.2f} % of all, "
+            f"{'is a' if found['images'] == 1 else 'are'} training image{'' if found['images'] == 1 else 's'} too**, "
+            f"byte for byte.{without}"
         )
 
 
@@ -159,9 +172,11 @@ def of_data(dataset: dict[str, Any]) -> Iterator[str]:
     excluded = dataset["excluded"]
     damaged = sum(len(rows) for rows in excluded["undecodable"].values())
     unlabelled = sum(excluded["unlabelled"].values())
-    if damaged or unlabelled:
+    listed = sum(excluded.get("listed", {}).values())
+    if damaged or unlabelled or listed:
         parts = [f"{damaged:,} that do not decode"] if damaged else []
         parts += [f"{unlabelled:,} without a label"] if unlabelled else []
+        parts += [f"{listed:,} that a list of its user names"] if listed else []
         yield f"Left out of the dataset's images: {' and '.join(parts)}."
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 
 from finetune.commands import start
+from finetune.commands.trust import leaks
 from finetune.data import source
 from finetune.data.dataset import LabelledImages, excluded, guarded, inspect, whole_split
 from finetune.data.splits import ROLES, SplitRows, Splits
@@ -68,6 +69,7 @@ def evaluate_run(options: EvaluateOptions) -> Evaluation:
         metrics,
         result.metrics.get(split, {}),
         titles={score.key: score.title for score in task.scores},
+        without_leaks=leaks.again(result, collector.last, task, data, split),
         **(task.reassess(collector.last, result, folder.model) if collector.last else {}),
     )
 

@@ -13,6 +13,7 @@ from finetune.commands import report, seeds, write_up
 from finetune.commands.start import Start, begin
 from finetune.commands.trained import Trained
 from finetune.console import is_main_process, log, show_in_notebooks
+from finetune.data.checks import quick
 from finetune.data.dataset import LabelledImages
 from finetune.export import model_folder, publishing
 from finetune.loading import choose
@@ -66,6 +67,9 @@ def _run(begun: Start) -> RunResult:
     task = registry.get(data.schema.task)
     config = of_tasks.settle(config, task.name, task.preset(config), task.refused)
     config = config if config.streaming else config.for_images(data.splits.counts()["train"])
+    if is_main_process() and (copies := quick.find(data)):
+        for line in quick.lines(copies):
+            log.info(line)
     log.info(report.plan(config, folder, session))
     with write_up.on_disk(folder):
         trained = seeds.train(

@@ -16,6 +16,7 @@ from finetune.console import log
 from finetune.data import outside, source, splits
 from finetune.data.beside import examine
 from finetune.data.beside.examine import Looked
+from finetune.data.checks import exclusion, groups
 from finetune.data.columns import is_image
 from finetune.data.places import Place
 from finetune.data.scan import BadImage, scan
@@ -41,6 +42,7 @@ class LabelledImages:
         undecodable: By source split, images that were left out because they do not decode.
         unlabelled: By source split, how many images were left out because they have no label.
         max_image_pixels: Larger images were left out as well.
+        listed: By source split, how many images a list of the user leaves out.
     """
 
     source: Source
@@ -49,6 +51,7 @@ class LabelledImages:
     undecodable: dict[str, list[BadImage]] = field(default_factory=dict)
     unlabelled: dict[str, int] = field(default_factory=dict)
     max_image_pixels: int = MAX_IMAGE_PIXELS
+    listed: dict[str, int] = field(default_factory=dict)
 
     def encoded(self, role: str) -> Dataset:
         """The source's split that holds a role's images, which are not decoded yet."""
@@ -115,6 +118,8 @@ def prepare(
     test_fraction: float = 0.1,
     max_samples: int | None = None,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
+    group_column: str | None = None,
+    exclude: str | Path | None = None,
     seed: int = 0,
 ) -> LabelledImages:
     """Open a dataset, infer what it holds, leave out what cannot be used, and split the rest.
@@ -146,9 +151,14 @@ def prepare(
         usable = {name: _usable(name, rows[name], bad[name]) for name in rows}
         unlabelled = {name: int((~inferred.labelled(targets[name])).sum()) for name in rows}
     else:
+        rows = {name: seen.rows[name] for name in roles.values()}
         bad, unlabelled = seen.bad, seen.unlabelled
-        usable = {name: examine.usable(seen, name) for name in roles.values()}
-    made = splits.make(targets, usable, roles, inferred, val_fraction, test_fraction, seed)
+        usable = {name: examine.usable(seen, name) for name in rows}
+    listed = _listed(exclude, targets)
+    usable = {name: exclusion.kept(of, listed.get(name, [])) for name, of in usable.items()}
+    belongs = groups.read(opened.splits, group_column, roles) if group_column else {}
+    grouped = belongs.get(roles["train"])
+    made = splits.make(targets, usable, roles, inferred, val_fraction, test_fraction, seed, grouped)
     prepared = LabelledImages(
         opened,
         inferred,
@@ -156,9 +166,12 @@ def prepare(
         {name: found for name, found in bad.items() if found},
         {name: count for name, count in unlabelled.items() if count},
         max_image_pixels,
+        {name: len(of) for name in rows if (of := np.intersect1d(rows[name], listed.get(name, []))).size},
     )
     _describe(prepared)
     _count(inferred, {role: part.targets for role, part in made.parts.items()})
+    if belongs:
+        groups.say(made, belongs)
     for line in inferred.remarks(made.parts["train"].targets):
         log.info(line)
     return prepared
@@ -297,6 +310,15 @@ def _labelled(found: Schema, targets: Mapping[str, np.ndarray]) -> list[str]:
     return [name for name, of in targets.items() if found.labelled(of).any()]
 
 
+def _listed(path: str | Path | None, targets: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
+    """Rows that the user's list leaves out, by split."""
+    if path is None:
+        return {}
+    rows = exclusion.read(Path(path))
+    exclusion.check(Path(path), rows, {name: len(of) for name, of in targets.items()})
+    return rows
+
+
 def _check_asked(asked: Mapping[str, str | None], targets: Mapping[str, np.ndarray], labelled: Sequence[str]) -> None:
     """Say why a split that exists cannot be used, where `splits.assign` would say that there is none."""
     for name in asked.values():
@@ -370,6 +392,8 @@ def _describe(prepared: LabelledImages) -> None:
         log.info(f"not used: split {name!r}{'' if len(prepared.source.splits[name]) else ', which is empty'}")
     for name, count in prepared.unlabelled.items():
         log.info(f"left out: {count} images of {name!r} without a label")
+    for name, count in prepared.listed.items():
+        log.info(f"left out: {count} images of {name!r} by --exclude")
 
 
 def _reasons(bad: Sequence[BadImage]) -> Iterator[str]:
@@ -392,4 +416,5 @@ def excluded(prepared: LabelledImages) -> dict[str, Any]:
     return {
         "undecodable": {name: [{"row": b.row, "reason": b.reason} for b in bad] for name, bad in rows.items()},
         "unlabelled": prepared.unlabelled,
+        **({"listed": prepared.listed} if prepared.listed else {}),
     }

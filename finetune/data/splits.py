@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.data.checks import groups
 from finetune.data.columns import UNLABELLED
 from finetune.errors import SplitError, listing, suggest
 from finetune.task import Schema
@@ -226,6 +227,7 @@ def make(
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     seed: int = 0,
+    belongs: np.ndarray | None = None,
 ) -> Splits:
     """Make train, validation and test; what the source lacks is carved from its train, stratified and seeded.
 
@@ -237,6 +239,7 @@ def make(
         val_fraction: Share of train to hold out for validation where it is carved.
         test_fraction: Share of train to hold out for the test where it is carved.
         seed: Of the draw.
+        belongs: int64, the group of every row of train's source: what is carved are then whole groups.
 
     Raises:
         SplitError: A split is empty, or a stratum has too few images to be split.
@@ -256,7 +259,12 @@ def make(
     for position, role in enumerate(carved):
         # A share of the whole split, also where another part of it is gone already.
         share = fractions[role] * total / len(rows)
-        drawn = schema.carve(targets[source][rows], share, rng, len(carved) - position)
+        keep = len(carved) - position
+        if belongs is None:
+            drawn = schema.carve(targets[source][rows], share, rng, keep)
+        else:
+            strata = schema.strata(targets[source][rows])
+            drawn = groups.draw(belongs[rows], strata, fractions[role] * total, rng, keep)
         parts[role] = SplitRows(source, rows[drawn], targets[source][rows[drawn]])
         held_out[role] = {"from": source, "fraction": fractions[role]}
         rows = rows[~drawn]

@@ -31,6 +31,7 @@ class Evaluation:
         calibration: `temperature` of the model's config.json, `error` and `error_calibrated`, where there is one.
         titles: What people call the metrics.
         notes: What else a task says of the numbers, a line each.
+        without_leaks: `images` of test that are in train too, and the `metrics` without them, where there are any.
     """
 
     subject: dict[str, Any]
@@ -43,6 +44,7 @@ class Evaluation:
     calibration: dict[str, float] | None = None
     titles: Mapping[str, str] = field(default_factory=lambda: NAMES)
     notes: Sequence[str] = ()
+    without_leaks: dict[str, Any] | None = None
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
@@ -70,6 +72,7 @@ class Evaluation:
             "outside": self.outside,
             "majority_class": self.majority_class,
             "calibration": self.calibration,
+            **({"without_leaks": self.without_leaks} if self.without_leaks else {}),
         }
 
 
@@ -96,6 +99,9 @@ def _table(evaluation: Evaluation) -> list[str]:
         other = f"{beside[name]:.6f}" if name in beside else ""
         lines.append(f"{evaluation.titles[name]:20}{value:>10.6f}{interval:>24}{other:>14}".rstrip())
     lines.append(f"{'images':20}{evaluation.images:>10}")
+    if leaked := evaluation.without_leaks:
+        scores = ", ".join(f"{evaluation.titles[name]} {value:.6f}" for name, value in leaked["metrics"].items())
+        lines.append(f"without the {leaked['images']} images that are in training too: {scores}")
     if floor := evaluation.majority_class:
         lines.append(f"{'always one class':20}{floor['accuracy']:>10.6f}  ({floor['class']!r})")
     if found_there := evaluation.calibration:

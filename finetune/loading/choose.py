@@ -28,6 +28,8 @@ _DATA = (
     "test_fraction",
     "max_samples",
     "max_image_pixels",
+    "group_column",
+    "exclude",
     "seed",
 )
 

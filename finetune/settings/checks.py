@@ -172,6 +172,9 @@ def _stream_problems(config: Options) -> list[str]:
         problems.append(
             "--head-init probe reads the training images first, and a stream is not: give zero, or no --streaming"
         )
+    lists = [flag(name) for name in ("group_column", "exclude") if getattr(config, name) is not None]
+    if lists:
+        problems.append(f"{' and '.join(lists)}: rows of a stream have no numbers, and its splits are as they are")
     if config.max_samples is not None:
         problems.append("--max-samples cannot be drawn from a stream: leave it out, and lower --steps-per-epoch")
     if config.imbalance != "none":

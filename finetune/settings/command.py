@@ -36,7 +36,9 @@ def words(config: RunConfig) -> list[str]:
     for name in (*names, *_OTHERS):
         value = getattr(config, name)
         default = getattr(_DEFAULTS if name in chosen else plain, name)
-        if name not in ("model", "dataset") and value != default:
+        if name == "exclude" and value is not None:
+            found += [flag(name), _placeholder(value)]
+        elif name not in ("model", "dataset") and value != default:
             found += _flag(name, value)
     return found
 

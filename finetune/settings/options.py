@@ -38,6 +38,7 @@ INFERRED = tyro.conf.arg(help_behavior_hint="(default: inferred)")
 OWN = tyro.conf.arg(help_behavior_hint="(default: the model's own)")
 NONE = tyro.conf.arg(help_behavior_hint="(default: none)")
 AUTO = tyro.conf.arg(help_behavior_hint="(default: chosen)")
+_FILE = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="FILE")
 _RESUME = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="RUN|auto")
 _REPOSITORY = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="OWNER/NAME")
 _INTERVAL = tyro.conf.arg(help_behavior_hint="(default: every 15 minutes)")
@@ -85,6 +86,10 @@ class DataOptions:
     """Share of the training split to hold out where there is no validation split."""
     test_fraction: float = 0.1
     """Share of the training split to hold out where there is no test split."""
+    group_column: Annotated[str | None, NONE] = None
+    """Column of patients, scenes or videos: images of one group are held out together."""
+    exclude: Annotated[str | None, _FILE] = None
+    """File of rows to leave out, as doctor --fix and labels --fix write it."""
     max_samples: Annotated[int | None, NONE] = None
     """Use at most so many images of each split, drawn by class, for a quick try."""
     max_image_pixels: int = MAX_IMAGE_PIXELS

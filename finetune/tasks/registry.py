@@ -21,6 +21,7 @@ from finetune.examining import Flagged
 from finetune.export import described
 from finetune.runs import model_files, reading
 from finetune.settings import of_tasks
+from finetune.study import Studying
 from finetune.task import Guessing, Reading, Schema, Task
 from finetune.tasks.classification.task import CLASSIFICATION
 from finetune.tasks.detection.task import DETECTION, INSTANCES
@@ -56,6 +57,22 @@ def get(name: str) -> Task:
             f"this version has no task {name!r}, only {listing(_TASKS)}: update it, or use the one it was made with"
         )
     return _TASKS[name]
+
+
+def study_of(task: Task, verb: str) -> Studying:
+    """What a task brings for verbs that look at data by frozen features.
+
+    Raises:
+        ConfigError: It brings nothing of the kind.
+    """
+    found: Studying | None = getattr(task, "study", None)  # the only part that a task may lack
+    if found is None:
+        having = [name for name, one in _TASKS.items() if getattr(one, "study", None) is not None]
+        raise ConfigError(
+            f"{verb} is not for {task.name} yet, only for {listing(having)}: where the dataset has such a column too, "
+            "name it by --target-column"
+        )
+    return found
 
 
 def of_model(model: str | Path) -> Task:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.study import Studying
 from finetune.task import Answers, Learner, Record, Schema, Score
 
 if TYPE_CHECKING:
@@ -99,6 +100,13 @@ class Classification:
         from finetune.training.callbacks.predictions import CollectPredictions
 
         return CollectPredictions()
+
+    @property
+    def study(self) -> Studying:
+        """Linear probe, nearest neighbours, and confident learning."""
+        from finetune.tasks.classification.study import ClassStudy
+
+        return ClassStudy()
 
     # --- Judging
 

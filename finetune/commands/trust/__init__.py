@@ -1,0 +1,1 @@
+"""Verbs that say whether data and numbers can be trusted."""

@@ -1,0 +1,1 @@
+"""What can be wrong with the images of a dataset, before anything is trained on them."""

@@ -1,0 +1,138 @@
+"""Copies of images in a dataset: which there are, between which splits, and where their targets contradict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from finetune.data.checks import near
+from finetune.data.checks.looks import Looks
+from finetune.data.checks.near import SURE, Pair
+
+
+@dataclass(frozen=True)
+class Copies:
+    """What was found among N images.
+
+    Attributes:
+        pairs: Equal in bytes, then in pixels, then near; of k equal images k - 1 pairs.
+        roles: `<U [N]`, what each image is for.
+        contradicting: Bool `[len(pairs)]`, whether the two have other targets.
+    """
+
+    pairs: tuple[Pair, ...]
+    roles: np.ndarray
+    contradicting: np.ndarray
+
+    @property
+    def across(self) -> np.ndarray:
+        """Bool `[len(pairs)]`, whether the two are for different things."""
+        return np.array([self.roles[pair.first] != self.roles[pair.second] for pair in self.pairs], dtype=bool)
+
+    def leaked(self, role: str = "test", source: str = "train") -> np.ndarray:
+        """int64, ascending: places of images of a role that have a copy in another."""
+        group = self.groups()
+        known = {group[place] for place in np.flatnonzero(self.roles == source).tolist()}
+        return np.array([p for p in np.flatnonzero(self.roles == role).tolist() if group[p] in known], dtype=np.int64)
+
+    def groups(self) -> np.ndarray:
+        """int64 `[N]`: the first place of the copies that an image is one of; itself where there is none."""
+        head = np.arange(len(self.roles))
+        for pair in sorted(self.pairs, key=lambda one: (one.first, one.second)):
+            low, high = sorted((int(head[pair.first]), int(head[pair.second])))
+            head[head == high] = low
+        return head
+
+
+def find(
+    looks: Looks,
+    roles: Sequence[str] | np.ndarray,
+    targets: np.ndarray,
+    more: Iterable[tuple[int, int]] = (),
+    sure: float = SURE,
+) -> Copies:
+    """Compare all images with all.
+
+    Args:
+        looks: Of N images.
+        roles: What each is for.
+        targets: `[N, ...]`.
+        more: Further candidates, see `finetune.data.checks.near.pairs`.
+        sure: Least correlation of near copies.
+    """
+    exact = equal(looks.content, "bytes")
+    twins = {pair.second for pair in exact}
+    rest = np.array([place for place in range(len(looks)) if place not in twins], dtype=np.int64)
+    pixels = [
+        Pair(int(rest[pair.first]), int(rest[pair.second]), "pixels") for pair in equal(looks.pixels[rest], "pixels")
+    ]
+    twins |= {pair.second for pair in pixels}
+    kept = np.array([place for place in range(len(looks)) if place not in twins], dtype=np.int64)
+    back = {int(place): number for number, place in enumerate(kept)}
+    hints = [(back[a], back[b]) for a, b in more if a in back and b in back]
+    alike = [
+        Pair(int(kept[one.first]), int(kept[one.second]), one.kind, one.score, one.mirrored, one.cropped)
+        for one in near.pairs(_some(looks, kept), hints, sure)
+    ]
+    return judged([*exact, *pixels, *alike], roles, targets)
+
+
+def judged(pairs: Sequence[Pair], roles: Sequence[str] | np.ndarray, targets: np.ndarray) -> Copies:
+    """Pairs with what their images are for, and whether their targets contradict."""
+    odd = [not np.array_equal(targets[pair.first], targets[pair.second], equal_nan=_floats(targets)) for pair in pairs]
+    return Copies(tuple(pairs), np.asarray(roles), np.array(odd, dtype=bool))
+
+
+def _floats(targets: np.ndarray) -> bool:
+    return bool(targets.dtype.kind == "f")
+
+
+def equal(hashes: np.ndarray, kind: str) -> list[Pair]:
+    """Each image with an equal one before it, the first of its kind.
+
+    Args:
+        hashes: uint8 `[N, 16]`.
+        kind: `bytes` or `pixels`.
+    """
+    first: dict[bytes, int] = {}
+    found = []
+    for place, value in enumerate(hashes):
+        key = value.tobytes()
+        if key in first:
+            found.append(Pair(first[key], place, kind))
+        else:
+            first[key] = place
+    return found
+
+
+def _some(looks: Looks, places: np.ndarray) -> Looks:
+    return Looks(**{name: value[places] for name, value in vars(looks).items()})
+
+
+def to_leave_out(copies: Copies) -> Mapping[int, str]:
+    """Places that had better be left out, and why: test images stay, of others the first copy; of a contradiction none.
+
+    A contradiction within training tells nothing which target is right, so that none of its images is kept.
+    """
+    rank = {"test": 0, "validation": 1, "train": 2}
+    found: dict[int, str] = {}
+    for pair, odd in zip(copies.pairs, copies.contradicting, strict=True):
+        both = sorted((pair.first, pair.second), key=lambda place: (rank[str(copies.roles[place])], place))
+        stays, goes = both
+        mine, theirs = str(copies.roles[stays]), str(copies.roles[goes])
+        if mine == theirs == "test":
+            continue  # the reported number is of the test split as it is
+        found.setdefault(goes, f"{words(pair)} of an image of {mine}{', with another target' if odd else ''}")
+        if odd and mine == theirs:
+            found.setdefault(stays, f"{words(pair)} of an image of {theirs}, with another target")
+    return found
+
+
+def words(pair: Pair) -> str:
+    """What kind of copies they are."""
+    if pair.kind != "near":
+        return f"copy ({'byte for byte' if pair.kind == 'bytes' else 'pixel for pixel'})"
+    how = [name for name, holds in (("mirrored", pair.mirrored), ("cropped", pair.cropped)) if holds]
+    return f"near copy ({', '.join([*how, f'{pair.score:.2f}'])})"

@@ -1,0 +1,1 @@
+"""Statistics of probes: label errors, and what more images would bring."""
