@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
+import importlib
 import re
 import signal
 import sys
@@ -21,7 +22,7 @@ from finetune import console
 from finetune.errors import ConfigError, FinetuneError, suggest
 from finetune.imagenet.options import PrepareOptions
 from finetune.runs import runfolder
-from finetune.settings import help, recipe
+from finetune.settings import help, recipe, trust_verbs
 from finetune.settings.config import RunConfig
 from finetune.settings.options import GROUPS, NONE, RESUME_AUTO, RunOptions, flag
 from finetune.settings.verbs import DemoOptions, EvaluateOptions, ExportOptions, PredictOptions
@@ -224,6 +225,14 @@ def prepare_imagenet(argv: Sequence[str]) -> None:
     )
 
 
+def trust(verb: str, argv: Sequence[str]) -> None:
+    """`python -m finetune VERB ...` of those in `finetune/commands/trust`."""
+    options = parse(trust_verbs.VERBS[verb], argv, prog=f"{PROG} {verb}")
+    options.check()
+    console.set_up(sys.stderr if options.json else sys.stdout)
+    importlib.import_module(f"finetune.commands.trust.{verb}").write(options)
+
+
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "evaluate": evaluate,
@@ -231,6 +240,7 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "export": export,
     "demo": demo,
     "prepare-imagenet": prepare_imagenet,
+    **{verb: functools.partial(trust, verb) for verb in trust_verbs.VERBS},
 }
 
 
