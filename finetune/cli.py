@@ -227,7 +227,7 @@ def prepare_imagenet(argv: Sequence[str]) -> None:
 
 def trust(verb: str, argv: Sequence[str]) -> None:
     """`python -m finetune VERB ...` of those in `finetune/commands/trust`."""
-    options = parse(trust_verbs.VERBS[verb], argv, prog=f"{PROG} {verb}")
+    options: Any = parse(trust_verbs.VERBS[verb], argv, prog=f"{PROG} {verb}")
     options.check()
     console.set_up(sys.stderr if options.json else sys.stdout)
     importlib.import_module(f"finetune.commands.trust.{verb}").write(options)

@@ -17,7 +17,8 @@ SIDE = 160
 
 _STYLE = """
 :root { color-scheme: light dark; }
-body { font: 16px/1.45 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
+body { font: 16px/1.45 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
+body { overflow-wrap: anywhere; }
 h1 { font-size: 1.4rem; line-height: 1.25; } h2 { font-size: 1.15rem; margin-top: 2rem; } h3 { font-size: 1rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
@@ -71,9 +72,10 @@ def pictures(entries: Sequence[tuple[Any, Sequence[str]]]) -> str:
     Args:
         entries: What `finetune.data.images.decode` takes, and the lines.
     """
+    captions = ["<br>".join(map(escape, lines)) for _, lines in entries]
     shown = "".join(
-        f'<figure><img alt="" src="{thumbnail(value)}"><figcaption>{"<br>".join(map(escape, lines))}</figcaption></figure>'
-        for value, lines in entries
+        f'<figure><img alt="" src="{thumbnail(value)}"><figcaption>{caption}</figcaption></figure>'
+        for (value, _), caption in zip(entries, captions, strict=True)
     )
     return f'<div class="pictures">{shown}</div>'
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from finetune.data.dataset import LabelledImages, whole_split
 from finetune.errors import FinetuneError, RunFolderError
 from finetune.evaluation import labels
 from finetune.evaluation.comparing import compare as statistics
+from finetune.evaluation.comparing import table
 from finetune.evaluation.comparing.compare import Entry
 from finetune.evaluation.comparing.judged import Judged
 from finetune.networks import models
@@ -71,7 +72,7 @@ def write(options: CompareOptions) -> None:
     if options.json:
         print(json.dumps(_with_rows(compared)))
         return
-    for line in lines(compared):
+    for line in table.lines(compared.found, compared.task.scores):
         log.info(line)
     if options.page is not None:
         log.info(f"page: {options.page}")
@@ -97,7 +98,7 @@ def _with_rows(compared: Compared) -> dict[str, Any]:
     return compared.found | {"comparisons": rows}
 
 
-# --- runs on their own test images -------------------------------------------------------------------------------------
+# --- runs on their own test images ---
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _on_their_own(options: CompareOptions) -> Compared:
         if not options.common:
             others = [name for (name, _, _), images in zip(opened, same, strict=True) if images != same[0]]
             raise RunFolderError(
-                f"the test images of {', '.join(others)} are not those of {options.models[0]}: --common compares on the "
+                f"test images of {', '.join(others)} are not those of {options.models[0]}: --common compares on the "
                 "images that are in the test split of all, --dataset on other images"
             )
         common = _common(opened)
@@ -134,8 +135,8 @@ def _on_their_own(options: CompareOptions) -> Compared:
             workers=options.workers,
         )
         found = found if common is None else predicted.chosen(found, common[place])
-        judged = predicted.judged(task, "compare", found, result.dataset["classes"])
-        runs.append(_Run(name, folder, result, judged))
+        weighed = predicted.judged(task, "compare", found, result.dataset["classes"])
+        runs.append(_Run(name, folder, result, weighed))
     entries = _by_setting(runs)
     if len(entries) < 2:
         raise RunFolderError(
@@ -209,9 +210,7 @@ def _by_setting(runs: Sequence[_Run]) -> list[Entry]:
 def _remarks(runs: Sequence[_Run], entries: Sequence[Entry]) -> list[str]:
     said = []
     if any(len(entry.models) == 1 for entry in entries):
-        said.append(
-            "a setting of one training: another seed of it may do better or worse; give several runs of each to count it"
-        )
+        said.append("a setting of one training: another seed may do better or worse; give several runs of each")
     if any(len(entry.models) == 2 for entry in entries):
         said.append("two seeds tell little of how far seeds lie apart: the intervals are wide for it")
     return said
@@ -226,7 +225,7 @@ def _reopened(folder: RunFolder, result: RunResult) -> LabelledImages | None:
         return None
 
 
-# --- any models on one dataset -----------------------------------------------------------------------------------------
+# --- any models on one dataset ---
 
 
 def _on_dataset(options: CompareOptions) -> Compared:
@@ -286,47 +285,7 @@ def _seen(name: str, data: LabelledImages) -> str | None:
     )
 
 
-# --- what is shown -----------------------------------------------------------------------------------------------------
-
-
-def lines(compared: Compared) -> list[str]:
-    """The table for a terminal."""
-    found, titles = compared.found, {of.key: of.title for of in compared.task.scores}
-    said = ["", f"{found['images']} images of {found['dataset']}, {found['split']}"]
-    width = max(len(model["name"]) for model in found["models"])
-    for comparison in found["comparisons"]:
-        scores = {model["name"]: model["scores"] for model in found["models"]}
-        said += ["", f"{comparison['model']} against {found['reference']}"]
-        said.append(f"{'':20}{'reference':>11}{'model':>11}{'difference':>12}{'95 % interval':>22}")
-        for key, of in comparison["metrics"].items():
-            low, high = of["interval"]
-            pair = (scores[name][key] for name in (found["reference"], comparison["model"]))
-            numbers = "".join(f"{value:>11.4f}" for value in pair)
-            said.append(
-                f"{titles[key]:20}{numbers}{of['difference']:>+12.4f}{f'[{low:+.4f}, {high:+.4f}]':>22}  {of['verdict']}"
-            )
-        said += list(_in_words(comparison, found["reference"]))
-    spread = [model for model in found["models"] if model["sd"]]
-    for model in spread:
-        each = ", ".join(f"{titles[key]} {sd:.4f}" for key, sd in model["sd"].items())
-        said.append(f"{model['name']:{width}}  {model['seeds']} seeds, standard deviation: {each}")
-    return [*said, "", found["method"], *found["remarks"]]
-
-
-def _in_words(comparison: Mapping[str, Any], reference: str) -> Any:
-    first = next(iter(comparison["metrics"].values()))
-    words = {"tie": "no difference is shown", "better": "better", "worse": "worse"}[first["verdict"]]
-    yield f"at 95 %: {comparison['model']} is {words}" if first["verdict"] != "tie" else f"at 95 %: a tie, {words}"
-    if test := comparison.get("mcnemar"):
-        yield (
-            f"only {comparison['model']} is right on {test['only_model']} images, only {reference} on "
-            f"{test['only_reference']} (McNemar, exact: p = {test['p']:.3g})"
-        )
-    apart = [row for row in comparison["per_class"] if row["verdict"] != "tie"]
-    for row in apart:
-        yield f"class {row['class']!r}: {row['difference']:+.4f} on {row['images']} images, {row['verdict']}"
-    if not apart and comparison["per_class"]:
-        yield f"no class is shown to differ (Holm, {len(comparison['per_class'])} classes)"
+# --- what is shown ---
 
 
 def _pictures(compared: Compared) -> list[dict[str, list[dict[str, Any]]]]:

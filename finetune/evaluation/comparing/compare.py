@@ -103,7 +103,8 @@ def _comparison(reference: Entry, other: Entry, scores: Sequence[Score], seed: i
             difference = ours[of.key][0] - theirs[of.key][0]
             ends = _interval(reference, other, of, drawn[of.key], difference, level)
             metrics[of.key] = {"difference": difference, "interval": list(ends), "verdict": verdict(ends, of.higher)}
-    entry = {"model": other.name, "metrics": metrics, "per_class": per_class(reference, other, seed, level)}
+    entry: dict[str, Any] = {"model": other.name, "metrics": metrics}
+    entry["per_class"] = per_class(reference, other, seed, level)
     mine, others = other.first.right, reference.first.right
     if mine is None or others is None:
         return entry
@@ -183,7 +184,7 @@ def per_class(reference: Entry, other: Entry, seed: int, level: float) -> list[d
     counts = np.bincount(groups[groups >= 0], minlength=len(names))
     chosen = [group for group in range(len(names)) if counts[group] >= FEWEST]
     ours, theirs = (np.mean([model.values for model in entry.models], axis=0) for entry in (other, reference))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for group in chosen:
         here = groups == group
         difference = ours[here] - theirs[here]

@@ -146,7 +146,8 @@ def sign_flips(differences: np.ndarray, seed: int = 0, resamples: int = 10_000) 
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values of several tests at once, adjusted so that all hold together.
 
-    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979).
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
+    Statistics 6 (1979).
     """
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
