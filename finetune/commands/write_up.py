@@ -20,6 +20,7 @@ from torch import nn
 import cards
 from finetune.commands import report, seeds
 from finetune.commands.trained import Trained
+from finetune.commands.trust import weaknesses
 from finetune.console import log
 from finetune.data.dataset import LabelledImages
 from finetune.errors import DatasetError, FinetuneError, RunFolderError
@@ -65,6 +66,9 @@ def write_up(trained: Trained, config: RunConfig, task: Task, data: LabelledImag
     predictions = trained.predictions
     with on_disk(folder):
         result = task.assess(trained.result, predictions, data, trained.session.baseline)
+        if config.robustness and not config.streaming:  # whose images would have to be read once more
+            device = trained.session.trainer.strategy.root_device
+            result = weaknesses.add(result, predictions, data, trained.model, trained.data_config, task, device)
         task.save(trained.model, folder.model, data, trained.data_config, result)
         saved.save(folder.predictions, predictions)
         result.save(folder.result)

@@ -15,7 +15,7 @@ from finetune.commands import evaluate
 from finetune.commands.trust import predicted
 from finetune.console import log
 from finetune.data.dataset import LabelledImages, whole_split
-from finetune.errors import FinetuneError, RunFolderError
+from finetune.errors import FinetuneError, RunFolderError, listing
 from finetune.evaluation import labels
 from finetune.evaluation.comparing import compare as statistics
 from finetune.evaluation.comparing import table
@@ -119,8 +119,8 @@ def _on_their_own(options: CompareOptions) -> Compared:
         if not options.common:
             others = [name for (name, _, _), images in zip(opened, same, strict=True) if images != same[0]]
             raise RunFolderError(
-                f"test images of {', '.join(others)} are not those of {options.models[0]}: --common compares on the "
-                "images that are in the test split of all, --dataset on other images"
+                f"the test images of {listing(others)} are not those of {options.models[0]}: --common compares on "
+                "the images that are in the test split of all, --dataset on other images"
             )
         common = _common(opened)
     runs = []

@@ -1,0 +1,226 @@
+"""Where a finished model fails: kinds of images, and corrupted ones; bounded in time, on the test split."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Value
+from PIL import Image as PILImage
+from torch import Tensor, nn
+
+from finetune.data import images
+from finetune.data.dataset import LabelledImages
+from finetune.evaluation import slices
+from finetune.evaluation.comparing import paired
+from finetune.evaluation.comparing.judged import Comparing, Judged
+from finetune.evaluation.intervals import LEVEL
+from finetune.evaluation.slices import Slice
+from finetune.loading.corruptions import CORRUPTIONS, STRENGTHS
+from finetune.loading.datamodule import ImageRows
+from finetune.runs.result import RunResult
+from finetune.task import Task
+
+CORRUPTED, SLICED = 256, 1000
+"""Test images at most that are corrupted, and that are looked at for slices; drawn by stratum."""
+SECONDS = 60.0
+"""After which no further corruption is begun; where all would take longer, fewer images are corrupted."""
+FEWEST = 32
+BATCH = 32
+_LONGEST = 256  # pixels of a side, for brightness and blur
+
+
+def add(
+    result: RunResult,
+    predictions: Mapping[str, Any],
+    data: LabelledImages,
+    network: nn.Module,
+    data_config: Mapping[str, Any],
+    task: Task,
+    device: torch.device,
+) -> RunResult:
+    """A run's result with `slices`, where the task scores single images, and `robustness` in its `evaluation`.
+
+    Args:
+        result: Without them.
+        predictions: By role.
+        data: Rows at hand, not a stream.
+        network: With the exported weights.
+        data_config: timm's.
+        task: Of the run.
+        device: Where to compute.
+    """
+    started = time.monotonic()
+    rng = np.random.default_rng(result.seed)
+    part = data.splits.parts["test"]
+    places = data.schema.draw(part.targets, SLICED, rng)
+    found: dict[str, Any] = {}
+    judged = task.judged(predictions["test"], result.dataset["classes"]) if isinstance(task, Comparing) else None
+    if judged is not None:
+        rows = slices.find(judged.values[places], list(_slices(data, places, judged)), judged.worth.higher, result.seed)
+        found["slices"] = {
+            "images": len(places),
+            "score": judged.worth.key,
+            "method": "permutation test, adjusted for all slices (Westfall and Young)",
+            "each": [row | {"title": judged.worth.title} for row in rows],
+        }
+    corrupted = np.sort(places[rng.permutation(len(places))[:CORRUPTED]])
+    found["robustness"] = _robustness(task, data, corrupted, network, data_config, result, device, started + SECONDS)
+    return dataclasses.replace(result, evaluation=result.evaluation | found)
+
+
+# --- slices ---
+
+
+def _slices(data: LabelledImages, places: np.ndarray, judged: Judged) -> Iterator[Slice]:
+    facts = np.array([_facts(value, data.max_image_pixels) for value in data.values("test", places.tolist())])
+    words = (
+        ("image size", "the smallest quarter", "the largest quarter"),
+        ("aspect ratio", "the narrowest quarter", "the widest quarter"),
+        ("brightness", "the darkest quarter", "the brightest quarter"),
+        ("sharpness", "the most blurred quarter", "the sharpest quarter"),
+    )
+    for column, (by, low, high) in enumerate(words):
+        yield from slices.quarters(by, facts[:, column], low, high)
+    yield from slices.categories("class", judged.groups[places], judged.names)
+    yield from _columns(data, places)
+
+
+def _facts(value: Any, limit: int) -> tuple[float, float, float, float]:
+    """Pixels, width over height, mean brightness in [0, 1], and the variance of the Laplacian of the greys."""
+    picture = images.decode(value, limit)
+    width, height = picture.size
+    picture.thumbnail((_LONGEST, _LONGEST), PILImage.Resampling.BILINEAR)
+    grey = np.asarray(picture.convert("L"), dtype=np.float64) / 255
+    wide = np.pad(grey, 1, mode="edge")
+    laplacian = wide[:-2, 1:-1] + wide[2:, 1:-1] + wide[1:-1, :-2] + wide[1:-1, 2:] - 4 * grey
+    return width * height, width / height, float(grey.mean()), float(laplacian.var())
+
+
+def _columns(data: LabelledImages, places: np.ndarray) -> Iterator[Slice]:
+    """Further columns of the dataset that have few values."""
+    part, schema = data.splits.parts["test"], data.schema
+    split = data.source.splits[part.source]
+    aside = {schema.image_column, *schema.columns, *schema.explains}
+    for name, feature in split.features.items():
+        plain = isinstance(feature, ClassLabel) or (
+            isinstance(feature, Value) and feature.dtype.startswith(("string", "int", "uint", "bool"))
+        )
+        if name in aside or name.startswith("__") or not plain:
+            continue
+        values = split.select_columns([name])[part.rows[places].tolist()][name]
+        texts = [feature.int2str(v) if isinstance(feature, ClassLabel) and v is not None else str(v) for v in values]
+        yield from slices.categories(f"column {name}", np.array(texts))
+
+
+# --- corruptions ---
+
+
+def _robustness(
+    task: Task,
+    data: LabelledImages,
+    places: np.ndarray,
+    network: nn.Module,
+    data_config: Mapping[str, Any],
+    result: RunResult,
+    device: torch.device,
+    deadline: float,
+) -> dict[str, Any]:
+    batches = _batches(task, data, places, dict(data_config))
+    asker = _Asker(task, network, len(result.dataset["classes"]), data_config, device)
+    started = time.monotonic()
+    clean, before = asker.ask(batches)
+    needed = (time.monotonic() - started) * len(CORRUPTIONS) * len(STRENGTHS)
+    share = (deadline - time.monotonic()) / max(needed, 1e-9)
+    if share < 1 and len(batches) > 1:  # a power of two, so that the same machine takes the same again
+        kept = max(1, int(len(batches) * max(share, 0)))
+        batches = batches[: 1 << (kept.bit_length() - 1)]
+        clean, before = asker.ask(batches)
+    rows, left_out = [], []
+    for strength in STRENGTHS:
+        for name, corrupt in CORRUPTIONS.items():
+            if time.monotonic() > deadline:
+                left_out.append([name, strength])
+                continue
+            worse = [(corrupt(pixels, strength, place), targets) for place, (pixels, targets) in enumerate(batches)]
+            scores, after = asker.ask(worse)
+            rows.append({"corruption": name, "strength": strength, "scores": scores, **_lost(before, after, result)})
+    first = task.scores[0]
+    return {
+        "images": sum(len(pixels) for pixels, _ in batches),
+        "by": first.key,
+        "title": first.title,
+        "higher": first.higher,
+        "clean": clean,
+        "each": rows,
+        "left_out": left_out,
+    }
+
+
+def _batches(
+    task: Task, data: LabelledImages, places: np.ndarray, data_config: dict[str, Any]
+) -> list[tuple[Tensor, Any]]:
+    """Images as the model sees them, uint8 on the CPU, and their targets."""
+    part, inputs = data.splits.parts["test"], task.data_module(data, data_config, workers=0).inputs
+    rows = ImageRows(
+        data.encoded("test"),
+        data.schema.image_column,
+        part.rows[places],
+        part.targets[places],
+        inputs,
+        max_pixels=data.max_image_pixels,
+    )
+    starts = range(0, len(rows), BATCH)
+    return [rows[[(0, i) for i in range(start, min(start + BATCH, len(rows)))]] for start in starts]
+
+
+class _Asker:
+    """Evaluates a network on batches at hand, in this process alone."""
+
+    def __init__(
+        self, task: Task, network: nn.Module, outputs: int, data_config: Mapping[str, Any], device: torch.device
+    ) -> None:
+        from finetune.loading.transforms import Normalize
+
+        self.task, self.device = task, device
+        self.module = task.evaluator(network, outputs).to(device).eval()
+        self.normalize = Normalize(data_config["mean"], data_config["std"]).to(device)
+        self.classes = outputs
+
+    def ask(self, batches: Sequence[tuple[Tensor, Any]]) -> tuple[dict[str, float], Any]:
+        """Scores, and the predictions where they are tensors and the task weighs images."""
+        module: Any = self.module
+        metric = module.scores["test"]
+        metric.reset()
+        metric.sync_on_compute = False  # the other processes of a run are not asked
+        said, wanted = [], []
+        with torch.inference_mode():
+            for number, (pixels, targets) in enumerate(batches):
+                moved = targets.to(self.device) if isinstance(targets, Tensor) else targets
+                said.append(module.test_step((self.normalize(pixels.to(self.device)), moved), number))
+                wanted.append(targets)
+        scores = {name: float(value) for name, value in metric.compute().items()}
+        if not isinstance(self.task, Comparing) or not all(isinstance(one, Tensor) for one in (*said, *wanted)):
+            return scores, None
+        found = self.task.collector().kind(torch.cat(said).float().cpu(), torch.cat(wanted).cpu())
+        return scores, self.task.judged(found, [str(index) for index in range(self.classes)])
+
+
+def _lost(before: Judged | None, after: Judged | None, result: RunResult) -> dict[str, Any]:
+    """The paired difference to the same images as they are, and its interval."""
+    if before is None or after is None:
+        return {}
+    difference = after.values - before.values
+    if before.right is not None and after.right is not None:
+        counts = int((after.right & ~before.right).sum()), int((before.right & ~after.right).sum())
+        ends = paired.tango(*counts, len(difference))
+    else:
+        parts = [weights @ difference for weights in paired.draws(len(difference), result.seed)]
+        means = np.concatenate(parts) / len(difference)
+        low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        ends = float(low), float(high)
+    return {"difference": float(difference.mean()), "interval": list(ends)}
