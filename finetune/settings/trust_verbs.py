@@ -9,11 +9,13 @@ from typing import Annotated
 import tyro
 
 from finetune.errors import ConfigError
-from finetune.settings.options import AUTO, INFERRED, NONE
+from finetune.settings import durations
+from finetune.settings.options import AUTO, INFERRED, NONE, Options
 from finetune.settings.verbs import output_problems
 
 _MODELS = tyro.conf.arg(metavar="RUN|MODEL ...")
 _OWN_TEST = tyro.conf.arg(metavar="NAME|PATH", help_behavior_hint="(default: the runs' own test images)")
+_BUDGET = tyro.conf.arg(metavar="DURATION", help_behavior_hint="(default: none)")
 _RUN = tyro.conf.arg(metavar="RUN")
 _AGAIN = tyro.conf.arg(help_behavior_hint="(default: RUN-again beside it)")
 
@@ -105,5 +107,48 @@ class ReproduceOptions:
             raise ConfigError("--check makes no run: leave out --output")
 
 
-VERBS: dict[str, type] = {"compare": CompareOptions, "reproduce": ReproduceOptions}
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions(Options):
+    """Search for better settings, on validation only; the flags of train say around what.
+
+    Trial 0 is what these flags give: the preset. Others differ in learning rate, epochs, layer decay, image size and
+    augmentation; those that fall behind are stopped. The best on validation, and it and the preset alone, are then
+    tested, and compared. The same command with the same --output goes on.
+    """
+
+    trials: int = 20
+    """How many to make, trial 0 and those of earlier calls included."""
+    budget: Annotated[str | None, _BUDGET] = None
+    """Begin no trial after so long, and stop the one in progress: 90m, 8h, 1d."""
+    json: bool = False
+    """Print all as JSON, and nothing else, on standard output."""
+
+    def check(self) -> None:
+        """Raise for what can be known to be wrong before anything is read.
+
+        Raises:
+            ConfigError: Every problem found, at once.
+        """
+        problems = []
+        if self.trials < 1:
+            problems.append(f"--trials must be at least 1, got {self.trials}")
+        for name in ("resume", "publish", "streaming", "max_time"):
+            if getattr(self, name):
+                problems.append(f"--{name.replace('_', '-')} is not for sweep: leave it out")
+        if self.seeds != 1:
+            problems.append(f"--seeds {self.seeds}: a sweep trains each setting once; repeat its winner with --seeds")
+        if self.freeze != "none":
+            problems.append(f"--freeze {self.freeze}: there is little to search for where the classifier alone trains")
+        if self.devices not in ("auto", "1"):
+            problems.append(f"--devices {self.devices}: a sweep runs on one device; give 1")
+        if self.budget is not None:
+            try:
+                durations.seconds(self.budget)
+            except ConfigError as error:
+                problems.append(str(error).replace("--max-time", "--budget"))
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+
+VERBS: dict[str, type] = {"compare": CompareOptions, "reproduce": ReproduceOptions, "sweep": SweepOptions}
 """Each verb's flags; it is in `finetune/commands/trust/VERB.py`, whose `write` takes them."""
