@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 import cards
-from finetune.commands import report, seeds
+from finetune.commands import evaluate_published, report, seeds
 from finetune.commands.trained import Trained
 from finetune.commands.trust import weaknesses
 from finetune.console import log
@@ -85,6 +85,8 @@ def finish(finished: Finished, config: RunConfig, task: Task, data: LabelledImag
     with on_disk(folder):
         task.witness(finished.model, folder.verify, data, finished.data_config)
         result: RunResult = task.draw(finished.result, finished.predictions["test"], data, folder)
+        if not config.streaming:  # whose rows are not numbered
+            evaluate_published.write(folder, result, config, data)
         certify.certify(folder.path)
         cards.build(folder.path)
         seal.complete(folder, without=_twice(folder, result))

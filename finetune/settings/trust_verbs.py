@@ -144,8 +144,8 @@ class SweepOptions(Options):
         if self.budget is not None:
             try:
                 durations.seconds(self.budget)
-            except ConfigError as error:
-                problems.append(str(error).replace("--max-time", "--budget"))
+            except ValueError as error:
+                problems.append(f"--budget: {error}")
         if problems:
             raise ConfigError("; ".join(problems))
 

@@ -110,7 +110,9 @@ def space(config: RunConfig) -> dict[str, Sequence[Any]]:
     Args:
         config: With lr, epochs and image size.
     """
-    assert config.lr is not None and config.epochs is not None and config.image_size is not None
+    assert config.lr is not None
+    assert config.epochs is not None
+    assert config.image_size is not None
     sides = [round(config.image_size * factor / 32) * 32 for factor in (0.75, 1.25)]
     return {
         "lr": (config.lr / 8, config.lr * 8),
@@ -308,9 +310,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         score = "" if one["score"] is None else f"{one['score']:.4f}"
         mark = "*" if one["trial"] == found["winner"] else " "
         why = f" ({one['why']})" if one["why"] else ""
-        yield (
-            f"{one['trial']:>5}{mark} {one['state']:8}{score:>22}{one['seconds'] or 0:>10.1f}  {_shown(one['settings'])}{why}"
-        )
+        taken = f"{one['seconds'] or 0:>10.1f}"
+        yield f"{one['trial']:>5}{mark} {one['state']:8}{score:>22}{taken}  {_shown(one['settings'])}{why}"
     if found["test"] is None:
         yield "no trial is better than trial 0, the preset, on validation"
     else:
