@@ -36,7 +36,11 @@ def _comparison(found: Mapping[str, Any], comparison: Mapping[str, Any], shown: 
         (key, *(f"{scores[names[side]][key]:.4f}" for side in ("reference", "model")), *_difference(of), of["verdict"])
         for key, of in comparison["metrics"].items()
     ]
+    key, first = next(iter(comparison["metrics"].items()))
+    low, high = first["interval"]
+    verdict = f"{key} {first['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}: {first['verdict']}."
     parts = [f"<h2>{escape(names['model'])} against {escape(names['reference'])}</h2>"]
+    parts.append(sheet.paragraph(verdict))
     parts.append(sheet.table(("score", "reference", "model", "difference", "95 % interval", ""), rows))
     if test := comparison.get("mcnemar"):
         parts.append(sheet.paragraph(f"McNemar's exact test: p = {test['p']:.3g}."))

@@ -73,7 +73,7 @@ def compare(entries: Sequence[Entry], scores: Sequence[Score], seed: int = 0, le
 
 
 def _method(entries: Sequence[Entry], comparisons: int) -> str:
-    words = [f"paired bootstrap over images, {RESAMPLES:,} resamples"]
+    words = [f"Paired bootstrap over images, {RESAMPLES:,} resamples"]
     if entries[0].first.right is not None:
         words.append(f"of the share that is right Tango's score interval ({entries[0].first.worth.title})")
     if any(len(entry.models) > 1 for entry in entries):

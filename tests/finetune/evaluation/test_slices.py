@@ -37,9 +37,9 @@ def test_where_nothing_is_wrong_one_in_twenty_runs_says_so_at_most():
     rng = np.random.default_rng(1)
     wrong = sum(
         any(row["worse"] for row in slices.find((rng.random(150) < 0.85).astype(float), masks(rng, 150)))
-        for _ in range(200)
+        for _ in range(100)
     )
-    assert wrong / 200 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+    assert wrong / 100 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 100)
 
 
 def test_p_values_of_one_slice_are_fishers():
