@@ -199,12 +199,14 @@ def _by_setting(runs: Sequence[_Run]) -> list[Entry]:
     for run in runs:
         settings = {name: value for name, value in run.folder.settings().items() if name not in _ASIDE}
         groups.setdefault(json.dumps(settings, sort_keys=True, default=str), []).append(run)
-    return [
-        Entry(
-            group[0].name if len(group) == 1 else f"{group[0].name} and {len(group) - 1} more", [r.found for r in group]
-        )
-        for group in groups.values()
-    ]
+    entries = []
+    for group in groups.values():
+        if len({run.result.seed for run in group}) < len(group):  # a run and its copy, or the same made again
+            entries += [Entry(run.name, [run.found]) for run in group]
+        else:
+            name = group[0].name if len(group) == 1 else f"{group[0].name} and {len(group) - 1} more"
+            entries.append(Entry(name, [run.found for run in group]))
+    return entries
 
 
 def _remarks(runs: Sequence[_Run], entries: Sequence[Entry]) -> list[str]:

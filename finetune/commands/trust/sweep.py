@@ -59,7 +59,8 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
     task = registry.get(data.schema.task)
     config = of_tasks.settle(config, task.name, task.preset(config), task.refused)
     config = config.for_images(data.splits.counts()["train"])
-    config = dataclasses.replace(config, image_size=config.image_size or _own_size(task, config, data))
+    if config.image_size is None:
+        config = config.inferring({"image_size": _own_size(task, config, data)})
     found = _Search(options, config, task, data, folder).run()
     write_text(folder / "sweep.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     return found

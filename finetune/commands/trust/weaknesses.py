@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from datasets import ClassLabel, Value
 from PIL import Image as PILImage
 from torch import Tensor, nn
 
+from finetune.commands.trust import looks
 from finetune.data import images
 from finetune.data.dataset import LabelledImages
 from finetune.evaluation import slices
@@ -22,6 +24,7 @@ from finetune.evaluation.intervals import LEVEL
 from finetune.evaluation.slices import Slice
 from finetune.loading.corruptions import CORRUPTIONS, STRENGTHS
 from finetune.loading.datamodule import ImageRows
+from finetune.loading.transforms import Normalize
 from finetune.runs.result import RunResult
 from finetune.task import Task
 
@@ -59,9 +62,13 @@ def add(
     part = data.splits.parts["test"]
     places = data.schema.draw(part.targets, SLICED, rng)
     found: dict[str, Any] = {}
+    asker = _Asker(task, network, len(result.dataset["classes"]), data_config, device)
     judged = task.judged(predictions["test"], result.dataset["classes"]) if isinstance(task, Comparing) else None
     if judged is not None:
-        rows = slices.find(judged.values[places], list(_slices(data, places, judged)), judged.worth.higher, result.seed)
+        shown = _rows(task, data, places, dict(data_config))
+        makers = [functools.partial(asker.pixels, shown, batch) for batch in _starts(len(places))]
+        kinds = [*_slices(data, places, judged), *looks.alike(network, makers, device, result.seed)]
+        rows = slices.find(judged.values[places], kinds, judged.worth.higher, result.seed)
         found["slices"] = {
             "images": len(places),
             "score": judged.worth.key,
@@ -69,7 +76,7 @@ def add(
             "each": [row | {"title": judged.worth.title} for row in rows],
         }
     corrupted = np.sort(places[rng.permutation(len(places))[:CORRUPTED]])
-    found["robustness"] = _robustness(task, data, corrupted, network, data_config, result, device, started + SECONDS)
+    found["robustness"] = _robustness(task, data, corrupted, asker, dict(data_config), result, started + SECONDS)
     return dataclasses.replace(result, evaluation=result.evaluation | found)
 
 
@@ -124,14 +131,13 @@ def _robustness(
     task: Task,
     data: LabelledImages,
     places: np.ndarray,
-    network: nn.Module,
-    data_config: Mapping[str, Any],
+    asker: _Asker,
+    data_config: dict[str, Any],
     result: RunResult,
-    device: torch.device,
     deadline: float,
 ) -> dict[str, Any]:
-    batches = _batches(task, data, places, dict(data_config))
-    asker = _Asker(task, network, len(result.dataset["classes"]), data_config, device)
+    seen = _rows(task, data, places, data_config)
+    batches = [seen[batch] for batch in _starts(len(seen))]
     started = time.monotonic()
     clean, before = asker.ask(batches)
     needed = (time.monotonic() - started) * len(CORRUPTIONS) * len(STRENGTHS)
@@ -161,12 +167,10 @@ def _robustness(
     }
 
 
-def _batches(
-    task: Task, data: LabelledImages, places: np.ndarray, data_config: dict[str, Any]
-) -> list[tuple[Tensor, Any]]:
+def _rows(task: Task, data: LabelledImages, places: np.ndarray, data_config: dict[str, Any]) -> ImageRows:
     """Images as the model sees them, uint8 on the CPU, and their targets."""
     part, inputs = data.splits.parts["test"], task.data_module(data, data_config, workers=0).inputs
-    rows = ImageRows(
+    return ImageRows(
         data.encoded("test"),
         data.schema.image_column,
         part.rows[places],
@@ -174,8 +178,11 @@ def _batches(
         inputs,
         max_pixels=data.max_image_pixels,
     )
-    starts = range(0, len(rows), BATCH)
-    return [rows[[(0, i) for i in range(start, min(start + BATCH, len(rows)))]] for start in starts]
+
+
+def _starts(count: int) -> list[list[tuple[int, int]]]:
+    """What `ImageRows` takes for each batch."""
+    return [[(0, i) for i in range(start, min(start + BATCH, count))] for start in range(0, count, BATCH)]
 
 
 class _Asker:
@@ -184,12 +191,15 @@ class _Asker:
     def __init__(
         self, task: Task, network: nn.Module, outputs: int, data_config: Mapping[str, Any], device: torch.device
     ) -> None:
-        from finetune.loading.transforms import Normalize
-
         self.task, self.device = task, device
         self.module = task.evaluator(network, outputs).to(device).eval()
         self.normalize = Normalize(data_config["mean"], data_config["std"]).to(device)
         self.classes = outputs
+
+    def pixels(self, rows: ImageRows, batch: list[tuple[int, int]]) -> Tensor:
+        """Normalised images on the device."""
+        found: Tensor = self.normalize(rows[batch][0].to(self.device))
+        return found
 
     def ask(self, batches: Sequence[tuple[Tensor, Any]]) -> tuple[dict[str, float], Any]:
         """Scores, and the predictions where they are tensors and the task weighs images."""

@@ -84,10 +84,24 @@ def test_other_test_images_are_refused_or_cut_to_the_common_ones(runs, capsys, t
     result["dataset"]["splits"]["test"] = 30
     (fewer / "result.json").write_text(json.dumps(result))
     (fewer / "predictions.safetensors").unlink()  # which are in the old order: computed again
-    found = compared(capsys, runs / "other", fewer, runs / "one", "--common")
+    found = compared(capsys, runs / "one", fewer, "--common")
     assert found["images"] == 30
-    same = found["comparisons"][0]
-    assert same["mcnemar"] == {"only_model": 0, "only_reference": 0, "p": 1.0}
+    ours, theirs = right(runs / "other")[1::2], right(runs / "one")[1::2]
+    counts = found["comparisons"][0]["mcnemar"]
+    assert counts["only_model"] == (ours & ~theirs).sum()
+    assert counts["only_reference"] == (theirs & ~ours).sum()
+    rows = [one["row"] for one in found["comparisons"][0]["only_reference"]]
+    assert rows == (2 * np.flatnonzero(theirs & ~ours) + 1).tolist()
+
+
+def test_a_run_and_the_same_again_are_compared_and_no_two_seeds(runs, capsys, tmp_path):
+    shutil.copytree(runs / "one", tmp_path / "again")
+    found = compared(capsys, runs / "one", tmp_path / "again")
+    (comparison,) = found["comparisons"]
+    assert comparison["mcnemar"] == {"only_model": 0, "only_reference": 0, "p": 1.0}
+    assert {of["verdict"] for of in comparison["metrics"].values()} == {"tie"}
+    low, high = comparison["metrics"]["accuracy"]["interval"]
+    assert low < 0 < high
 
 
 def test_models_on_another_dataset_and_training_images_are_said(runs, three_splits, capsys):
