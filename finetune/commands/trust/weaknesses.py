@@ -206,7 +206,7 @@ class _Asker:
         module: Any = self.module
         metric = module.scores["test"]
         metric.reset()
-        metric.sync_on_compute = False  # the other processes of a run are not asked
+        metric.distributed_available_fn = lambda: False  # the other processes of a run are not asked
         said, wanted = [], []
         with torch.inference_mode():
             for number, (pixels, targets) in enumerate(batches):
