@@ -32,7 +32,6 @@ CORRUPTED, SLICED = 256, 1000
 """Test images at most that are corrupted, and that are looked at for slices; drawn by stratum."""
 SECONDS = 60.0
 """After which no further corruption is begun; where all would take longer, fewer images are corrupted."""
-FEWEST = 32
 BATCH = 32
 _LONGEST = 256  # pixels of a side, for brightness and blur
 
@@ -57,7 +56,6 @@ def add(
         task: Of the run.
         device: Where to compute.
     """
-    started = time.monotonic()
     rng = np.random.default_rng(result.seed)
     part = data.splits.parts["test"]
     places = data.schema.draw(part.targets, SLICED, rng)
@@ -76,7 +74,9 @@ def add(
             "each": [row | {"title": judged.worth.title} for row in rows],
         }
     corrupted = np.sort(places[rng.permutation(len(places))[:CORRUPTED]])
-    found["robustness"] = _robustness(task, data, corrupted, asker, dict(data_config), result, started + SECONDS)
+    found["robustness"] = _robustness(
+        task, data, corrupted, asker, dict(data_config), result, time.monotonic() + SECONDS
+    )
     return dataclasses.replace(result, evaluation=result.evaluation | found)
 
 
@@ -139,13 +139,13 @@ def _robustness(
     seen = _rows(task, data, places, data_config)
     batches = [seen[batch] for batch in _starts(len(seen))]
     started = time.monotonic()
+    started = time.monotonic()
+    asker.ask(batches[:1])
+    passes = 1 + len(CORRUPTIONS) * len(STRENGTHS)
+    room = int((deadline - started) / max(time.monotonic() - started, 1e-9) / passes)
+    if room < len(batches):  # a power of two, so that the same machine takes the same again
+        batches = batches[: 1 << (max(room, 1).bit_length() - 1)]
     clean, before = asker.ask(batches)
-    needed = (time.monotonic() - started) * len(CORRUPTIONS) * len(STRENGTHS)
-    share = (deadline - time.monotonic()) / max(needed, 1e-9)
-    if share < 1 and len(batches) > 1:  # a power of two, so that the same machine takes the same again
-        kept = max(1, int(len(batches) * max(share, 0)))
-        batches = batches[: 1 << (kept.bit_length() - 1)]
-        clean, before = asker.ask(batches)
     rows, left_out = [], []
     for strength in STRENGTHS:
         for name, corrupt in CORRUPTIONS.items():
