@@ -18,7 +18,7 @@ def slices(found: dict[str, Any]) -> dict[str, Any]:
     each = found["each"]
     return {
         "title": escape(each[0]["title"]) if each else None,
-        "tried": len(each),
+        "tried": found["tried"],
         "images": f"{found['images']:,}",
         "rows": [
             (

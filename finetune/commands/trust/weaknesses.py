@@ -69,6 +69,7 @@ def add(
         rows = slices.find(judged.values[places], kinds, judged.worth.higher, result.seed)
         found["slices"] = {
             "images": len(places),
+            "tried": len(rows),
             "score": judged.worth.key,
             "method": "permutation test, adjusted for all slices (Westfall and Young)",
             "each": [row | {"title": judged.worth.title} for row in rows],
