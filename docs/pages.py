@@ -144,7 +144,9 @@ def _table(kind: Any) -> str:
     rows = ["| flag | value | default | |", "|---|---|---|---|"]
     for field in _fields(kind):
         name, annotation, default = field
-        shown = _place(field) if _positional(field) else flag(name)
+        told = _settings(annotation)
+        named = f"--{told.name}" if told and told.name else flag(name)
+        shown = _place(field) if _positional(field) else named
         cells = [f"`{shown}`", _values(annotation), _default(annotation, default), _plain(texts.get(name, ""))]
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)

@@ -21,7 +21,7 @@ from finetune import console
 from finetune.errors import ConfigError, FinetuneError, suggest
 from finetune.imagenet.options import PrepareOptions
 from finetune.runs import runfolder
-from finetune.settings import help, recipe
+from finetune.settings import help, recipe, trust_verbs
 from finetune.settings.config import RunConfig
 from finetune.settings.data_verbs import DATA_VERBS
 from finetune.settings.options import GROUPS, NONE, RESUME_AUTO, RunOptions, flag
@@ -225,9 +225,9 @@ def prepare_imagenet(argv: Sequence[str]) -> None:
     )
 
 
-def of_data(verb: str, argv: Sequence[str]) -> None:
-    """`python -m finetune doctor|probe|labels --dataset X ...`."""
-    options = parse(DATA_VERBS[verb], argv, prog=f"{PROG} {verb}")
+def trust(verb: str, argv: Sequence[str]) -> None:
+    """`python -m finetune VERB ...` of those in `finetune/commands/trust`."""
+    options: Any = parse(_TRUST[verb], argv, prog=f"{PROG} {verb}")
     options.check()
     console.set_up(sys.stderr if options.json else sys.stdout)
     from finetune.commands.trust import ahead
@@ -235,14 +235,15 @@ def of_data(verb: str, argv: Sequence[str]) -> None:
     ahead.go(verb, options)
 
 
+_TRUST = DATA_VERBS | trust_verbs.VERBS
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
     "demo": demo,
-    **{verb: functools.partial(of_data, verb) for verb in DATA_VERBS},
     "prepare-imagenet": prepare_imagenet,
+    **{verb: functools.partial(trust, verb) for verb in _TRUST},
 }
 
 

@@ -68,6 +68,12 @@ class ResumeError(FinetuneError, ValueError):
     """A run cannot go on with what is given: it was begun with something else."""
 
 
+class NotReproducedError(FinetuneError):
+    """A run that was made again came out as another one."""
+
+    exit_code = 3
+
+
 class NonFiniteError(FinetuneError, ArithmeticError):
     """The loss or the weights are no longer numbers."""
 

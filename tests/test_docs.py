@@ -28,6 +28,10 @@ LINKED = [*DOCUMENTS, "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchma
 
 RUN_ELSEWHERE = {
     "docs/how-to/devices.md": "tests/test_clusters.py",
+    "docs/how-to/compare.md": "tests/finetune/commands/trust/test_compare.py",
+    "docs/how-to/reproduce.md": "tests/finetune/commands/trust/test_reproduce.py",
+    "docs/how-to/robustness.md": "tests/finetune/commands/trust/test_weaknesses.py",
+    "docs/how-to/sweep.md": "tests/finetune/commands/trust/test_sweep.py",
     "docs/how-to/streaming.md": "tests/test_clusters.py",
     "docs/how-to/downstream.md": "tests/downstream/test_document.py",
     "docs/how-to/segmentation.md: segmentation": "tests/finetune/tasks/segmentation/test_run.py",

@@ -25,10 +25,10 @@ from cards.page.text import visible
 log = logging.getLogger("cards")
 
 REQUIRED = ("config.json", "model.safetensors", "README.md")
-OURS = re.compile(r"model\.(onnx|xml|bin)|verify\.json|figures/.+")
+OURS = re.compile(r"model\.(onnx|xml|bin)|(verify|evaluation)\.json|figures/.+")
 """What a publication may make besides `REQUIRED`, and so may delete when a later one does not have it."""
 KNOWN = re.compile(
-    r"config\.json|model\.safetensors|README\.md|verify\.json|finetune\.json|preprocessor_config\.json"
+    r"config\.json|model\.safetensors|README\.md|verify\.json|evaluation\.json|finetune\.json|preprocessor_config\.json"
     r"|model\.(onnx|xml|bin)|figures/[a-z0-9_]+\.(png|csv)"
 )
 """The files that a model consists of; others in its folder are nobody's business unless somebody names them."""

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 
+from finetune.commands import evaluate_published as published_model
 from finetune.commands import start
+from finetune.commands.start import is_model
 from finetune.commands.trust import leaks
 from finetune.data import source
-from finetune.data.dataset import LabelledImages, excluded, guarded, inspect, whole_split
+from finetune.data.checks.account import excluded
+from finetune.data.dataset import LabelledImages, guarded, inspect, whole_split
 from finetune.data.splits import ROLES, SplitRows, Splits
 from finetune.errors import ConfigError, DatasetError, RunFolderError, listing
 from finetune.evaluation import published
@@ -39,7 +42,31 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
     """
     options.check()
     start.check_evaluation(options)
-    return evaluate_run(options) if options.dataset is None else evaluate_model(options)
+    if options.dataset is None:
+        return evaluate_published(options) if is_model(options.model) else evaluate_run(options)
+    return evaluate_model(options)
+
+
+def evaluate_published(options: EvaluateOptions) -> Evaluation:
+    """Evaluate a model on the very images that its card's numbers are of, from its repository or folder alone.
+
+    Raises:
+        ConfigError: It does not say which images those are, or they are of a dataset that nobody else has.
+        DatasetError: The dataset is gone, or has changed since.
+    """
+    folder = published_model.fetched(options.model)
+    if folder is None:
+        raise ConfigError(
+            f"--dataset must be given: {options.model} has no {published_model.NAME} that says what it was tested on"
+        )
+    said, data = published_model.opened(folder)
+    task = registry.get(said["task"])
+    model = task.load(folder)
+    loader = _loader(task, data, models.data_config(model), options)
+    metrics = _scores(task.evaluator(model, len(said["classes"])), loader, options)
+    subject = {"model": options.model, "dataset": said["dataset"]["id"], "split": said["split"]}
+    titles = {score.key: score.title for score in task.scores}
+    return Evaluation(subject, len(data.splits.parts["test"].rows), metrics, said["metrics"], titles=titles)
 
 
 def evaluate_run(options: EvaluateOptions) -> Evaluation:

@@ -86,10 +86,17 @@ def check_evaluation(options: EvaluateOptions) -> None:
             RunResult.load(run.result)
             return
         model_names.check_name(options.model)
+        if is_model(options.model):  # it may say itself what it was tested on
+            return
         raise ConfigError(f"--dataset must be given: what shall {options.model} be evaluated on?")
     if not run.result.is_file():
         model_names.check_name(options.model)
     places.check(options.dataset)
+
+
+def is_model(name: str) -> bool:
+    """Whether a name is that of a model with files of its own: a repository, or a folder."""
+    return name.startswith((*model_names.HUB, "local-dir:"))
 
 
 def check_prediction(options: PredictOptions) -> None:

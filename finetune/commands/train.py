@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,14 @@ from finetune.loading import choose
 from finetune.networks import models
 from finetune.runs import claim, seal
 from finetune.runs.result import RunResult
-from finetune.runs.runfolder import settings_of
+from finetune.runs.runfolder import RunFolder, settings_of
 from finetune.settings import of_tasks
 from finetune.settings.config import RunConfig
 from finetune.settings.options import LOADER, fields
 from finetune.task import Learner, Task
 from finetune.tasks import registry
 from finetune.training import resume
-from finetune.training.peers import Peers
+from finetune.training.peers import Peers, connect
 from finetune.training.session import Session
 
 
@@ -78,8 +79,57 @@ def _run(begun: Start) -> RunResult:
     return write_up.write_up(trained, config, task, data, folder) if is_main_process() else trained.result
 
 
+def trial(
+    config: RunConfig, task: Task, data: LabelledImages, folder: RunFolder, watch: L.Callback
+) -> dict[str, float]:
+    """Train once, and score on validation alone; `run` with `resume` tests what came out, and finishes the run.
+
+    Args:
+        config: Resolved, for one device.
+        task: Of the dataset.
+        data: With its splits; the test split's images are not decoded.
+        folder: A new one.
+        watch: Is told of each validation, and may stop the training.
+
+    Returns:
+        The scores of the best epoch.
+
+    Raises:
+        FinetuneError: As `run` raises it.
+    """
+    config = of_tasks.settle(config, task.name, task.preset(config), task.refused).for_images(
+        data.splits.counts()["train"]
+    )
+    session = Session(config, folder)
+    session.trainer.callbacks.append(watch)  # type: ignore[attr-defined]
+    fitted = _fitted(config, config.seed, task, data, session, connect())
+    return session.evaluate(fitted.learner.module, fitted.learner.loader, "validation")
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A network that was trained, with its best weights."""
+
+    config: RunConfig
+    model: nn.Module
+    data_config: dict[str, Any]
+    learner: Learner
+
+
 def _train(config: RunConfig, seed: int, task: Task, data: LabelledImages, session: Session, peers: Peers) -> Trained:
     """Train one seed, and evaluate its best weights; the splits, and what the linear probe is fitted to, are given."""
+    fitted = _fitted(config, seed, task, data, session, peers)
+    config, model, data_config, learner = fitted.config, fitted.model, fitted.data_config, fitted.learner
+    metrics = {role: session.evaluate(learner.module, learner.loader, role) for role in ("validation", "test")}
+    result = report.describe(config, session.folder, data, model, data_config, session, metrics)
+    session.log_results(metrics)
+    said = report.remarks(config, data, session, data_config["input_size"][-1]) if is_main_process() else []
+    predictions = dict(session.predictions)
+    return Trained(model, data_config, learner.module, learner.loader, session, result, predictions, said)
+
+
+def _fitted(config: RunConfig, seed: int, task: Task, data: LabelledImages, session: Session, peers: Peers) -> _Fitted:
+    """Train one seed; nothing is evaluated but what chooses its best weights."""
     session.plan(config, task)
     L.seed_everything(seed, verbose=False)
     model = peers.in_turn(lambda: _network(config, task, data))
@@ -100,12 +150,7 @@ def _train(config: RunConfig, seed: int, task: Task, data: LabelledImages, sessi
         seal.lock(session.folder, parts, resume.weights(model), settings_of(config))
     peers.agree(session.folder, identity | {"what --precision auto takes (name one)": session.precision}, start)
     _fit(session, learner, identity, start)
-    metrics = {role: session.evaluate(learner.module, learner.loader, role) for role in ("validation", "test")}
-    result = report.describe(config, session.folder, data, model, data_config, session, metrics)
-    session.log_results(metrics)
-    said = report.remarks(config, data, session, data_config["input_size"][-1]) if is_main_process() else []
-    predictions = dict(session.predictions)
-    return Trained(model, data_config, learner.module, learner.loader, session, result, predictions, said)
+    return _Fitted(config, model, data_config, learner)
 
 
 def _fit(session: Session, learner: Learner, identity: dict[str, Any], start: Path | None) -> None:

@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 import cards
-from finetune.commands import report, seeds
+from finetune.commands import evaluate_published, report, seeds
 from finetune.commands.trained import Trained
-from finetune.commands.trust import leaks
+from finetune.commands.trust import leaks, weaknesses
 from finetune.console import log
 from finetune.data.dataset import LabelledImages
 from finetune.errors import DatasetError, FinetuneError, RunFolderError
@@ -67,6 +67,9 @@ def write_up(trained: Trained, config: RunConfig, task: Task, data: LabelledImag
     with on_disk(folder):
         result = task.assess(trained.result, predictions, data, trained.session.baseline)
         result = leaks.add(result, predictions, task, data)
+        if config.robustness and not config.streaming:  # whose images would have to be read once more
+            device = trained.session.trainer.strategy.root_device
+            result = weaknesses.add(result, predictions, data, trained.model, trained.data_config, task, device)
         task.save(trained.model, folder.model, data, trained.data_config, result)
         saved.save(folder.predictions, predictions)
         result.save(folder.result)
@@ -83,6 +86,8 @@ def finish(finished: Finished, config: RunConfig, task: Task, data: LabelledImag
     with on_disk(folder):
         task.witness(finished.model, folder.verify, data, finished.data_config)
         result: RunResult = task.draw(finished.result, finished.predictions["test"], data, folder)
+        if not config.streaming:  # whose rows are not numbered
+            evaluate_published.write(folder, result, config, data)
         certify.certify(folder.path)
         cards.build(folder.path)
         seal.complete(folder, without=_twice(folder, result))

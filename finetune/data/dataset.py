@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from finetune.console import log
 from finetune.data import outside, source, splits
 from finetune.data.beside import examine
 from finetune.data.beside.examine import Looked
-from finetune.data.checks import exclusion, groups
+from finetune.data.checks import account, exclusion, groups
 from finetune.data.columns import is_image
 from finetune.data.places import Place
-from finetune.data.scan import BadImage, scan
+from finetune.data.scan import BadImage
 from finetune.data.source import Source
 from finetune.data.splits import SplitRows, Splits
 from finetune.errors import DatasetError, SchemaError, SplitError, listing
@@ -27,7 +26,6 @@ from finetune.examining import Examining
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 from finetune.task import Reading, Schema
 
-_REASONS = 5  # that are printed
 _IMAGES = 16  # of each split, whose bytes are compared
 
 
@@ -147,7 +145,7 @@ def prepare(
     if seen is None:
         rows = {name: inferred.draw(targets[name], max_samples, rng) for name in roles.values()}
         column = inferred.image_column
-        bad = {name: _scan(name, opened.splits[name], column, rows[name], max_image_pixels) for name in rows}
+        bad = {name: account.scanned(name, opened.splits[name], column, rows[name], max_image_pixels) for name in rows}
         usable = {name: _usable(name, rows[name], bad[name]) for name in rows}
         unlabelled = {name: int((~inferred.labelled(targets[name])).sum()) for name in rows}
     else:
@@ -168,7 +166,7 @@ def prepare(
         max_image_pixels,
         {name: len(of) for name in rows if (of := np.intersect1d(rows[name], listed.get(name, []))).size},
     )
-    _describe(prepared)
+    account.describe(prepared)
     _count(inferred, {role: part.targets for role, part in made.parts.items()})
     if belongs:
         groups.say(made, belongs)
@@ -222,7 +220,7 @@ def whole_split(
             raise SplitError(f"split {name!r} has no usable row: nothing in column {inferred.target_column!r} counts")
     else:
         rows = inferred.draw(targets[name], max_samples, rng)
-        bad = _scan(name, opened.splits[name], inferred.image_column, rows, max_image_pixels)
+        bad = account.scanned(name, opened.splits[name], inferred.image_column, rows, max_image_pixels)
         usable = _usable(name, rows, bad)
         unlabelled = int((~inferred.labelled(targets[name])).sum())
     part = SplitRows(name, usable, targets[name][usable], whole=len(usable) == len(targets[name]))
@@ -235,7 +233,7 @@ def whole_split(
         {name: unlabelled} if unlabelled else {},
         max_image_pixels,
     )
-    _describe(prepared)
+    account.describe(prepared)
     _count(inferred, {"test": part.targets})
     return prepared
 
@@ -252,7 +250,7 @@ def _look(
     """See what stands beside the images of some splits, and say what of it cannot be used."""
 
     def decode(name: str, rows: np.ndarray) -> list[BadImage]:
-        bad = _scan(name, opened.splits[name], found.image_column, rows, max_pixels)
+        bad = account.scanned(name, opened.splits[name], found.image_column, rows, max_pixels)
         _usable(name, rows, bad)
         return bad
 
@@ -327,19 +325,6 @@ def _check_asked(asked: Mapping[str, str | None], targets: Mapping[str, np.ndarr
             raise SplitError(f"split {name!r} {state}: name another one, of {listing(labelled)}")
 
 
-def _scan(name: str, split: Dataset, column: str, rows: np.ndarray, max_image_pixels: int) -> list[BadImage]:
-    """The images of a split that do not decode, which are listed; odd ones are mentioned."""
-    found = scan(split, column, rows, max_image_pixels)
-    if found.bad:
-        numbers = listing(image.row for image in found.bad)
-        log.info(f"left out: {len(found.bad)} images of {name!r} that do not decode, rows {numbers}")
-        for line in _reasons(found.bad):
-            log.info(line)
-    if found.animated:
-        log.info(f"{found.animated} images of {name!r} have several frames or pages: the first is used")
-    return found.bad
-
-
 def _usable(split: str, rows: np.ndarray, bad: Sequence[BadImage]) -> np.ndarray:
     """The rows whose images decode."""
     if len(bad) == len(rows):
@@ -375,46 +360,3 @@ def inspect(
         found.check_split(name, split.features)
         targets[name] = found.read(split)
     return found.with_values(list(targets.values())), targets
-
-
-def _describe(prepared: LabelledImages) -> None:
-    """Say what was inferred and what was left out."""
-    found, made = prepared.schema, prepared.splits
-    log.info(f"task: {found.task}, {found.described()}")
-    for role, part in made.parts.items():
-        carved = made.held_out.get(role)
-        origin = f"split {part.source!r}"
-        if carved:
-            drawn = "by class" if found.classes else "stratified"
-            origin = f"held out, {100 * carved['fraction']:g}% of {carved['from']}, {drawn}"
-        log.info(f"{role}: {len(part.rows)} images ({origin})")
-    for name in made.ignored:
-        log.info(f"not used: split {name!r}{'' if len(prepared.source.splits[name]) else ', which is empty'}")
-    for name, count in prepared.unlabelled.items():
-        log.info(f"left out: {count} images of {name!r} without a label")
-    for name, count in prepared.listed.items():
-        log.info(f"left out: {count} images of {name!r} by --exclude")
-
-
-def _reasons(bad: Sequence[BadImage]) -> Iterator[str]:
-    """Each reason once, the most frequent first, with one image as an example."""
-    groups: dict[str, list[BadImage]] = {}
-    for image in bad:
-        groups.setdefault(re.sub(r"(?<= )'[^']*[/\\][^']*'|\d+", "...", image.reason), []).append(image)
-    most = sorted(groups.values(), key=len, reverse=True)
-    for images in most[:_REASONS]:
-        first = images[0]
-        example = first.path or f"row {first.row}"
-        yield f"  {len(images)}: {first.reason}{'' if example in first.reason else f' ({example})'}"
-    if len(most) > _REASONS:
-        yield f"  and {len(most) - _REASONS} more reasons: result.json has them all"
-
-
-def excluded(prepared: LabelledImages) -> dict[str, Any]:
-    """What was left out, as result.json lists it."""
-    rows: Mapping[str, list[BadImage]] = prepared.undecodable
-    return {
-        "undecodable": {name: [{"row": b.row, "reason": b.reason} for b in bad] for name, bad in rows.items()},
-        "unlabelled": prepared.unlabelled,
-        **({"listed": prepared.listed} if prepared.listed else {}),
-    }

@@ -81,7 +81,7 @@ def bootstrap(
     values = []
     for start in range(0, resamples, chunk):
         drawn = rng.multinomial(total, counts / total, size=min(chunk, resamples - start))
-        values.append(_scores(drawn, targets, labels, num_classes))
+        values.append(weighted(drawn, targets, labels, num_classes))
     tails = [(1 - level) / 2, (1 + level) / 2]
     low, high = np.quantile(np.concatenate(values, axis=1), tails, axis=1)
     return Intervals(
@@ -114,13 +114,13 @@ def paired(
 _SCORES = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
-def _scores(drawn: np.ndarray, targets: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Scores float64 `[3, R]` of resamples: how often each of K pairs was drawn, int64 `[R, K]`."""
+def weighted(drawn: np.ndarray, targets: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Scores float64 `[3, R]` of resamples: how often each of K images, or pairs, was drawn, int64 `[R, K]`."""
     support, predicted, correct = (np.zeros((num_classes, len(drawn)), dtype=np.int64) for _ in range(3))
     np.add.at(support, targets, drawn.T)
     np.add.at(predicted, labels, drawn.T)
     right = targets == labels
-    correct[targets[right]] = drawn.T[right]  # there is one such pair per class
+    np.add.at(correct, targets[right], drawn.T[right])
     recall = (correct / np.maximum(support, 1)).sum(axis=0) / (support > 0).sum(axis=0)
     both = support + predicted
     f1 = (2 * correct / np.maximum(both, 1)).sum(axis=0) / (both > 0).sum(axis=0)

@@ -42,7 +42,7 @@ def lock(folder: RunFolder, data: Mapping[str, str], weights: str, settings: Map
         return
     content = {
         "version": VERSION,
-        "packages": {"python": platform.python_version(), **_versions()},
+        "packages": packages(),
         "data": dict(data),
         "weights": {"begin_sha256": weights, "model_sha256": None},
         "settings": dict(settings),
@@ -50,8 +50,9 @@ def lock(folder: RunFolder, data: Mapping[str, str], weights: str, settings: Map
     write_text(folder.lock, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def packages() -> dict[str, str]:
+    """Versions of Python and of what a run's numbers depend on, as installed now."""
+    found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = version(name)

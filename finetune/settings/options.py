@@ -235,6 +235,8 @@ class RunOptions:
     """With --publish: make the repository private, where it is made."""
     save_every: Annotated[int | None, _INTERVAL] = None
     """Optimizer steps between checkpoints within an epoch; SIGTERM, SIGUSR1, Ctrl-C and an epoch's end save too."""
+    robustness: bool = True
+    """Look where the finished model fails: kinds of test images, and corrupted ones; some two minutes at most."""
     logger: LoggerName = "none"
     """Record the run there too: tensorboard, trackio (in RUN/NAME), wandb or mlflow; each is an extra of that name."""
     max_time: Annotated[str | None, _DURATION] = None

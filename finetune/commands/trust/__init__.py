@@ -1,1 +1,1 @@
-"""Verbs that say whether data and numbers can be trusted."""
+"""Verbs that say how far a dataset, a model and a number can be trusted."""

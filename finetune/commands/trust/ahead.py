@@ -1,4 +1,4 @@
-"""The verbs that look at a dataset: what can be wrong with names first, before torch and the data are there."""
+"""The verbs of this folder: what can be wrong with names first, before torch and the data are there."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def go(verb: str, options: Any) -> None:
     Raises:
         FinetuneError: A mistake that the user can mend; or something serious was found.
     """
-    check(options)
+    of_data = isinstance(options, DatasetFlags)
+    if of_data:
+        check(options)
     flow: Any = import_module(f"finetune.commands.trust.{verb}")  # torch and Lightning come with it
-    flow.report(getattr(flow, verb)(options), options)
+    if of_data:
+        flow.report(getattr(flow, verb)(options), options)
+    else:
+        flow.write(options)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from finetune.console import log
 from finetune.data.dataset import LabelledImages
 from finetune.data.splits import SplitRows, Splits
 from finetune.evaluation import calibration, intervals, labels, spread
+from finetune.evaluation.comparing.judged import Judged
+from finetune.evaluation.metrics import SCORES, TOP_K
 from finetune.evaluation.predictions import Predictions
 from finetune.runs.result import RunResult
 
@@ -56,6 +60,41 @@ def reassess(found: Predictions, result: RunResult, model: Path) -> dict[str, An
             "error_calibrated": calibration.calibration_error(found, temperature),
         }
     return assessed
+
+
+def judged(found: Predictions, classes: Sequence[str]) -> Judged:
+    """Predictions as statistics take them: an image is right or wrong.
+
+    Args:
+        found: Logits over `classes`.
+        classes: Names of the outputs.
+    """
+    labels = found.labels.numpy()
+    return Judged(
+        scores=_weighted(found),
+        values=found.correct.double().numpy(),
+        worth=SCORES[0],
+        right=found.correct.numpy(),
+        said=[classes[label] for label in labels],
+        groups=found.targets.numpy(),
+        names=classes,
+    )
+
+
+def _weighted(found: Predictions) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """The scores of resamples, see `Judged.scores`; the same definitions as in `finetune.evaluation.metrics`."""
+    targets, labels, classes = found.targets.numpy(), found.labels.numpy(), found.num_classes
+    losses = torch.nn.functional.cross_entropy(found.logits.double(), found.targets, reduction="none").numpy()
+    top = found.logits.topk(min(TOP_K, classes), dim=1).indices
+    near = (top == found.targets[:, None]).any(dim=1).double().numpy()
+
+    def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
+        accuracy, balanced, f1 = intervals.weighted(weights, targets, labels, classes)
+        total = weights.sum(axis=1)
+        values = {"accuracy": accuracy, "macro_f1": f1, "balanced_accuracy": balanced, "loss": weights @ losses / total}
+        return values if classes <= TOP_K else values | {"top5_accuracy": weights @ near / total}
+
+    return scores
 
 
 def floors(evaluation: dict[str, Any]) -> Iterator[tuple[str, float, str, float]]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import lightning as L
     from torch import nn
 
+    from finetune.evaluation.comparing.judged import Judged
     from finetune.serving.predictor import Predictor
 
 
@@ -152,6 +153,12 @@ class Classification:
         from finetune.tasks.classification import judging
 
         return judging.reassess(found, result, model)
+
+    def judged(self, found: Any, classes: Sequence[str]) -> Judged:
+        """Right or wrong, image by image."""
+        from finetune.tasks.classification import judging
+
+        return judging.judged(found, classes)
 
     # --- Saving
 

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from finetune.data import dataset as dataset_module
 from finetune.data import images, source
-from finetune.data.dataset import excluded
+from finetune.data.checks.account import excluded
 from finetune.data.sample import digits
 from finetune.data.scan import Scan
 from finetune.errors import DatasetError, SchemaError, SplitError

@@ -53,12 +53,12 @@ def test_intervals_equal_scipys(count, classes, weights):
 
 
 def test_every_resample_has_the_scores_of_scikit_learn():
-    from finetune.evaluation.intervals import _scores
+    from finetune.evaluation.intervals import weighted
 
     targets, labels = draw(25, 6, seed=3)  # classes go missing in resamples
     pairs = predictions(targets, labels, 6).pairs()
     drawn = np.random.default_rng(0).multinomial(25, pairs[2] / 25, size=40)
-    ours = _scores(drawn, pairs[0], pairs[1], 6)
+    ours = weighted(drawn, pairs[0], pairs[1], 6)
     for i, counts in enumerate(drawn):
         t, p = np.repeat(pairs[0], counts), np.repeat(pairs[1], counts)
         assert ours[:, i] == pytest.approx([score(t, p) for score in REFERENCE.values()], abs=1e-12)

@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 
 from finetune.data import dataset, images
 from finetune.data.beside import counts
-from finetune.data.dataset import excluded
+from finetune.data.checks.account import excluded
 from finetune.errors import DatasetError, SchemaError, SeveralReadingsError, SplitError
 from finetune.settings import of_tasks
 from finetune.settings.config import RunConfig

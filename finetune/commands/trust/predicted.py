@@ -1,0 +1,115 @@
+"""What models say of images: from a run's folder where it is there, else computed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from finetune.commands import evaluate
+from finetune.data.dataset import LabelledImages
+from finetune.errors import ConfigError, RunFolderError
+from finetune.evaluation import saved
+from finetune.evaluation.comparing.judged import Comparing, Judged
+from finetune.loading.allocator import freed_memory_kept
+from finetune.networks import models
+from finetune.runs import reading
+from finetune.runs.result import RunResult
+from finetune.runs.runfolder import RunFolder
+from finetune.task import Task
+from finetune.training.session import make_trainer, quiet
+
+
+def comparing(task: Task, verb: str) -> Comparing:
+    """What a task brings for image-by-image statistics.
+
+    Raises:
+        ConfigError: It brings nothing yet.
+    """
+    if not isinstance(task, Comparing):
+        raise ConfigError(f"{verb} is not for {task.name} yet: it has no score of single images here")
+    return task
+
+
+def compute(
+    task: Task,
+    data: LabelledImages,
+    network: nn.Module,
+    outputs: int,
+    accelerator: str = "auto",
+    batch_size: int = 64,
+    workers: int | None = None,
+) -> Any:
+    """Predictions of the test split, in the order of its rows, in float32.
+
+    Args:
+        task: Of the model.
+        data: With the test split.
+        network: The model.
+        outputs: How many it has.
+        accelerator: Lightning's.
+        batch_size: Images per batch.
+        workers: Processes that decode.
+    """
+    loader = task.data_module(data, models.data_config(network), batch_size=batch_size, workers=workers)
+    collector = task.collector()
+    trainer = make_trainer(accelerator, "1", [collector])
+    with quiet(), freed_memory_kept():
+        trainer.test(task.evaluator(network, outputs), loader, verbose=False)
+    return collector.last
+
+
+def of_run(folder: RunFolder, result: RunResult, task: Task, **options: Any) -> Any:
+    """Predictions of a run's test images, as it has kept them; computed where it has not.
+
+    Raises:
+        FinetuneError: They are not there, and the dataset is gone or has changed.
+    """
+    kept = saved.load(folder.predictions, task.collector().kind) or {}
+    if "test" in kept:
+        return kept["test"]
+    data = evaluate.reopen(folder, result, "test")
+    return compute(task, data, task.load(folder.model), len(data.schema.classes), **options)
+
+
+def test_images(folder: RunFolder, result: RunResult) -> str:
+    """What identifies the images of a run's test split and their labels, as lock.json has it."""
+    if folder.lock.is_file() and reading.whole(folder.lock, reading.LOCK):
+        recorded = reading.read(folder.lock, reading.LOCK)["data"]
+        if "test split" in recorded:
+            return str(recorded["test split"])
+    return evaluate.reopen(folder, result, "test").fingerprint("test")
+
+
+def opened(model: str | Path) -> tuple[RunFolder, RunResult]:
+    """A finished run.
+
+    Raises:
+        RunFolderError: There is none.
+    """
+    folder = RunFolder(Path(model).expanduser().absolute())
+    if not folder.path.is_dir():
+        raise RunFolderError(f"no such folder: {folder.path}; expected a finished run, or a model with --dataset")
+    return folder, RunResult.load(folder.result)
+
+
+def chosen(found: Any, places: Sequence[int] | np.ndarray) -> Any:
+    """Some images of predictions that are tensors with a row an image.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    fields = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+    if not all(isinstance(value, Tensor) for value in fields.values()):
+        raise ConfigError("--common is not for this task yet: its predictions are not kept by image")
+    index = np.asarray(places, dtype=np.int64).tolist()
+    return dataclasses.replace(found, **{name: value[index] for name, value in fields.items()})
+
+
+def judged(task: Task, verb: str, found: Any, classes: Sequence[str]) -> Judged:
+    """Weighed predictions, see `finetune.evaluation.comparing.judged`."""
+    return comparing(task, verb).judged(found, classes)

@@ -1,0 +1,1 @@
+"""Models on the same images: which one is better, and how sure that is."""

@@ -1,0 +1,69 @@
+"""What `compare` found, as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finetune.serving import sheet
+from finetune.serving.html import escape
+
+_SIDES = {"only_model": "Only {model} is right", "only_reference": "Only {reference} is right"}
+
+
+def page(found: Mapping[str, Any], pictures: Sequence[Mapping[str, Sequence[Mapping[str, Any]]]]) -> str:
+    """One HTML file.
+
+    Args:
+        found: As `compare --json` prints it.
+        pictures: Of each comparison, by side, entries of `image`, `file`, `class`, `reference` and `model`.
+    """
+    parts = [
+        sheet.paragraph(
+            f"{found['images']} images of {found['dataset']}, {found['split']}. {found['method']}.", "quiet"
+        )
+    ]
+    for comparison, shown in zip(found["comparisons"], pictures, strict=True):
+        parts += _comparison(found, comparison, shown)
+    parts += [sheet.paragraph(line, "quiet") for line in found["remarks"]]
+    return sheet.document("Which model is better?", parts)
+
+
+def _comparison(found: Mapping[str, Any], comparison: Mapping[str, Any], shown: Mapping[str, Any]) -> list[str]:
+    names = {"model": comparison["model"], "reference": found["reference"]}
+    scores = {model["name"]: model["scores"] for model in found["models"]}
+    rows = [
+        (key, *(f"{scores[names[side]][key]:.4f}" for side in ("reference", "model")), *_difference(of), of["verdict"])
+        for key, of in comparison["metrics"].items()
+    ]
+    key, first = next(iter(comparison["metrics"].items()))
+    low, high = first["interval"]
+    verdict = f"{key} {first['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}: {first['verdict']}."
+    parts = [f"<h2>{escape(names['model'])} against {escape(names['reference'])}</h2>"]
+    parts.append(sheet.paragraph(verdict))
+    parts.append(sheet.table(("score", "reference", "model", "difference", "95 % interval", ""), rows))
+    if test := comparison.get("mcnemar"):
+        parts.append(sheet.paragraph(f"McNemar's exact test: p = {test['p']:.3g}."))
+    if comparison["per_class"]:
+        classes = [
+            (row["class"], str(row["images"]), *_difference(row), f"{row['p_holm']:.3g}", row["verdict"])
+            for row in comparison["per_class"]
+        ]
+        parts += [
+            "<h3>Classes</h3>",
+            sheet.table(("class", "images", "difference", "interval", "p (Holm)", ""), classes),
+        ]
+    for side, title in _SIDES.items():
+        if side in comparison:
+            parts.append(f"<h3>{escape(title.format(**names))}: {len(comparison[side])} images</h3>")
+            parts.append(sheet.pictures([(one["image"], _caption(one)) for one in shown.get(side, ())]))
+    return parts
+
+
+def _difference(of: Mapping[str, Any]) -> tuple[str, str]:
+    low, high = of["interval"]
+    return f"{of['difference']:+.4f}", f"{low:+.4f} to {high:+.4f}"
+
+
+def _caption(one: Mapping[str, Any]) -> list[str]:
+    return [f"{one['class']}", f"reference: {one['reference']}", f"model: {one['model']}", str(one["file"])]
