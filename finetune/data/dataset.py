@@ -260,7 +260,7 @@ def _look(
         if faulty:
             numbers = listing(image.row for image in faulty)
             log.info(f"left out: {len(faulty)} images of {name!r} for what stands beside them, rows {numbers}")
-            for line in _reasons(faulty):
+            for line in account.reasons(faulty):
                 log.info(line)
     return seen
 

@@ -25,7 +25,7 @@ def scanned(name: str, split: Dataset, column: str, rows: np.ndarray, max_image_
     if found.bad:
         numbers = listing(image.row for image in found.bad)
         log.info(f"left out: {len(found.bad)} images of {name!r} that do not decode, rows {numbers}")
-        for line in _reasons(found.bad):
+        for line in reasons(found.bad):
             log.info(line)
     if found.animated:
         log.info(f"{found.animated} images of {name!r} have several frames or pages: the first is used")
@@ -51,7 +51,7 @@ def describe(prepared: LabelledImages) -> None:
         log.info(f"left out: {count} images of {name!r} by --exclude")
 
 
-def _reasons(bad: Sequence[BadImage]) -> Iterator[str]:
+def reasons(bad: Sequence[BadImage]) -> Iterator[str]:
     """Each reason once, the most frequent first, with one image as an example."""
     groups: dict[str, list[BadImage]] = {}
     for image in bad:
