@@ -17,7 +17,7 @@ from finetune.tasks import registry
 from tests.finetune.commands.test_resume import after_checkpoints, assert_same, start, step_of
 from tests.finetune.tasks.multi_label.colours import SETTINGS, rows
 
-COUNTS = {"train": 80, "validation": 40, "test": 40}
+COUNTS = {"train": 84, "validation": 40, "test": 40}
 NAMED = {"train_split": "train", "val_split": "validation", "test_split": "test"}
 TINY = [*SETTINGS.split(), "--precision", "32"]
 
@@ -108,7 +108,7 @@ def test_a_stream_is_trained_on(cli, shards, tmp_path):
         done = cli("finetune", *words, "--devices", devices, "--output", run)
         assert done.returncode == 0, done.stderr
         found.append(result_of(run))
-        assert found[-1]["dataset"]["splits"] == {"train": 76, "validation": 38, "test": 38}
+        assert found[-1]["dataset"]["splits"] == {"train": 80, "validation": 38, "test": 38}
         assert found[-1]["dataset"]["class_counts"]["test"] == found[0]["dataset"]["class_counts"]["test"]
     words = ["evaluate", tmp_path / "1", "--accelerator", "cpu", "--json"]
     again = json.loads(cli("finetune", *words).stdout.splitlines()[-1])
