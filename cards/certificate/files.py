@@ -68,7 +68,8 @@ def failure(entry: Mapping[str, Any]) -> str:
     """Why a check failed, in words."""
     if "reason" in entry:
         return str(entry["reason"])
-    return f"largest difference {entry['largest_difference']:.2g}, {entry['labels_equal']} labels equal"
+    answers = entry.get("answers", "labels")
+    return f"largest difference {entry['largest_difference']:.2g}, {entry['labels_equal']} {answers} equal"
 
 
 def digests(model: Path) -> dict[str, str]:

@@ -27,6 +27,8 @@ TOLERANCE = 1e-4
 _CLIENTS = Path(__file__).with_name("clients")
 _EXPORTED = {"onnxruntime": "model.onnx", "openvino": "model.xml"}
 """Library -> the file of model/ that it runs."""
+_OUTPUTS = {"labels": "logit", "numbers": "number"}
+"""What a model gives, by what a library's answer is called."""
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
@@ -85,9 +87,10 @@ def lines(made: Mapping[str, Any]) -> list[str]:
     said = []
     for name, entry in made["checks"].items():
         verdict = {True: "passed", False: "FAILED", None: "not tried"}[entry["passed"]]
+        answers = entry.get("answers", "labels")
         detail = entry.get("reason") or (
-            f"largest difference {entry['largest_difference']:.1e} of the largest logit, "
-            f"{entry['labels_equal']} of {made['images']} labels equal"
+            f"largest difference {entry['largest_difference']:.1e} of the largest {_OUTPUTS[answers]}, "
+            f"{entry['labels_equal']} of {made['images']} {answers} equal"
         )
         said.append(f"{name + ' ' + entry['version'] if 'version' in entry else name}: {verdict}, {detail}")
     return said
@@ -194,7 +197,7 @@ def _compare(found: Mapping[str, Any], live: Any) -> dict[str, Any]:
     if live.shape[1] == 1:  # a number
         equal = int((np.abs(own - live) <= 2 * TOLERANCE * scale).sum())
         passed = difference <= TOLERANCE and equal == len(live)
-        return {"passed": passed, "largest_difference": difference, "labels_equal": equal}
+        return {"passed": passed, "largest_difference": difference, "labels_equal": equal, "answers": "numbers"}
     at_label = np.take_along_axis(live, own.argmax(1)[:, None], axis=1)[:, 0]
     near = at_label >= live.max(1) - 2 * TOLERANCE * scale  # of masks each pixel's
     equal = int(near.reshape(len(live), -1).all(axis=1).sum())

@@ -152,7 +152,7 @@ def settle(config: Any, task: str, preset: Mapping[str, Any], refused: Mapping[s
             problems.append(f"{_flag(name)} {value}: {task} {reason}: leave it out")
     if problems:
         raise ConfigError("; ".join(problems))
-    open_ = config.inferred | {name for name in preset if getattr(config, name) is None}
+    open_ = config.inferred | {name for name in preset if getattr(config, name) is None and name not in config.needless}
     return config.inferring({name: value for name, value in preset.items() if name in open_})
 
 

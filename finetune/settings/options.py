@@ -278,6 +278,11 @@ class Options(
         return self.caches_features and not self.streaming and all(getattr(self, name) is None for name in _ITERATIVE)
 
     @property
+    def needless(self) -> tuple[str, ...]:
+        """Fields that say how to train, where the classifier is solved for: with any of them it would be trained."""
+        return _ITERATIVE if self.solved else ()
+
+    @property
     def probed(self) -> bool:
         """Whether there is a linear probe to compare with, if the model allows it."""
         return self.solved or (self.pretrained and not self.streaming and self.probe_images > 0)

@@ -28,10 +28,15 @@ _TASK = (*_OPTIMISER, "label_smoothing", "mixup", "cutmix", "imbalance", "seed",
 REMEDIES = ("none", "class-weights")
 PRESET = {"label_smoothing": 0.0}
 """Smoothing towards a half would hide what is rare: a class of one image in a hundred is far from it."""
+CROP_SCALE = 0.8
+"""A class may be a small thing at the edge: what a crop cuts off it is still said to show (docs/how-to/multi-label.md).
+"""
+WHOLE = {"crop_pct": 1.0, "crop_mode": "squash"}
+"""timm's words for the whole image, both sides resized, for the same reason; all who load the model do as it says."""
 
 
-def preset(config: RunConfig) -> dict[str, Any]:
-    """The task's own values.
+def preset(config: RunConfig) -> dict[str, float]:
+    """The task's own values: with a frozen backbone, images stay as they are.
 
     Raises:
         ConfigError: A remedy against unequal classes that is for one class an image.
@@ -41,19 +46,21 @@ def preset(config: RunConfig) -> dict[str, Any]:
             f"--imbalance {config.imbalance} is for one class an image, and this dataset names several: give "
             "--imbalance class-weights (positives of a class count negatives over positives times), or leave it out"
         )
-    return dict(PRESET)
+    return PRESET if config.head_only else PRESET | {"crop_scale": CROP_SCALE}
 
 
 def network(config: RunConfig, schema: Schema, pretrained: bool) -> nn.Module:
-    """The network, before a training whose result could not be exported.
+    """The network, which looks at whole images, before a training whose result could not be exported.
 
     Raises:
         ModelError: It cannot be built.
         ExportError: Stock timm cannot build it.
     """
-    model = models.build(config.model, len(schema.classes), pretrained, **fields(config, _MODEL))
+    model: Any = models.build(config.model, len(schema.classes), pretrained, **fields(config, _MODEL))
+    model.pretrained_cfg = {**model.pretrained_cfg, **WHOLE}
     model_folder.check(model)
-    return model
+    found: nn.Module = model
+    return found
 
 
 def learner(config: RunConfig, images: ImageDataModule, model: nn.Module, head: HeadStart) -> Learner:

@@ -45,7 +45,7 @@ class MultiLabel:
         return RANKING
 
     def preset(self, settings: Any) -> Mapping[str, Any]:
-        """No label smoothing."""
+        """No label smoothing, and crops that keep most of an image."""
         from finetune.tasks.multi_label import learning
 
         return learning.preset(settings)

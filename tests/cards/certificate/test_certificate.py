@@ -106,6 +106,20 @@ def test_what_a_library_finds_different_is_a_failure(run, clients, capsys, libra
         files.check(run / "model")
 
 
+def test_numbers_are_not_called_labels(run, clients, capsys):
+    numbers = np.array([[4.0], [2.0]], np.float32)
+    save_file({"logits": numbers, "pixels": np.zeros((2, 3, 1, 1), np.float32)}, run / "verify/inputs.safetensors")
+    (run / "model/config.json").write_text(json.dumps({"label_names": ["age"]}))
+    same = {"logits": numbers.tolist(), "classes": ["age"]}
+    clients(timm=same | {"own": [[4.0], [2.01]]}, transformers=same)
+    assert main(["verify", str(run)]) == 2
+    captured = capsys.readouterr()
+    assert "the model did not pass: timm (largest difference 0, 1 numbers equal)" in captured.err
+    assert (
+        "transformers 1.2: passed, largest difference 0.0e+00 of the largest number, 2 of 2 numbers eq" in captured.out
+    )
+
+
 def test_differences_within_the_tolerance_pass(run, clients):
     """Also a label that is another by no more than that."""
     tie = [list(values) for values in LOGITS]

@@ -181,6 +181,13 @@ def test_a_task_s_preset_counts_where_nothing_is_given_and_what_it_lacks_is_refu
         of_tasks.settle(given, "t", {}, refused)
 
 
+def test_a_task_s_preset_does_not_train_what_is_solved_for():
+    config = RunConfig(model="resnest14d", dataset="digits", freeze="backbone").resolved()
+    settled = of_tasks.settle(config, "t", {"label_smoothing": 0.0, "image_size": 64}, {})
+    assert settled.solved
+    assert (settled.label_smoothing, settled.image_size) == (None, 64)
+
+
 def test_what_no_task_recognises_has_the_first_ones_reason(two_tasks):
     with pytest.raises(SchemaError, match="no column a"):
         registry.READING.recognise({"c": 1})

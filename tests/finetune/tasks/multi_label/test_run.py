@@ -10,41 +10,16 @@ import sys
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List
+from datasets import ClassLabel, DatasetDict, List
 from PIL import Image as PILImage
 from sklearn.metrics import average_precision_score, f1_score
 
 import cards
 from tests.cards.results import code_of
 from tests.conftest import need
+from tests.finetune.tasks.multi_label.colours import COLOURS, SETTINGS, picture, rows
 
-COLOURS = ("blue", "green", "red")
-SETTINGS = (
-    "--model test_efficientnet --no-pretrained --image-size 32 --epochs 4 --batch-size 16 --lr 3e-3 --hflip 0 "
-    "--accelerator cpu --workers 0"
-)
 KEYS = {"mean_average_precision", "micro_average_precision", "macro_f1", "micro_f1", "exact_match", "loss"}
-
-
-def picture(shown, rng):
-    """Grey noise with a patch of each colour that is shown, somewhere."""
-    pixels = rng.integers(90, 160, (32, 32, 3), dtype=np.uint8)
-    for colour in shown:
-        y, x = rng.integers(0, 22, 2)
-        patch = np.full(3, 30, dtype=np.uint8)
-        patch[2 - colour] = 230
-        pixels[y : y + 10, x : x + 10] = patch
-    return PILImage.fromarray(pixels)
-
-
-def rows(count, seed, names=COLOURS):
-    """Images of none to three colours; every 20th has no label."""
-    rng = np.random.default_rng(seed)
-    found = [np.flatnonzero(rng.random(3) < (0.5, 0.4, 0.3)).tolist() for _ in range(count)]
-    features = Features({"image": Image(), "colours_tags": List(ClassLabel(names=list(names)))})
-    labels = [None if n % 20 == 19 else [names.index(COLOURS[c]) for c in of] for n, of in enumerate(found)]
-    pictures = [picture(of, rng) for of in found]
-    return Dataset.from_dict({"image": pictures, "colours_tags": labels}, features=features)
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,8 @@ def test_the_interval_is_what_validation_says(bright_run):
 def test_pictures_and_the_table_of_errors_are_there(bright_run):
     assert sorted(result_of(bright_run)["evaluation"]["figures"]) == ["curves", "mistakes", "predicted", "residuals"]
     for name in ("curves", "mistakes", "predicted", "residuals"):
-        assert Image.open(bright_run / f"model/figures/{name}.png").width >= 800
+        with Image.open(bright_run / f"model/figures/{name}.png") as figure:
+            assert figure.width >= 800
     rows = list(csv.DictReader((bright_run / "mistakes.csv").read_text().splitlines()))
     errors = [abs(float(row["predicted"]) - float(row["true"])) for row in rows]
     assert errors == sorted(errors, reverse=True)
