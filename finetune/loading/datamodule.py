@@ -78,17 +78,21 @@ class ImageRows(TorchDataset[Batch]):
         try:
             return self.transform(self.read(value, self.max_pixels), target)
         except Exception as error:  # Pillow's decoders raise whatever they like on broken input
-            self._refuse_lost(int(self.rows[index]), value, error)
+            self._refuse_lost(int(self.rows[index]), value, target, error)
             raise
 
-    def _refuse_lost(self, row: int, value: Any, error: Exception) -> None:
-        """Say so where an error of reading or transforming, which decodes a JPEG, is that of the image."""
+    def look(self, value: Any, target: Any) -> None:
+        """Decode what a row names once more; where its target is a file too, a subclass looks at that as well."""
+        images.decode(value, self.max_pixels)
+
+    def _refuse_lost(self, row: int, value: Any, target: Any, error: Exception) -> None:
+        """Say so where an error of reading or transforming, which decodes a JPEG, is that of the files."""
         try:
-            images.decode(value, self.max_pixels)
+            self.look(value, target)
         except Exception as problem:
             raise LostImageError(
                 f"row {row} of split {str(self.encoded.split)!r} decoded when the data was checked, and now does not "
-                f"({images.reason(problem)}): bring the image back and go on with --resume, or start another run, "
+                f"({images.reason(problem)}): bring the file back and go on with --resume, or start another run, "
                 "which leaves it out"
             ) from error
 

@@ -49,7 +49,7 @@ class DatasetFlags:
     group_column: Annotated[str | None, NONE] = None
     """Column of patients, scenes, videos: images of one group are held out together."""
     exclude: Annotated[Path | None, NONE] = None
-    """File of rows to leave out, as `doctor --fix` writes it."""
+    """File of rows to leave out, as doctor and labels write it."""
     max_samples: Annotated[int | None, NONE] = None
     """Use at most so many images of each split, drawn by class."""
     max_image_pixels: int = MAX_IMAGE_PIXELS

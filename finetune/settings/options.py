@@ -89,7 +89,7 @@ class DataOptions:
     group_column: Annotated[str | None, NONE] = None
     """Column of patients, scenes or videos: images of one group are held out together."""
     exclude: Annotated[str | None, _FILE] = None
-    """File of rows to leave out, as doctor --fix and labels --fix write it."""
+    """File of rows to leave out, as the verbs doctor and labels write it."""
     max_samples: Annotated[int | None, NONE] = None
     """Use at most so many images of each split, drawn by class, for a quick try."""
     max_image_pixels: int = MAX_IMAGE_PIXELS

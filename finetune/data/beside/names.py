@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from datasets import ClassLabel, Dataset
+from huggingface_hub import DatasetCard
 
 from finetune.data.features import element
 from finetune.errors import SchemaError
 
 FILES = ("id2label.json", "label2id.json", "classes.txt", "codes.txt")
 """Files that name the values, in the order in which they are looked for."""
+CARD = "README.md"
+"""The dataset's card, whose head may name them where nothing else does."""
 
 _ROWS = 1000  # that are asked for names, where each row holds some
 _LARGEST = 2**20  # bytes
@@ -90,6 +94,40 @@ def of_file(path: Path) -> Names:
     if not found:
         raise SchemaError(f"{path.name} names no class: expected at least 2; or take the file away")
     return Names(found, path.name)
+
+
+def of_card(path: Path, config: str | None = None) -> Names | None:
+    """Those in the head of a dataset's card: `id2label`, `label2id`, or a list of classes among `dataset_info`'s features.
+
+    Args:
+        path: Of the card.
+        config: Configuration whose `dataset_info` counts, where there are several; the first when not given.
+
+    Returns:
+        None where it names none, or cannot be read: a card is for people.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            return None
+        head = DatasetCard.load(path, ignore_metadata_errors=True).data.to_dict()
+        found = next((head[key] for key in ("id2label", "label2id") if isinstance(head.get(key), dict)), None)
+        of = _of_json({str(key): value for key, value in found.items()}) if found else _of_features(head, config)
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, yaml.YAMLError):
+        return None
+    return Names(of, f"the head of {path.name}") if of else None
+
+
+def _of_features(head: Mapping[str, Any], config: str | None) -> dict[int, str]:
+    """Of the first list of classes; one class an image says nothing of the pixels."""
+    infos = head.get("dataset_info") or []
+    infos = infos if isinstance(infos, list) else [infos]
+    info = next((of for of in infos if config in (None, of.get("config_name"))), {})
+    for feature in info.get("features") or []:
+        inner = feature.get("sequence", feature.get("list"))
+        declared = inner.get("class_label") if isinstance(inner, dict) else None
+        if declared:
+            return _of_json(declared["names"])
+    return {}
 
 
 def _of_json(found: Any) -> dict[int, str]:

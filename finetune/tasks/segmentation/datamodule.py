@@ -17,7 +17,16 @@ from finetune.tasks.segmentation import inputs, schema
 from finetune.tasks.segmentation.inputs import MaskInputs
 
 
-class WholeImages(ImageRows):
+class MaskRows(ImageRows):
+    """Images and masks, either of which may vanish."""
+
+    def look(self, value: Any, target: Any) -> None:
+        """Decode the image, then the mask."""
+        made: Any = self.inputs
+        made.mask_of(inputs.read(value, self.max_pixels), target)
+
+
+class WholeImages(MaskRows):
     """Batches of evaluation: images and masks have sizes of their own, so that each is a list of them."""
 
     def together(self, samples: Sequence[Tensor]) -> Any:
@@ -136,5 +145,5 @@ class MaskDataModule(datamodule.ImageDataModule):
         encoded, limit = self.data.encoded(role), self.data.max_image_pixels
         shared = (encoded, column, part.rows, part.targets)
         if training:
-            return ImageRows(*shared, self.inputs, True, self.seed, limit, inputs.read_lazily)
+            return MaskRows(*shared, self.inputs, True, self.seed, limit, inputs.read_lazily)
         return WholeImages(*shared, self.whole_inputs, False, self.seed, limit, inputs.read)

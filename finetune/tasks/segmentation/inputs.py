@@ -135,7 +135,7 @@ class MaskInputs:
         Returns:
             uint8 `[3, S, S]`, and uint8 `[S, S]` of class indices; `VOID` outside of the image too.
         """
-        mask = self._decoded(image, target)
+        mask = self.mask_of(image, target)
         box, cut = self._draw(mask, image)
         pixels = tv_tensors.Image(self._pad(self._part(image, box), box, self.fill))
         target_map = tv_tensors.Mask(self._pad(cut[None], box, [VOID])[0])
@@ -152,14 +152,15 @@ class MaskInputs:
         Returns:
             uint8 `[3, h, w]`, and uint8 `[H, W]` of class indices.
         """
-        mask = self._decoded(image, target)
+        mask = self.mask_of(image, target)
         return fitted(image, self.size, self.interpolation), torch.from_numpy(mask)
 
     def collate(self, targets: Sequence[Tensor]) -> Any:
         """uint8 `[B, S, S]`."""
         return torch.stack(list(targets))
 
-    def _decoded(self, image: PILImage.Image, target: Mapping[str, Any]) -> np.ndarray:
+    def mask_of(self, image: PILImage.Image, target: Mapping[str, Any]) -> np.ndarray:
+        """The mask of an image, uint8 `[H, W]`, as large and as upright as it."""
         return masks.decode(target[self.column], self.meaning, image.size, image.info.get(_TURN), self.max_pixels)
 
     def _draw(self, mask: np.ndarray, image: PILImage.Image) -> tuple[_Box, Tensor]:

@@ -159,8 +159,10 @@ class SegmentationSchema:
         if self.names_column is not None:
             split = next(split for split in opened.splits.values() if self.names_column in split.column_names)
             return names.of_rows(split, self.names_column)
-        path = source.beside(opened, names.FILES)
-        return self.names if path is None else names.of_file(path)
+        path = source.beside(opened, (*names.FILES, names.CARD))
+        if path is None or path.name == names.CARD:
+            return self.names or (path and names.of_card(path, opened.config))
+        return names.of_file(path)
 
     def _palette(self, opened: Any) -> dict[int, str] | None:
         if self.mask_colors is not None:

@@ -8,6 +8,7 @@ from PIL import Image as PILImage
 
 from finetune.data import dataset
 from finetune.data.beside.meaning import Meaning
+from finetune.errors import LostImageError
 from finetune.loading.randomness import seed_augmentation
 from finetune.tasks.segmentation.datamodule import MaskDataModule
 from finetune.tasks.segmentation.inputs import MaskInputs, fitted, read, read_lazily
@@ -233,3 +234,14 @@ def test_a_dataset_is_opened_by_its_name(tmp_path):
     images = MaskDataModule(str(root), image_size=32, batch_size=4, workers=0, max_samples=9)
     assert images.classes == drawn.NAMES[3]
     assert sum(images.data.splits.counts().values()) == 9
+
+
+@pytest.mark.parametrize("role", ["train", "test"])
+def test_a_mask_that_vanishes_after_it_was_counted_is_named(role, tmp_path):
+    root = drawn.folder(tmp_path / "data", drawn.scenes(12), "images/{}", "masks/{}", drawn.NAMES[3])
+    images = MaskDataModule(str(root), image_size=32, batch_size=4, workers=0)
+    row = int(images.data.splits.parts[role].rows[0])
+    (root / f"masks/{row:03}.png").unlink()
+    message = rf"^row {row} of split 'train' decoded when .*{row:03}.png'\): bring the file back"
+    with pytest.raises(LostImageError, match=message):
+        list(images.train_dataloader() if role == "train" else images.test_dataloader())

@@ -13,7 +13,7 @@ from datasets import ClassLabel, DatasetDict, Image, List, Value
 from PIL import Image as PILImage
 
 from finetune.data import dataset, images
-from finetune.data.beside import counts
+from finetune.data.beside import counts, names
 from finetune.data.checks.account import excluded
 from finetune.errors import DatasetError, SchemaError, SeveralReadingsError, SplitError
 from finetune.settings import of_tasks
@@ -463,6 +463,35 @@ def test_names_that_a_list_of_classes_declares():
     pairs = drawn.scenes(12)
     listed = (List(ClassLabel(names=list(drawn.NAMES[3]))), [[0, 1]] * 12)
     assert prepare(drawn.in_memory(pairs, classes_on_image=listed)).schema.classes == drawn.NAMES[3]
+
+
+CARDS = {
+    "id2label": "id2label: {0: background, 1: leaf, 2: stem}",
+    "label2id": "label2id: {background: 0, leaf: 1, stem: 2}",
+    "a list of classes": """dataset_info:
+- config_name: default
+  features:
+  - {name: image, dtype: image}
+  - {name: scene, dtype: {class_label: {names: {'0': indoors, '1': outdoors}}}}
+  - {name: shown, sequence: {class_label: {names: {'0': background, '1': leaf, '2': stem}}}}""",
+}
+
+
+@pytest.mark.parametrize("head", CARDS.values(), ids=CARDS)
+def test_names_in_the_head_of_the_card(head, tmp_path, caplog):
+    files = {"README.md": f"---\nlicense: mit\n{head}\n---\nLeaves.\n".encode()}
+    root = drawn.place(drawn.folder(tmp_path / "data", drawn.scenes(12), "images/{}", "masks/{}"), files)
+    assert prepare(root).schema.classes == drawn.NAMES[3]
+    assert "masks: classes are indices, named by the head of README.md" in caplog.text
+    (root / "id2label.json").write_text(json.dumps({"0": "none", "1": "one", "2": "two"}))
+    assert prepare(root).schema.classes == ("none", "one", "two")
+
+
+@pytest.mark.parametrize("head", ["license: mit", "id2label: [", "id2label: {a: b}", "dataset_info: {features: x}"])
+def test_a_card_that_names_nothing_is_no_error(head, tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(f"---\n{head}\n---\n")
+    assert names.of_card(path) is None
 
 
 def test_streams_of_masks_are_refused():
