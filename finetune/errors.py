@@ -40,10 +40,6 @@ class SeveralReadingsError(SchemaError):
     """A dataset's columns can be read in several ways, and nothing says which is meant."""
 
 
-class OtherTaskError(SchemaError):
-    """A dataset is plainly of a task that this version does not have; a guess of another task does not count."""
-
-
 class SplitError(FinetuneError, ValueError):
     """The dataset cannot be split into train, validation and test."""
 

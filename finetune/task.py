@@ -329,7 +329,8 @@ class Answers(Protocol):
         """What `predict` says of prepared images `[B, 3, H, W]`, or what `transform.collate` makes, under its flags.
 
         A task whose answers are files has `keep(name, record) -> record` as well, which writes an image's: `name` is
-        what the image is called, and `--output` is then a folder.
+        what the image is called, and `--output` is then a folder. A task that has `--format coco` has `coco(records)`,
+        which makes one JSON document of all named records.
         """
 
     def brief(self, record: Record) -> str:

@@ -139,7 +139,7 @@ def limitations(result: dict[str, Any]) -> list[str]:
         *_little_known(rows),
         *_sizes(test),
         *_calibrated(evaluation.get("calibration")),
-        *of_data(result),
+        *of_data(result["dataset"]),
         *of_training(result["training"]),
         f"It knows {len(result['dataset']['classes']):,} classes and nothing else: other objects are not seen, or "
         "taken for one of these; and it was tested on images of this dataset only.",

@@ -61,8 +61,10 @@ def _check_output(options: PredictOptions, answers: Answers) -> None:
     """Raise where a folder is given for a file.
 
     Raises:
-        ConfigError: It is, or a flag of masks where there are none.
+        ConfigError: It is, or a flag of masks or objects where there are none.
     """
+    if options.format == "coco" and not hasattr(answers, "coco"):
+        raise ConfigError("--format coco is for models that find objects: take json, csv or table")
     if hasattr(answers, "keep"):
         return
     if options.overlay:
@@ -113,7 +115,8 @@ def write(options: PredictOptions) -> None:
     start = time.perf_counter()
     try:
         with _opened(None if hasattr(answers, "keep") else options.output) as stream:
-            line = _lines(stream, options, inputs, answers)
+            whole: list[Record] | None = [] if options.format == "coco" else None
+            line = _lines(stream, options, inputs, answers) if whole is None else whole.append
             for records in _answer(answers, inputs, options):
                 for record in records:
                     line(record)
@@ -122,6 +125,8 @@ def write(options: PredictOptions) -> None:
                 stream.flush()
             if counts["error"] == counts["images"]:
                 raise DatasetError("none of the images could be read: see the reasons above")
+            if whole is not None:
+                _document(stream, answers, whole)
     except KeyboardInterrupt:
         left = "no file was written" if options.output else "the lines on standard output are whole"
         raise Interrupted(f"stopped after {counts['images']} of {len(inputs.values)} images; {left}") from None
@@ -200,6 +205,12 @@ def _csv_lines(stream: TextIO, columns: list[str], answers: Answers) -> Callable
         )
 
     return write
+
+
+def _document(stream: TextIO, answers: Any, records: list[Record]) -> None:
+    """All records as one JSON document; ASCII as above."""
+    json.dump(answers.coco(records), stream)
+    stream.write("\n")
 
 
 def _encodable(value: Any) -> Any:

@@ -118,8 +118,9 @@ class PredictOptions:
     """Most probable classes to name."""
     min_confidence: float = 0.0
     """Abstain (label null) where the most probable class is less probable."""
-    format: Annotated[Literal["json", "csv", "table"] | None, _FORMAT] = None
-    """json: one object a line; csv; table: short lines for people."""
+    format: Annotated[Literal["json", "csv", "table", "coco"] | None, _FORMAT] = None
+    """json: one object a line; csv; table: short lines for people; coco, of detection: one file as COCO's, with
+    scores."""
     output: Annotated[Path | None, _STDOUT] = None
     """File to write; it appears when everything is done. Of semantic segmentation, and with --overlay: a folder."""
     overlay: bool = False

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.errors import (
     ConfigError,
-    OtherTaskError,
     RunFolderError,
     SchemaError,
     SeveralReadingsError,
@@ -147,9 +146,6 @@ class _Reading:
             except SchemaError as error:
                 reasons.append(error)
         found = _distinct(found)
-        others = [error for error in reasons if isinstance(error, OtherTaskError)]
-        if others and not any(one.sure for one in found):
-            raise others[0]
         if len(found) > 1 or (found and unclear and found[0].sure):
             readings = [
                 f"{one.task} ({one.described()}; --task {one.task}{_naming(one)})"

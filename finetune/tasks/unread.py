@@ -1,4 +1,4 @@
-"""Datasets of tasks that this version does not have: what they are, said by the name of their task."""
+"""Datasets of objects, or of several classes an image, where one answer an image was looked for."""
 
 from __future__ import annotations
 
@@ -6,23 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune.data.features import is_box, is_flag, is_outline, leaves
-from finetune.errors import OtherTaskError, SchemaError, listing
+from finetune.errors import SchemaError, listing
 
 
 def refuse(features: Mapping[str, Any]) -> None:
-    """Raise for a dataset of another task.
+    """Raise where boxes, or outlines, are what the dataset is about.
 
     Args:
         features: Of the dataset.
 
     Raises:
-        SchemaError: It is one; the message names the task and the flag that reads it as classification.
+        SchemaError: They are; the message names the task, and the flags that read whole images.
     """
-    _refuse_objects(features)
-
-
-def _refuse_objects(features: Mapping[str, Any]) -> None:
-    """Raise where boxes, or outlines, are what the dataset is about."""
     found = [leaf for name, feature in features.items() for leaf in leaves((name,), feature)]
     boxes = [leaf for leaf in found if is_box(leaf)]
     if not boxes:
@@ -33,8 +28,9 @@ def _refuse_objects(features: Mapping[str, Any]) -> None:
     if outlines:
         kind, task, what, column = "an instance segmentation", "instance-segmentation", "masks", outlines[0]
     raise SchemaError(
-        f"this is {kind} dataset ({what} in column {column!r}); --task {task} reads it, and so does no --task at all. "
-        "To classify whole images, name a column of classes by --target-column"
+        f"this is {kind} dataset ({what} in column {column!r}): give --task {task}, which reads it or says what is in "
+        "the way. To learn from whole images, name a column of classes or numbers by --target-column, or take the "
+        "classes that an image shows by --task multi-label-classification"
     )
 
 
@@ -50,10 +46,3 @@ def refuse_flags(features: Mapping[str, Any]) -> None:
             f"this is a multi-label dataset ({len(flags)} columns of yes or no: {listing(flags, 6)}): read it by "
             "--task multi-label-classification; for one class an image name a column of classes by --target-column"
         )
-
-
-def _other(kind: str, task: str, why: str) -> OtherTaskError:
-    return OtherTaskError(
-        f"this is {kind} ({why}); {task} is not supported yet. To classify whole images, name a column of classes by "
-        "--target-column, or take the classes that an image shows by --task multi-label-classification"
-    )

@@ -37,7 +37,7 @@ def infer(
     if one_hot := _one_hot(features, image_column, target_column):
         return one_hot
     check_named(features, image_column, target_column)
-    if target_column is None:
+    if target_column is None and not any(isinstance(feature, ClassLabel) for feature in _candidates(features).values()):
         unread.refuse(features)
     image_column = image_column or the_image(features)
     named, target_column = target_column, target_column or _find_target(features, image_column, asked)

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from finetune.errors import ConfigError
 from finetune.networks import model_names
 from finetune.task import Record
-from finetune.tasks.detection import prepare, saving
+from finetune.tasks.detection import ascoco, prepare, saving
 from finetune.tasks.detection.figures import boxes
 from finetune.tasks.detection.judging import threshold
 from finetune.tasks.detection.networks import finding
@@ -75,7 +75,12 @@ class ObjectAnswers:
 
     def records(self, pixels: Sequence[Tensor], options: Any) -> list[Record]:
         """Of images in their own size. `--min-confidence` takes the place of the threshold, and is of probabilities."""
-        return [{"objects": self.objects(self.find(image), options.min_confidence)} for image in pixels]
+        made: list[Record] = []
+        for image in pixels:
+            objects = self.objects(self.find(image), options.min_confidence)
+            size = {"height": image.shape[-2], "width": image.shape[-1]} if options.format == "coco" else {}
+            made.append({"objects": objects, **size})
+        return made
 
     def objects(self, found: finding.Found, least: float = 0.0) -> list[Record]:
         """As `records` has them, the surest first."""
@@ -97,6 +102,10 @@ class ObjectAnswers:
         """How many objects of each class."""
         counts = Counter(one["label"] for one in record["objects"])
         return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing found"
+
+    def coco(self, records: Sequence[Record]) -> Record:
+        """As COCO has datasets, with a `score` at each annotation; images that cannot be read are not in it."""
+        return ascoco.document([record for record in records if "error" not in record], self.classes)
 
     def columns(self, options: Any) -> Sequence[str]:
         """count, objects (as JSON), error."""

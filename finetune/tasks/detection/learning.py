@@ -15,14 +15,16 @@ from finetune.errors import ConfigError
 from finetune.settings.config import RunConfig
 from finetune.settings.options import fields
 from finetune.task import Learner, Schema
+from finetune.tasks.detection import prepare
 from finetune.tasks.detection.module import DetectionTask
-from finetune.tasks.detection.networks import anchors, build
+from finetune.tasks.detection.networks import anchors, build, scaling
 from finetune.tasks.detection.networks.layout import WITH_MASKS, Layout
 
 _MODEL = ("image_size", "max_size", "drop_path", "zero_init_last")
 _TASK = ("optimizer", "lr", "weight_decay", "warmup_epochs", "seed")
 LOOKED_AT = 256
 """Training images by whose objects the anchors are chosen."""
+_SCALED = 8  # training images by which the pyramid is scaled
 _FEW = 64  # of them, on which is seen whether anchors reach
 
 PRETRAINED: dict[str, Any] = {
@@ -82,9 +84,11 @@ def network(config: RunConfig, schema: Schema, pretrained: bool, masks: bool) ->
 
 
 def learner(config: RunConfig, images: Any, model: nn.Module) -> Learner:
-    """What trains on what, with the anchors that fit the training images."""
+    """What trains on what, with the anchors that fit the training images, and maps of their size."""
     described: Any = model
     fit_anchors(model, described.layout, images)
+    if config.pretrained:  # else norms that train keep the maps at their size
+        scaling.level(model, _pixels(described.layout, images))
     return Learner(DetectionTask(model, **fields(config, _TASK)), images)
 
 
@@ -119,6 +123,13 @@ def sample(images: Any) -> Sample:
         found.boxes.append(plain * torch.tensor(pixels.shape[-1] / target["size"][1]))
         found.sizes.append((pixels.shape[-2], pixels.shape[-1]))
     return found
+
+
+def _pixels(layout: Layout, images: Any) -> list[Tensor]:
+    """A few training images, as the model looks at them."""
+    rows = images.eval_dataloader("train").dataset
+    places = np.unique(np.linspace(0, len(rows) - 1, min(_SCALED, len(rows)), dtype=np.int64)).tolist()
+    return [prepare.normalised(rows[[(0, place)]][0][0], layout) for place in places]
 
 
 def fit_anchors(model: nn.Module, layout: Layout, images: Any) -> None:

@@ -293,7 +293,7 @@ REAL = {
             "height": INT,
             "objects": {"id": List(INT), "area": List(INT), "bbox": List(BOX), "category": List(PETS)},
         },
-        r"object detection dataset \(boxes in column 'objects'\); --task object-detection reads it",
+        r"object detection dataset \(boxes in column 'objects'\): give --task object-detection, which reads it",
     ),
     "minato-ryan/coco-car-instance": (
         {
@@ -304,7 +304,7 @@ REAL = {
             "date_captured": TEXT,
             "license": LICENCES,
         },
-        r"boxes in column 'objects'\); --task object-detection",
+        r"boxes in column 'objects'\): give --task object-detection",
     ),
     "a licence alone": (
         {"image": Image(), "license": LICENCES, "height": INT, "coco_url": TEXT, "image_id": INT},
@@ -312,7 +312,7 @@ REAL = {
     ),
     "rsod_object_detection_data": (
         {"image": Image(), "bbox": List(BOX), "area": List(FLOAT), "category": TEXT},
-        r"boxes in column 'bbox'\); --task object-detection",
+        r"boxes in column 'bbox'\): give --task object-detection",
     ),
     "tiny-object-detection-aquarium-dataset": (
         {
@@ -327,7 +327,7 @@ REAL = {
                 "image_id": INT,
             },
         },
-        r"boxes in column 'annotations'\); --task object-detection",
+        r"boxes in column 'annotations'\): give --task object-detection",
     ),
     "ClownRat/COCO2017": (
         {
@@ -341,7 +341,7 @@ REAL = {
                 "masks": List({"counts": TEXT, "size": List(INT)}),
             },
         },
-        r"instance segmentation dataset \(masks in column 'objects'\); --task instance-segmentation",
+        r"instance segmentation dataset \(masks in column 'objects'\): give --task instance-segmentation",
     ),
     "whyen-wang/coco_detection": (
         {
@@ -350,25 +350,25 @@ REAL = {
             "categories": List(INT),
             "inst.rles": {"size": List(List(INT)), "counts": List(TEXT)},
         },
-        r"masks in column 'inst.rles'\); --task instance-segmentation",
+        r"masks in column 'inst.rles'\): give --task instance-segmentation",
     ),
     "BrandonLSX/coco-2017": (
         {
             "image": Image(),
             "annotations": {"id": List(INT), "category_id": List(INT), "category_name": List(TEXT), "bbox": List(BOX)},
         },
-        r"boxes in column 'annotations'\); --task object-detection",
+        r"boxes in column 'annotations'\): give --task object-detection",
     ),
     "KIRANKALLA/weaponds3": (
         {
             "image": Image(),
             "annotations": List({"id": INT, "category_id": INT, "bbox": BOX, "segmentation": List(BOX)}),
         },
-        r"masks in column 'annotations'\); --task instance-segmentation",
+        r"masks in column 'annotations'\): give --task instance-segmentation",
     ),
     "segmented-imagenet1k-subset": (
         {"image": Image(), "boxes": List(BOX), "labels": List(TEXT), "masks": List(Image())},
-        r"masks in column 'masks'\); --task instance-segmentation",
+        r"masks in column 'masks'\): give --task instance-segmentation",
     ),
     "boxes as an array": (
         {"image": Image(), "boxes": Array2D((None, 4), "float32"), "names": List(TEXT)},
