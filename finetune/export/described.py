@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 from finetune.errors import FinetuneError
-from finetune.export import formats
-from finetune.networks.model_names import HUB
+from finetune.networks.model_names import EXPORTED, HUB
 
 
 def problem_type(model: str | Path) -> str | None:
@@ -18,8 +17,11 @@ def problem_type(model: str | Path) -> str | None:
     Args:
         model: A model's or run's folder, a name, or a file.
     """
-    form = formats.of_file(model)
-    if form is not None:
+    if Path(model).suffix in EXPORTED:
+        from finetune.export import formats  # with torch, which to know a task does not take
+
+        form = formats.of_file(model)
+        assert form is not None
         try:
             return form.open(Path(model).expanduser()).metadata.get("problem_type")
         except FinetuneError:

@@ -97,7 +97,7 @@ def of_file(path: Path) -> Names:
 
 
 def of_card(path: Path, config: str | None = None) -> Names | None:
-    """Those in the head of a dataset's card: `id2label`, `label2id`, or a list of classes among `dataset_info`'s features.
+    """Those in the head of a dataset's card: `id2label`, `label2id`, or classes among `dataset_info`'s features.
 
     Args:
         path: Of the card.
@@ -121,7 +121,7 @@ def _of_features(head: Mapping[str, Any], config: str | None) -> dict[int, str]:
     """Of the first list of classes; one class an image says nothing of the pixels."""
     infos = head.get("dataset_info") or []
     infos = infos if isinstance(infos, list) else [infos]
-    info = next((of for of in infos if config in (None, of.get("config_name"))), {})
+    info: Any = next((of for of in infos if config in (None, of.get("config_name"))), {})
     for feature in info.get("features") or []:
         inner = feature.get("sequence", feature.get("list"))
         declared = inner.get("class_label") if isinstance(inner, dict) else None

@@ -161,7 +161,7 @@ class SegmentationSchema:
             return names.of_rows(split, self.names_column)
         path = source.beside(opened, (*names.FILES, names.CARD))
         if path is None or path.name == names.CARD:
-            return self.names or (path and names.of_card(path, opened.config))
+            return self.names or (names.of_card(path, opened.config) if path else None)
         return names.of_file(path)
 
     def _palette(self, opened: Any) -> dict[int, str] | None:
