@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from finetune import FinetuneError, Predictor
 from finetune.errors import ModelError
+from finetune.tasks.multi_label.answering import MultiLabelPredictor
 
 
 def digit(index):
