@@ -56,21 +56,35 @@ class Predictor(Runner):
     Attributes:
         temperature: What logits are divided by; fitted on the run's validation split.
         calibrated: Whether the model has such a temperature; else it is 1.
+        problem: What the model says it is for, as transformers' `problem_type`.
 
     Raises:
-        ModelError: The model cannot be built or the file not be run, or its calibration is not a positive number.
+        ModelError: The model cannot be built or the file not be run, its calibration is not a positive number, or its
+            outputs are something else than one class an image.
         ConfigError: There is no such device, or the file's library is not installed.
     """
 
+    problem = "single_label_classification"
+
     def calibrate(self, config: Mapping[str, Any]) -> None:
         """Take the temperature."""
+        self._check(config.get("problem_type"))
         temperature = _temperature(config, self.name)
         self.calibrated = temperature is not None
         self.temperature = 1.0 if temperature is None else temperature
 
     def calibrate_file(self, found: ExportedModel) -> None:
         """Take the temperature."""
+        self._check(found.metadata.get("problem_type"))
         self.temperature, self.calibrated = found.temperature, found.temperature != 1  # export writes 1 where none is
+
+    def _check(self, problem: str | None) -> None:
+        """Whether the outputs mean what is made of them: a softmax of anything looks like probabilities."""
+        if problem not in (None, self.problem):
+            raise ModelError(
+                f"{self.name}: expected a model with problem_type {self.problem!r}, got {problem!r}, whose outputs "
+                "mean something else: `finetune.predict` and `python -m finetune predict` answer for each kind of model"
+            )
 
     def __call__(
         self, pictures: Iterable[Image.Image | str | Path], top_k: int = TOP, min_confidence: float = 0.0

@@ -35,6 +35,8 @@ class MultiLabelPredictor(Predictor):
         ModelError: As the base class; or there are not as many thresholds as classes.
     """
 
+    problem = "multi_label_classification"
+
     def __init__(
         self,
         model: str | Path,

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from finetune import FinetuneError, Predictor
 from finetune.errors import ModelError
+from finetune.tasks.multi_label.answering import MultiLabelPredictor
 
 
 def digit(index):
@@ -146,6 +147,15 @@ def test_an_imagenet_model_has_imagenets_names(tmp_path):
 def test_a_broken_calibration_is_refused(model_folder, value):
     with pytest.raises(ModelError, match=r'expected "calibration": \{"temperature": a positive number\}'):
         Predictor(model_folder(value), accelerator="cpu")
+
+
+def test_outputs_that_mean_something_else_are_refused(model_folder):
+    folder = model_folder({"temperature": 1})
+    config = json.loads((folder / "config.json").read_text()) | {"problem_type": "multi_label_classification"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"'single_label_classification', got 'multi_label_classification'"):
+        Predictor(folder, accelerator="cpu")
+    assert MultiLabelPredictor(folder, accelerator="cpu").classes
 
 
 def test_a_model_that_gives_nan_says_so(model_folder):

@@ -148,7 +148,9 @@ def test_the_remedies_of_one_class_an_image_are_refused():
         with pytest.raises(ConfigError, match=rf"--imbalance {remedy} is for one class an image.*class-weights"):
             learning.preset(config)
     config = RunConfig(model="resnest14d", dataset="digits", imbalance="class-weights").resolved()
-    assert learning.preset(config) == {"label_smoothing": 0.0}
+    assert learning.preset(config) == {"label_smoothing": 0.0, "crop_scale": 0.8}
+    config = RunConfig(model="resnest14d", dataset="digits", freeze="backbone").resolved()
+    assert "crop_scale" not in learning.preset(config)  # else features could not be computed once
     with pytest.raises(ConfigError, match="is for one class an image"):
         MultiLabelTask(nn.Flatten(), 3, imbalance="logit-adjustment")
     with pytest.raises(ConfigError, match="needs class_counts and known_counts of 3 classes, got None"):

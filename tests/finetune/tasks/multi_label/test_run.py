@@ -54,7 +54,9 @@ def test_numbers_and_splits_are_written(run_folder):
     assert result["dataset"]["classes"] == list(COLOURS)
     assert sum(result["dataset"]["splits"].values()) == 190
     assert result["dataset"]["excluded"]["unlabelled"] == {"train": 10}
-    assert result["training"]["label_smoothing"] == 0
+    assert (result["training"]["label_smoothing"], result["training"]["crop_scale"]) == (0, 0.8)
+    seen = json.loads((run_folder / "model/config.json").read_text())["pretrained_cfg"]
+    assert (seen["crop_pct"], seen["crop_mode"]) == (1.0, "squash")  # the whole image, in all libraries
     evaluation = result["evaluation"]
     low, high = evaluation["intervals"]["test"]["mean_average_precision"]
     assert low <= result["metrics"]["test"]["mean_average_precision"] <= high
