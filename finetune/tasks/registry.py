@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _TASKS: dict[str, Task] = {}
 _BY_PROBLEM = {"regression": REGRESSION.name, "multi_label_classification": MULTI_LABEL.name}
-"""By transformers' `problem_type`."""
+"""By transformers' `problem_type`; an exported file of what transformers does not name has the task's own name."""
 
 
 def register(task: Task) -> None:
@@ -92,7 +92,8 @@ def of_model(model: str | Path) -> Task:
                 if (path.parent / "config.yaml").is_file():
                     raise RunFolderError(f"{path} is damaged: it does not say the task; {reading.ADVICE}") from error
                 continue  # not one of ours
-    return _TASKS.get(_BY_PROBLEM.get(described.problem_type(model) or "", ""), CLASSIFICATION)
+    said = described.problem_type(model) or ""
+    return _TASKS.get(_BY_PROBLEM.get(said, said), CLASSIFICATION)
 
 
 def open_model(task: Task, name: str, image_size: int | None = None) -> nn.Module:

@@ -97,7 +97,7 @@ def of_file(path: Path) -> Names:
 
 
 def of_card(path: Path, config: str | None = None) -> Names | None:
-    """Those in the head of a dataset's card: `id2label`, `label2id`, or classes among `dataset_info`'s features.
+    """Those in the head of a dataset's card: `id2label`, `label2id`, or a list of classes in its `dataset_info`.
 
     Args:
         path: Of the card.

@@ -98,12 +98,11 @@ class DetectionSchema:
         form = f" ({self.form})" if where.boxes and self.form else ""
         drawn = f" and masks in column {(where.picture or where.outlines[0][0])!r}" if self.with_masks else ""
         drawn = drawn if where.boxes else ""
-        classes = "one class" if where.kind == "none" else f"{len(self.classes)} classes"
+        classes = "one class" if where.kind == "none" else f"{len(self.classes)} classes" if self.classes else "classes"
         held = f" in {'.'.join(where.classes)!r} ({where.kind})" if where.classes else ""
-        return (
-            f"images in column {where.image!r}, {what} in column {where.target!r}{form}{drawn}, {classes}{held}: "
-            f"{listing(self.classes, 6)}"
-        )
+        names = f": {listing(self.classes, 6)}" if self.classes else ""
+        known = f", {classes}{held}{names}" if names or held or where.kind == "none" else ""
+        return f"images in column {where.image!r}, {what} in column {where.target!r}{form}{drawn}{known}"
 
     def declared(self, classes: str | None) -> DetectionSchema:
         """There are no streams of objects.

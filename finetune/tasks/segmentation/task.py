@@ -182,13 +182,15 @@ class Segmentation:
         saving.witness(saving.check_network(network), folder, data, data_config)
 
     def file_metadata(self, network: nn.Module, folder: Path) -> dict[str, str]:
-        """Classes, temperature, and how sides are made multiples of 32."""
+        """Task, classes, temperature, windows, and how sides are made multiples of 32."""
         from finetune.tasks.segmentation import saving
 
         made = saving.check_network(network)
         return {
+            "problem_type": self.name,
             "classes": json.dumps(list(made.classes)),
             "temperature": json.dumps(made.temperature or 1.0),
+            "tile": json.dumps(made.tile),
             "description": saving.DESCRIPTION,
             "preprocessing": json.dumps(saving.preprocessing(made)),
         }

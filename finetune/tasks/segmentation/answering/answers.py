@@ -12,10 +12,11 @@ from PIL import Image
 from torch import nn
 
 from finetune.errors import ConfigError, ModelError
+from finetune.export import formats
 from finetune.networks import model_names, models
 from finetune.runs import model_files
 from finetune.task import Record
-from finetune.tasks.segmentation.answering import palette
+from finetune.tasks.segmentation.answering import exported, palette
 from finetune.tasks.segmentation.answering.prepared import Prepare, Prepared
 from finetune.tasks.segmentation.network import SegmentationNetwork
 from finetune.tasks.segmentation.scores import largest
@@ -45,7 +46,7 @@ def of(load: Callable[[Path], nn.Module], model: str | Path, options: Any) -> Ma
 
     Raises:
         ConfigError: A flag is given that masks have no use for.
-        ModelError: There is no such model.
+        ModelError: There is no such model, or file that `export` wrote.
     """
     if options.precision != "32":
         raise ConfigError(f"--precision {options.precision}: masks are computed in float32: leave it out")
@@ -53,7 +54,11 @@ def of(load: Callable[[Path], nn.Module], model: str | Path, options: Any) -> Ma
         raise ConfigError("--min-confidence: a mask has a class at every pixel: leave it out")
     if options.overlay and options.output is None:
         raise ConfigError("--overlay needs --output: the folder to write to")
-    network = located(load, model).to(hardware.device(options.accelerator))
+    form = formats.of_file(model)
+    if form is None:
+        network = located(load, model).to(hardware.device(options.accelerator))
+    else:
+        network = exported.read(form, Path(model).expanduser(), options.accelerator).eval()
     folder = None if options.output is None else Path(options.output).expanduser()
     if folder is not None:
         if folder.is_file():
@@ -84,7 +89,7 @@ class MaskAnswers:
         return [self._record(image) for image in pixels]
 
     def _record(self, image: Prepared) -> Record:
-        device = next(self.network.parameters()).device
+        device = _device(self.network)
         with torch.inference_mode():
             logits = self.network.whole(image.pixels.to(device))
             if not logits.isfinite().all():
@@ -146,9 +151,15 @@ def _save(picture: Image.Image, path: Path) -> None:
     temporary.replace(path)
 
 
+def _device(network: nn.Module) -> torch.device:
+    """Where images go; an exported file has no weights of PyTorch, and is the CPU's."""
+    weight = next(network.parameters(), None)
+    return torch.device("cpu") if weight is None else weight.device
+
+
 def mask_of(network: SegmentationNetwork, prepare: Prepare, picture: Image.Image) -> np.ndarray:
     """uint8 `[H, W]`: the answer to one RGB image."""
     image = prepare(picture)
-    device = next(network.parameters()).device
+    device = _device(network)
     with torch.inference_mode():
         return largest(network.whole(image.pixels.to(device)), image.size).cpu().numpy()

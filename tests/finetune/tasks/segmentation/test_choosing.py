@@ -6,22 +6,9 @@ from datasets import ClassLabel, Image, List, Value
 from finetune.errors import SeveralReadingsError
 from finetune.settings.config import RunConfig
 from finetune.tasks import registry
-from finetune.tasks.classification.task import CLASSIFICATION
-from finetune.tasks.segmentation.schema import TASK, infer
+from finetune.tasks.segmentation.schema import TASK
 
 SCENE = ClassLabel(names=["street", "kitchen"])
-
-
-class Masks:
-    """As much of the task as choosing needs."""
-
-    name = TASK
-    recognise = staticmethod(infer)
-
-
-@pytest.fixture(autouse=True)
-def _two_tasks(monkeypatch):
-    monkeypatch.setattr(registry, "_TASKS", {CLASSIFICATION.name: CLASSIFICATION, TASK: Masks()})
 
 
 @pytest.mark.parametrize(
@@ -30,12 +17,23 @@ def _two_tasks(monkeypatch):
         {"image": Image(), "mask": Image()},
         {"pixel_values": Image(), "label": Image()},
         {"image": Image(), "label": Image(), "classes_on_image": List(Value("int64")), "id": Value("int64")},
-        {"image": Image(), "annotation": Image(), "semantic_class_to_id": {"sky": Value("int64")}},
+        {"image": Image(), "mask": Image(), "classes_on_image": List(SCENE)},
         {"image": Image(), "mask": Image(), "photographer": Value("string")},
     ],
 )
 def test_masks_are_recognised(features):
     assert registry.READING.recognise(features).task == TASK
+
+
+def test_a_table_of_classes_beside_masks_may_stand_for_objects_too():
+    features = {"image": Image(), "annotation": Image(), "semantic_class_to_id": {"sky": Value("int64")}}
+    message = (
+        r"instance-segmentation \(images in column 'image', masks in column 'annotation'; --task instance-\S+\) "
+        r"or as semantic-segmentation \(.*; --task semantic-segmentation --target-column annotation\)"
+    )
+    with pytest.raises(SeveralReadingsError, match=message):
+        registry.READING.recognise(features)
+    assert registry.reader(TASK).recognise(features).names_column == "semantic_class_to_id"
 
 
 def test_a_class_beside_masks_is_a_second_reading():

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +15,17 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import cards
+from finetune.errors import ConfigError, ModelError
+from finetune.export.network import Network
 from finetune.tasks.segmentation import saving
+from finetune.tasks.segmentation.answering import exported
 from tests.conftest import need
 from tests.finetune.tasks.segmentation import drawn
 
-SETTINGS = "--no-pretrained --image-size 64 --epochs 2 --batch-size 8 --lr 4e-3 --precision 32-true --workers 0"
+SETTINGS = (
+    "--task semantic-segmentation --no-pretrained --image-size 64 --epochs 2 --batch-size 8 --lr 4e-3 "
+    "--precision 32-true --workers 0"
+)
 
 
 def finetune(*words):
@@ -167,6 +174,22 @@ def test_an_exported_file_takes_any_height_and_width(run, tmp_path):
     made = cards.verify(folder)
     assert made["passed"]
     assert made["checks"]["onnxruntime"]["passed"]
+    image = tmp_path / "photo.png"
+    Image.fromarray(drawn.scenes(1, seed=5)[0][0]).save(image)
+    alone = shutil.copy(folder / "model/model.onnx", tmp_path / "alone.onnx")
+    lines = [
+        json.loads(finetune("predict", model, image, "--accelerator", "cpu", "--workers", 0).stdout)
+        for model in (run, alone)
+    ]
+    assert lines[0]["shares"] == pytest.approx(lines[1]["shares"], abs=1e-3)
+
+
+def test_a_file_that_does_not_say_how_to_use_it_is_refused(tmp_path):
+    form = SimpleNamespace(library="onnxruntime", command="export", open=lambda *_: Network({"classes": "[]"}, None))
+    with pytest.raises(ModelError, match=r"expected metadata .*, got classes; use a file that `export` has written"):
+        exported.read(form, tmp_path / "model.onnx", "cpu")
+    with pytest.raises(ConfigError, match=r"--accelerator cuda: onnxruntime runs model.onnx on the CPU; give the run"):
+        exported.read(form, tmp_path / "model.onnx", "cuda")
 
 
 @pytest.mark.slow(seconds=60)
