@@ -54,6 +54,20 @@ class Pyramid(nn.Module):
         return maps
 
 
+class Coarser(LastLevelP6P7):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's two coarsest levels, in float32 in mixed precision, too.
+
+    Their maps may be one pixel large, and oneDNN's gradient of such a convolution in bfloat16 is memory that nobody has
+    written: runs differed from each other, and weights became NaN.
+    """
+
+    def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> Any:
+        """The levels and their names, with two more."""
+        coarsest = p[-1] if p[-1].dtype == torch.float64 else p[-1].float()
+        with torch.autocast(coarsest.device.type, enabled=False):
+            return super().forward([*p[:-1], coarsest], c, names)
+
+
 def build(
     name: str,
     detector: str,
@@ -130,7 +144,7 @@ def assemble(layout: Layout, drop_path: float | None = None) -> nn.Module:
         )
     except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
         raise ModelError(f"{layout.architecture}: timm gives no maps of it ({' '.join(str(error).split())})") from error
-    coarser = LastLevelP6P7(CHANNELS, CHANNELS) if layout.one_stage else LastLevelMaxPool()
+    coarser = Coarser(CHANNELS, CHANNELS) if layout.one_stage else LastLevelMaxPool()
     model = _detector(layout, Pyramid(body, coarser))
     described: Any = model
     described.layout = layout

@@ -208,3 +208,15 @@ def test_later_heads_are_taught_at_stricter_overlaps():
     boxes = [torch.tensor([[0.0, 0, 10, 5.5], [0, 0, 10, 6.5], [0, 0, 10, 7.5]])]  # overlaps 0.55, 0.65, 0.75
     labels = [losses._choose(heads, boxes, [near], matcher, None).labels[0].tolist() for matcher in heads.matchers]
     assert labels == [[2, 2, 2], [0, 2, 2], [0, 0, 2]]
+
+
+@pytest.mark.parametrize("kind", ["fcos", "retinanet"])
+def test_the_coarsest_levels_are_float32_in_mixed_precision_too(kind):
+    coarser = detector(kind).backbone.fpn.extra_blocks
+    maps = [torch.randn(1, 256, side, side) for side in (8, 4, 2)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = [one.bfloat16() for one in maps]
+        found, names = coarser(half, half, ["0", "1", "2"])
+    assert names[-2:] == ["p6", "p7"]
+    assert [one.dtype for one in found[-2:]] == [torch.float32] * 2
+    assert found[-1].shape[-1] == 1
