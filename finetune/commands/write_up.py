@@ -26,6 +26,7 @@ from finetune.data.dataset import LabelledImages
 from finetune.errors import DatasetError, FinetuneError, RunFolderError
 from finetune.evaluation import saved, spread
 from finetune.export import certify, publishing
+from finetune.loading.allocator import freed_memory_kept
 from finetune.networks import models
 from finetune.runs import model_files, reading, seal
 from finetune.runs.result import RunResult
@@ -68,13 +69,23 @@ def write_up(trained: Trained, config: RunConfig, task: Task, data: LabelledImag
         result = task.assess(trained.result, predictions, data, trained.session.baseline)
         result = leaks.add(result, predictions, task, data)
         if config.robustness and not config.streaming:  # whose images would have to be read once more
-            device = trained.session.trainer.strategy.root_device
-            result = weaknesses.add(result, predictions, data, trained.model, trained.data_config, task, device)
+            result = _with_weaknesses(result, trained, task, data)
         task.save(trained.model, folder.model, data, trained.data_config, result)
         saved.save(folder.predictions, predictions)
         result.save(folder.result)
     finished = Finished(trained.model, trained.data_config, result, predictions, trained.remarks)
     return finish(finished, config, task, data, folder)
+
+
+def _with_weaknesses(result: RunResult, trained: Trained, task: Task, data: LabelledImages) -> RunResult:
+    """The result with where the model fails; without it, said, where that cannot be found out: the training counts."""
+    device = trained.session.trainer.strategy.root_device
+    try:
+        with freed_memory_kept():
+            return weaknesses.add(result, trained.predictions, data, trained.model, trained.data_config, task, device)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        log.info(f"warning: where the model fails was not found out ({type(error).__name__}: {error}): a bug of ours")
+        return result
 
 
 def finish(finished: Finished, config: RunConfig, task: Task, data: LabelledImages, folder: RunFolder) -> RunResult:

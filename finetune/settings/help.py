@@ -76,6 +76,7 @@ def short(prog: str, groups: Mapping[str, type], verbs: Sequence[str]) -> str:
                 first, _WIDTH, initial_indent=f"{left:20}", subsequent_indent=20 * " ", break_on_hyphens=False
             )
             lines += text.splitlines()
-    lines += ["", f"Verbs: {', '.join(verbs)} (the default is train); {prog} VERB --help describes each."]
+    verbs_line = f"Verbs: {', '.join(verbs)} (the default is train); {prog} VERB --help describes each."
+    lines += ["", *textwrap.wrap(verbs_line, _WIDTH, break_on_hyphens=False)]
     lines.append(f"All {total} flags: {prog} --help")
     return "\n".join(lines)

@@ -76,6 +76,7 @@ def test_run_folder_is_as_designed(digits_run):
         "model/config.json",
         "model/model.safetensors",
         "model/README.md",
+        "model/evaluation.json",
         "model/figures/confusion.png",
         "model/figures/curves.png",
         "model/figures/reliability.png",

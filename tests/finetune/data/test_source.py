@@ -14,8 +14,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 
-from finetune.data import dataset as dataset_module
 from finetune.data import images, source
+from finetune.data.checks import account
 from finetune.data.checks.account import excluded
 from finetune.data.sample import digits
 from finetune.data.scan import Scan
@@ -419,7 +419,7 @@ def test_the_number_of_images_is_limited_by_split_and_class(caplog):
 
 def test_only_the_images_that_are_used_are_looked_at(monkeypatch):
     looked_at = []
-    monkeypatch.setattr(dataset_module, "scan", lambda split, column, rows, limit: looked_at.extend(rows) or Scan([]))
+    monkeypatch.setattr(account, "scan", lambda split, column, rows, limit: looked_at.extend(rows) or Scan([]))
     prepare(table(300), max_samples=60)
     assert len(looked_at) == 60
 

@@ -187,10 +187,9 @@ def test_columns_of_other_numbers_are_asked_for():
     assert found.classes == ("b", "c")
 
 
-def test_boxes_are_refused_unless_the_task_is_named():
-    features, columns = columns_of("boxes as a dict of lists")
-    with pytest.raises(SchemaError, match=r"object detection dataset .*--task multi-label-classification"):
-        read(features, columns)
+def test_boxes_are_objects_unless_the_task_is_named():
+    features, _ = columns_of("boxes as a dict of lists")
+    assert registry.READING.recognise({"image": Image()} | features).task == "object-detection"
 
 
 def test_what_is_odd_is_counted():
