@@ -160,9 +160,11 @@ class SegmentationSchema:
             split = next(split for split in opened.splits.values() if self.names_column in split.column_names)
             return names.of_rows(split, self.names_column)
         path = source.beside(opened, (*names.FILES, names.CARD))
-        if path is None or path.name == names.CARD:
-            return self.names or (names.of_card(path, opened.config) if path else None)
-        return names.of_file(path)
+        if path is not None and path.name != names.CARD:
+            return names.of_file(path)
+        if self.names is not None or path is None:
+            return self.names
+        return names.of_card(path, opened.config)
 
     def _palette(self, opened: Any) -> dict[int, str] | None:
         if self.mask_colors is not None:

@@ -49,7 +49,12 @@ def read(form: Format, path: Path, accelerator: str) -> SegmentationNetwork:
             f"{', '.join(network.metadata) or 'none'}; use a file that `{form.command}` has written, or the run itself"
         ) from error
     size = how["image_size"]
-    cfg = {"input_size": (3, size, size), "crop_pct": 1.0, "crop_mode": "center", "architecture": path.name}
+    cfg: dict[str, Any] = {
+        "input_size": (3, size, size),
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "architecture": path.name,
+    }
     cfg |= {"interpolation": how["interpolation"], "mean": tuple(how["mean"]), "std": tuple(how["std"])}
     arguments = {"classes": len(classes), "encoder_name": ""}
     made = SegmentationNetwork(ExportedModule(network), arguments, cfg, tile)
