@@ -90,7 +90,8 @@ def _readme(model: Path, repo_id: str) -> str:
     except PackageNotFoundError:
         gradio = GRADIO
     task = tasks.of_model(model)
-    pipeline = task.pipeline or next(name for name, row in tasks.TASKS.items() if row is task)
+    name = next(name for name, row in tasks.TASKS.items() if row is task)
+    pipeline = task.pipeline or name
     data = SpaceCardData(
         title=repo_id.partition("/")[2],
         sdk="gradio",
@@ -98,7 +99,7 @@ def _readme(model: Path, repo_id: str) -> str:
         python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
         app_file="app.py",
         models=[repo_id],
-        tags=[pipeline, task.library],
+        tags=list(dict.fromkeys([pipeline, name, task.library])),
     )
     return (
         f"---\n{data.to_yaml()}\n---\n\n# {repo_id.partition('/')[2]}\n\n"

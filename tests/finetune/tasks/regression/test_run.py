@@ -192,7 +192,7 @@ def cli_python(script, folder):
     )
 
 
-def test_the_page_shows_the_number_and_its_interval(bright_run, pictures, tmp_path):
+def test_the_page_shows_the_number_and_its_interval(bright_run, pictures):
     pytest.importorskip("gradio", reason="needs the extra `gradio`")
     from finetune.tasks.regression.answering import page
 
@@ -204,7 +204,6 @@ def test_the_page_shows_the_number_and_its_interval(bright_run, pictures, tmp_pa
     title, lines = page.describe(predictor)
     assert title.startswith("resnest14d on ")
     assert lines[0].startswith("Mean absolute error ")
-    assert page.build(predictor, tmp_path) is not None
 
 
 def test_the_space_says_what_it_does_and_runs_what_is_there(bright_run, tmp_path):
@@ -250,7 +249,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(cli, bright, tmp_path):
 
 
 def test_the_last_layer_is_solved_for(cli, bright, tmp_path):
-    done = cli("finetune", "--dataset", bright, *TINY, *WORDS, "--freeze", "backbone", "--output", tmp_path / "run")
+    whole = [word for word in WORDS if word not in ("--crop-scale", "1")]  # which would change images at random
+    done = cli("finetune", "--dataset", bright, *TINY, *whole, "--freeze", "backbone", "--output", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     result = result_of(tmp_path / "run")
     assert result["training"]["chosen_by"] == "solved"
