@@ -110,7 +110,7 @@ class PlainRows(TorchDataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         row = self.rows[index]
         image = Image.open(io.BytesIO(row[self.image]["bytes"])).convert("RGB")
-        mask = torch.from_numpy(np.array(Image.open(io.BytesIO(row[self.mask]["bytes"]))))  # of indices
+        mask = torch.from_numpy(np.array(row[self.mask]))  # of indices
         pixels, target = self.transform(tv_tensors.Image(v2.functional.pil_to_tensor(image)), tv_tensors.Mask(mask))
         return pixels, target
 

@@ -152,8 +152,9 @@ def settle(config: Any, task: str, preset: Mapping[str, Any], refused: Mapping[s
             problems.append(f"{_flag(name)} {value}: {task} {reason}: leave it out")
     if problems:
         raise ConfigError("; ".join(problems))
+    nothing = {name: defaults[name] for name in refused if name in config.inferred}  # not what the common preset says
     open_ = config.inferred | {name for name in preset if getattr(config, name) is None and name not in config.needless}
-    return config.inferring({name: value for name, value in preset.items() if name in open_})
+    return config.inferring(nothing | {name: value for name, value in preset.items() if name in open_})
 
 
 def _flag(name: str) -> str:

@@ -108,7 +108,8 @@ def test_strangers_load_it_and_the_card_s_lines_find_what_predict_finds(kind, re
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert "resnest_timm" not in code
     folder = shutil.copytree(run / "model", tmp_path / "model")
-    Image.open(dataset / "test2017/test_01.png").save(folder / "photo.jpg", quality=95)
+    with Image.open(dataset / "test2017/test_01.png") as image:
+        image.save(folder / "photo.jpg", quality=95)
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -127,10 +128,16 @@ def test_masks_have_scores_of_their_own_and_are_found_at_the_size_of_the_image(m
         record = json.loads(line)
         assert record["objects"]
         for one in record["objects"]:
-            assert one["mask"]["size"] == list(Image.open(record["image"]).size[::-1])
+            assert one["mask"]["size"] == list(size_of(record["image"])[::-1])
+
+
+def size_of(path):
+    with Image.open(path) as image:
+        return image.size
 
 
 @pytest.mark.slow(seconds=30)
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11 under NumPy 2
 @pytest.mark.parametrize("kind", ["run", "masks"])
 def test_coco_s_own_library_reads_what_predict_writes(kind, request, dataset, finetune, tmp_path):
     run, path = request.getfixturevalue(kind), tmp_path / "found.json"
@@ -142,7 +149,7 @@ def test_coco_s_own_library_reads_what_predict_writes(kind, request, dataset, fi
     assert [one["file_name"] for one in known.dataset["images"]] == [line["image"] for line in lines]
     names = {one["id"]: one["name"] for one in known.dataset["categories"]}
     for number, line in enumerate(lines, 1):
-        size = Image.open(line["image"]).size
+        size = size_of(line["image"])
         assert (known.imgs[number]["width"], known.imgs[number]["height"]) == size
         found = again.loadAnns(again.getAnnIds(imgIds=[number]))
         assert [(names[one["category_id"]], one["score"]) for one in found] == [
