@@ -39,7 +39,6 @@ PRETRAINED: dict[str, Any] = {
     "crop_scale": 0.35,
     "hflip": 0.5,
     "label_smoothing": 0.0,
-    "head_init": "timm",
     "batch_norm": "held",
 }
 """Of pretrained backbones, frozen ones too."""

@@ -97,6 +97,8 @@ VALUES = {
     "image_column": "img",
     "target_column": "fine_label",
     "task": "image-classification",
+    "group_column": "patient",
+    "exclude": "rows.json",
     "train_split": "a",
     "val_split": "b",
     "test_split": "c",
