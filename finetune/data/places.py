@@ -93,7 +93,7 @@ def check(dataset: str | os.PathLike[str]) -> None:
     path, name = Path(dataset).expanduser(), str(dataset)
     if path.exists() or name == "digits":
         return
-    if name.startswith((".", "/", "~")) or path.name.lower().endswith(FILES):
+    if name.startswith((".", "/", "~")) or name.endswith(("/", os.sep)) or path.name.lower().endswith(FILES):
         raise DatasetError(f"no such file or folder: {path.absolute()}")
     _repository(name)
 

@@ -232,6 +232,7 @@ def test_a_folder_whose_card_is_broken_is_refused(tmp_path, readme, message):
         ("zzzzzz", r"unknown dataset 'zzzzzz'\. Expected a Hub id .*, or one of beans, .*, digits$"),
         ("two words", "expected OWNER/NAME, OWNER/NAME:CONFIG or OWNER/NAME@REVISION, got 'two words'"),
         ("food101@", "expected OWNER/NAME, .*, got 'food101@'"),
+        ("photo/", r"no such file or folder: .*photo$"),
         ("owner/name:", "expected OWNER/NAME, .*, got 'owner/name:'"),
         ("a:b:c", "expected OWNER/NAME, .*, got 'a:b:c'"),
         ([1, 2], r"must be a name, a path, a datasets.Dataset or a DatasetDict, got list.*Dataset.from_dict"),
