@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
+import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -87,7 +89,8 @@ class _RunFlags(RunOptions):
     config: Annotated[Path | None, NONE] = None
     """YAML file of flags (a run's config.yaml, for instance); the command line wins over it."""
     recipe: Annotated[str | None, NONE] = None
-    """Published settings for --model: imagenet, ResNeSt from scratch as its authors did; other flags win over it."""
+    """Published settings for --model, as ResNeSt's authors had them: imagenet, from scratch; ade20k, DeepLabV3 on its
+    masks. Other flags win over it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 done, 2 the user's mistake or a full disk, 75 stopped by a signal after saving, 130 by Ctrl-C where
-        there was nothing to save. Anything else is a bug of ours and raises.
+        there was nothing to save, 141 where nobody reads the output any more. Anything else is a bug of ours and
+        raises.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] in (["--version"], ["-V"]):
@@ -113,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {text}" if error.exit_code == 2 else text, file=sys.stderr)
         return error.exit_code
     except OSError as error:
+        if error.errno == errno.EPIPE and _nobody_reads():
+            return 128 + signal.SIGPIPE
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         print(f"error: {error}: free some space, then repeat the command or go on with --resume", file=sys.stderr)
@@ -121,6 +127,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped; nothing was saved", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader is gone, as after `| head`; Python then says no more of it."""
+    try:
+        ends = select.poll()
+        ends.register(sys.stdout.fileno(), select.POLLERR)
+        gone = any(event & select.POLLERR for _, event in ends.poll(0))
+        if gone:  # or else Python says so once more when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (AttributeError, OSError, ValueError):  # no such thing on Windows; standard output is no file
+        return False
+    return gone
 
 
 def _version() -> str:

@@ -35,6 +35,7 @@ SETTINGS = (
     "device_batch_size",
     "grad_checkpointing",
     "warmup_epochs",
+    "schedule",
     "label_smoothing",
     "crop_scale",
     "hflip",
@@ -209,7 +210,7 @@ def ended_early(config: RunConfig, session: Session) -> str | None:
         advice = f"--epochs {whole} would have come to its end" if whole else "not even one epoch fits in"
         return (
             f"stopped by --max-time {config.max_time} after {epochs.passes:.3g} of {config.epochs} epochs: the "
-            f"learning rate had not yet come down along its cosine, which costs accuracy; {advice}"
+            f"learning rate had not yet come down, which costs accuracy; {advice}"
         )
     return None
 

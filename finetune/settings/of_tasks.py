@@ -30,6 +30,7 @@ _UNLABELLED = tyro.conf.arg(help_behavior_hint="(default: what is called unlabel
 _DECODER = tyro.conf.arg(help_behavior_hint="(default: fpn)")
 _STRIDE = tyro.conf.arg(help_behavior_hint="(default: 32; of deeplabv3 and deeplabv3plus 16)")
 _LOSS = tyro.conf.arg(help_behavior_hint="(default: ce)")
+_AUXILIARY = tyro.conf.arg(help_behavior_hint="(default: no second head)", metavar="WEIGHT")
 _TILE = tyro.conf.arg(help_behavior_hint="(default: whole images)", metavar="PIXELS")
 
 
@@ -70,6 +71,8 @@ class SegmentationOptions:
     """Of the backbone, for deeplabv3 and deeplabv3plus 16 or 8: a finer last map, more time and memory."""
     segmentation_loss: Annotated[SegmentationLoss | None, _LOSS] = None
     """ce: cross-entropy of each pixel; ce-dice: with the Dice loss of each class, where some cover few pixels."""
+    auxiliary_loss: Annotated[float | None, _AUXILIARY] = None
+    """Weight of the loss of a second head on the backbone's last map but one, which trains along and is not exported."""
     tile: Annotated[int | None, _TILE] = None
     """Look at images that are larger in overlapping windows of this side, for memory; a multiple of 32."""
 
@@ -117,6 +120,8 @@ def problems(config: Any) -> list[str]:
         found.append(f"--decoder {decoder} is for --output-stride 16 or 8, got 32")
     if decoder not in DILATED and stride not in (None, 32):
         found.append(f"--output-stride {stride} is for --decoder {' or '.join(DILATED)}, got {decoder}")
+    if config.auxiliary_loss is not None and config.auxiliary_loss < 0:
+        found.append(f"--auxiliary-loss must be at least 0, got {config.auxiliary_loss}")
     if tile is not None and (tile < 64 or tile % 32):
         found.append(f"--tile must be a multiple of 32 and at least 64, got {tile}")
     return found

@@ -25,6 +25,7 @@ from finetune.settings.presets import (
 
 Interpolation = Literal["bilinear", "bicubic"]
 Freeze = Literal["none", "backbone"]
+Schedule = Literal["cosine", "polynomial", "steps"]
 BatchNorm = Literal["held", "trained"]
 HeadInit = Literal["zero", "probe", "timm"]
 Imbalance = Literal["none", "class-weights", "balanced-sampler", "logit-adjustment"]
@@ -44,6 +45,7 @@ _REPOSITORY = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="OWNER
 _INTERVAL = tyro.conf.arg(help_behavior_hint="(default: every 15 minutes)")
 _DECAY = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="DECAY")
 _WHOLE = tyro.conf.arg(help_behavior_hint="(default: the device's whole share)")
+_SCHEDULE = tyro.conf.arg(help_behavior_hint="(default: cosine)")
 _DURATION = tyro.conf.arg(help_behavior_hint="(default: none)", metavar="DURATION")
 _HEAD = tyro.conf.arg(help_behavior_hint=f"(default: {PRETRAINED_PRESET['head_init']}; from scratch timm)")
 _BATCH_NORM = tyro.conf.arg(help_behavior_hint=f"(default: {PRETRAINED_PRESET['batch_norm']}; from scratch trained)")
@@ -147,8 +149,11 @@ class TrainingOptions:
     """Decay per step of an exponential average of the weights, which is what is evaluated and exported; it rises from
     2/11 as (1 + step) / (10 + step)."""
     warmup_epochs: Annotated[float | None, _preset("warmup_epochs")] = None
-    """Epochs over which the learning rate rises from zero before it falls along a cosine; at most half of all, or a
-    tenth where it is not given."""
+    """Epochs over which the learning rate rises from zero before it falls; at most half of all, or a tenth where it is
+    not given."""
+    schedule: Annotated[Schedule | None, _SCHEDULE] = None
+    """How the learning rate falls: along a cosine to zero, polynomial (power 0.9) to zero, or in steps to a tenth after
+    2/3 and to a hundredth after 8/9 of the training."""
     label_smoothing: Annotated[float | None, _preset("label_smoothing")] = None
     """Share of each target that is spread over all classes."""
     crop_scale: Annotated[float | None, _preset("crop_scale")] = None
@@ -331,6 +336,7 @@ _ITERATIVE = (
     "lr",
     "weight_decay",
     "warmup_epochs",
+    "schedule",
     "label_smoothing",
     "layer_decay",
     "clip_grad",

@@ -32,7 +32,8 @@ class TaskModule(L.LightningModule, ABC):
     as `val_NAME` and `test_NAME`. Validation and test run in float32 whatever the Trainer's precision.
 
     The `__init__` of a subclass calls this one's, `save_hyperparameters` and then `begin`; `optimizer`, `lr`,
-    `weight_decay`, `warmup_epochs`, `seed`, `layer_decay` and `grad_checkpointing` are read from its arguments.
+    `weight_decay`, `warmup_epochs`, `seed`, `layer_decay` and `grad_checkpointing` are read from its arguments, and
+    `schedule` (see `finetune.training.optim.SHAPES`) where it has it.
 
     Attributes:
         model: What is trained.
@@ -203,14 +204,14 @@ class TaskModule(L.LightningModule, ABC):
         return {}
 
     def configure_optimizers(self) -> Any:
-        """Timm's optimizer, and a warm-up and cosine over the optimizer steps that the Trainer plans."""
+        """Timm's optimizer, and a warm-up and a fall over the optimizer steps that the Trainer plans."""
         options = self.hparams
         rates = (options["layer_decay"], self.rate_scales())
         optimizer = make_optimizer(self.model, options["optimizer"], options["lr"], options["weight_decay"], *rates)
         steps = max(1, int(self.trainer.estimated_stepping_batches))
         epochs = self.trainer.max_epochs or 1
         warmup = min(round(options["warmup_epochs"] * steps / max(epochs, 1)), steps // 2)
-        scheduler = make_schedule(optimizer, steps, warmup)
+        scheduler = make_schedule(optimizer, steps, warmup, options.get("schedule") or "cosine")
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

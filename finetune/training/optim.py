@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -55,17 +55,34 @@ def _scaled_groups(model: nn.Module, weight_decay: float, scales: Mapping[str, f
     return [{"params": members, "weight_decay": decay, "lr_scale": scale} for (scale, decay), members in groups.items()]
 
 
-def make_schedule(optimizer: Optimizer, steps: int, warmup: int) -> LambdaLR:
-    """Warm-up and cosine over `steps` optimizer steps; the groups keep the ratios of their learning rates."""
-    return LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, warmup))
+def make_schedule(optimizer: Optimizer, steps: int, warmup: int, shape: str = "cosine") -> LambdaLR:
+    """Warm-up and one of `SHAPES` over `steps` optimizer steps; the groups keep the ratios of their learning rates."""
+    return LambdaLR(optimizer, lambda step: share_of_peak(step, steps, warmup, shape))
 
 
-def warmup_cosine(step: int, steps: int, warmup: int) -> float:
-    """Share of the peak learning rate at step `step` of `steps`: up a line for `warmup` steps, down a cosine to 0."""
+def share_of_peak(step: int, steps: int, warmup: int, shape: str = "cosine") -> float:
+    """Share of the peak learning rate at step `step` of `steps`: up a line for `warmup` steps, then down a shape."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, steps - warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return SHAPES[shape](min(1.0, (step - warmup) / max(1, steps - warmup)))
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _polynomial(progress: float) -> float:
+    return float((1 - progress) ** 0.9)
+
+
+def _steps(progress: float) -> float:
+    return 0.1 ** sum(progress >= at for at in (2 / 3, 8 / 9))
+
+
+SHAPES: Mapping[str, Callable[[float], float]] = {"cosine": _cosine, "polynomial": _polynomial, "steps": _steps}
+"""What remains of the peak rate, of how far a training is after its warm-up, from 0 to 1. `polynomial` has the power of
+DeepLab's "poly" policy (https://arxiv.org/abs/1606.00915); `steps` are those of detectron2's 1x and 3x schedules, which
+fall to a tenth at 60,000 and at 80,000 of 90,000 (https://github.com/facebookresearch/detectron2)."""
 
 
 def head_lr(optimizer: Optimizer) -> float:

@@ -28,7 +28,8 @@ class ImageClassificationTask(TaskModule):
         optimizer: Any that timm knows.
         lr: Peak learning rate.
         weight_decay: Weight decay; norms and biases have none.
-        warmup_epochs: Epochs of linear warm-up, at most half of all, before the cosine to zero; stepped per batch.
+        warmup_epochs: Epochs of linear warm-up, at most half of all, before the rate falls; stepped per batch.
+        schedule: How it falls: `cosine` (also where not given), `polynomial` or `steps`, see `finetune.training.optim.SHAPES`.
         label_smoothing: Share of each target that is spread over all classes.
         mixup: Mix pairs of training images with weights from Beta(mixup, mixup), https://arxiv.org/abs/1710.09412.
         cutmix: Paste rectangles between pairs, https://arxiv.org/abs/1905.04899; with `mixup`, a batch has one of both.
@@ -57,6 +58,7 @@ class ImageClassificationTask(TaskModule):
         lr: float = 5e-4,
         weight_decay: float = 0.05,
         warmup_epochs: float = 1.0,
+        schedule: str | None = None,
         label_smoothing: float = 0.1,
         mixup: float | None = None,
         cutmix: float | None = None,

@@ -21,7 +21,7 @@ from finetune.training import imbalance
 from finetune.training.callbacks.head_start import HeadStart
 
 _MODEL = ("image_size", "zero_init_last", "drop_path", "dropout", "drop_block")
-_OPTIMISER = ("optimizer", "lr", "weight_decay", "layer_decay", "warmup_epochs")
+_OPTIMISER = ("optimizer", "lr", "weight_decay", "layer_decay", "warmup_epochs", "schedule")
 _TASK = (*_OPTIMISER, "label_smoothing", "mixup", "cutmix", "imbalance", "seed", "grad_checkpointing")
 
 

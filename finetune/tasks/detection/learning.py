@@ -21,7 +21,7 @@ from finetune.tasks.detection.networks import anchors, build, scaling
 from finetune.tasks.detection.networks.layout import WITH_MASKS, Layout
 
 _MODEL = ("image_size", "max_size", "drop_path", "zero_init_last")
-_TASK = ("optimizer", "lr", "weight_decay", "warmup_epochs", "seed")
+_TASK = ("optimizer", "lr", "weight_decay", "warmup_epochs", "schedule", "seed")
 LOOKED_AT = 256
 """Training images by whose objects the anchors are chosen."""
 _SCALED = 8  # training images by which the pyramid is scaled

@@ -30,7 +30,8 @@ class DetectionTask(TaskModule):
         optimizer: Any that timm knows.
         lr: Peak learning rate.
         weight_decay: Weight decay; norms and biases have none.
-        warmup_epochs: Epochs of linear warm-up, at most half of all, before the cosine to zero.
+        warmup_epochs: Epochs of linear warm-up, at most half of all, before the rate falls; stepped per batch.
+        schedule: How it falls: `cosine` (also where not given), `polynomial` or `steps`, see `finetune.training.optim.SHAPES`.
         seed: Of what is random in a step.
         freeze: Whether the backbone's own weights stay; the pyramid and the heads train.
     """
@@ -42,6 +43,7 @@ class DetectionTask(TaskModule):
         lr: float = 1e-4,
         weight_decay: float = 0.05,
         warmup_epochs: float = 1.0,
+        schedule: str | None = None,
         seed: int = 0,
         freeze: bool = False,
     ) -> None:

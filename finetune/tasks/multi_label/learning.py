@@ -23,7 +23,7 @@ from finetune.tasks.multi_label.probe import MultiLabelProbing
 from finetune.training.callbacks.head_start import HeadStart
 
 _MODEL = ("image_size", "zero_init_last", "drop_path", "dropout", "drop_block")
-_OPTIMISER = ("optimizer", "lr", "weight_decay", "layer_decay", "warmup_epochs")
+_OPTIMISER = ("optimizer", "lr", "weight_decay", "layer_decay", "warmup_epochs", "schedule")
 _TASK = (*_OPTIMISER, "label_smoothing", "mixup", "cutmix", "imbalance", "seed", "grad_checkpointing")
 REMEDIES = ("none", "class-weights")
 PRESET = {"label_smoothing": 0.0}

@@ -33,7 +33,8 @@ class MultiLabelTask(TaskModule):
         optimizer: Any that timm knows.
         lr: Peak learning rate.
         weight_decay: Weight decay; norms and biases have none.
-        warmup_epochs: Epochs of linear warm-up, at most half of all, before the cosine to zero; stepped per batch.
+        warmup_epochs: Epochs of linear warm-up, at most half of all, before the rate falls; stepped per batch.
+        schedule: How it falls: `cosine` (also where not given), `polynomial` or `steps`, see `finetune.training.optim.SHAPES`.
         label_smoothing: A target moves by half of it towards the other answer.
         mixup: Mix pairs of training images with weights from Beta(mixup, mixup), https://arxiv.org/abs/1710.09412; what
             is unknown of one of them is unknown of the mixture.
@@ -60,6 +61,7 @@ class MultiLabelTask(TaskModule):
         lr: float = 5e-4,
         weight_decay: float = 0.05,
         warmup_epochs: float = 1.0,
+        schedule: str | None = None,
         label_smoothing: float = 0.0,
         mixup: float | None = None,
         cutmix: float | None = None,

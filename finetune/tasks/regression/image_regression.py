@@ -29,7 +29,8 @@ class ImageRegressionTask(TaskModule):
         optimizer: Any that timm knows.
         lr: Peak learning rate.
         weight_decay: Weight decay; norms and biases have none.
-        warmup_epochs: Epochs of linear warm-up, at most half of all, before the cosine to zero; stepped per batch.
+        warmup_epochs: Epochs of linear warm-up, at most half of all, before the rate falls; stepped per batch.
+        schedule: How it falls: `cosine` (also where not given), `polynomial` or `steps`, see `finetune.training.optim.SHAPES`.
         seed: Of what is random in a step (dropout, drop path, DropBlock): of (seed, epoch, batch, process).
         layer_decay: Factor of the learning rate from each layer to the one before it, see `finetune.training.optim`.
         grad_checkpointing: Compute activations again in the backward pass; gradients and statistics stay the same.
@@ -52,6 +53,7 @@ class ImageRegressionTask(TaskModule):
         lr: float = 5e-4,
         weight_decay: float = 0.05,
         warmup_epochs: float = 1.0,
+        schedule: str | None = None,
         seed: int = 0,
         layer_decay: float | None = None,
         grad_checkpointing: bool = False,

@@ -29,6 +29,7 @@ _TASK = (
     "weight_decay",
     "layer_decay",
     "warmup_epochs",
+    "schedule",
     "seed",
     "grad_checkpointing",
 )

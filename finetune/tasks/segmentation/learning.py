@@ -16,7 +16,7 @@ from finetune.tasks.segmentation import network as networks
 from finetune.tasks.segmentation.module import SegmentationTask
 from finetune.training import imbalance
 
-_TASK = ("optimizer", "lr", "weight_decay", "warmup_epochs", "label_smoothing", "imbalance", "seed")
+_TASK = ("optimizer", "lr", "weight_decay", "warmup_epochs", "schedule", "label_smoothing", "imbalance", "seed")
 BACKBONE_LR = 0.1
 """Of the decoder's, for a backbone that has learnt before."""
 SIZE = 256
@@ -65,6 +65,7 @@ def network(config: RunConfig, schema: Schema, pretrained: bool) -> nn.Module:
         config.drop_path,
         config.dropout,
         config.tile,
+        bool(config.auxiliary_loss),
     )
     made.classes = schema.classes
     return made
@@ -80,6 +81,7 @@ def learner(config: RunConfig, images: Any, model: nn.Module) -> Learner:
         len(images.data.schema.classes),
         backbone_lr=BACKBONE_LR if config.pretrained else 1.0,
         loss=config.segmentation_loss or "ce",
+        auxiliary_loss=config.auxiliary_loss or 0.0,
         class_counts=counts,
         grad_checkpointing=config.grad_checkpointing,
         **fields(config, _TASK),
@@ -102,4 +104,6 @@ def _shares(counts: list[int], classes: tuple[str, ...], remedy: str) -> str:
 def identity(config: RunConfig) -> dict[str, Any]:
     """What the shapes of the weights do not say."""
     loss, stride = config.segmentation_loss or "ce", config.output_stride
-    return {"--decoder": config.decoder or "fpn", "--output-stride": stride, "--segmentation-loss": loss}
+    return {"--decoder": config.decoder or "fpn", "--output-stride": stride, "--segmentation-loss": loss} | (
+        {"--auxiliary-loss": config.auxiliary_loss} if config.auxiliary_loss else {}
+    )

@@ -34,8 +34,10 @@ class SegmentationTask(TaskModule):
         lr: Peak learning rate of the decoder.
         backbone_lr: Factor of it for the backbone.
         weight_decay: Weight decay; norms and biases have none.
-        warmup_epochs: Epochs of linear warm-up, at most half of all, before the cosine to zero; stepped per batch.
+        warmup_epochs: Epochs of linear warm-up, at most half of all, before the rate falls; stepped per batch.
+        schedule: How it falls: `cosine` (also where not given), `polynomial` or `steps`, see `finetune.training.optim.SHAPES`.
         loss: `ce` or `ce-dice`, see `finetune.tasks.segmentation.loss`.
+        auxiliary_loss: Weight of the same loss of the network's auxiliary head, where it has one.
         label_smoothing: Share of each target that is spread over all classes.
         imbalance: What the training loss does about unequal classes, see `finetune.tasks.segmentation.loss`.
         class_counts: Training pixels of each class, where `imbalance` needs them.
@@ -57,7 +59,9 @@ class SegmentationTask(TaskModule):
         backbone_lr: float = 0.1,
         weight_decay: float = 0.05,
         warmup_epochs: float = 1.0,
+        schedule: str | None = None,
         loss: str = "ce",
+        auxiliary_loss: float = 0.0,
         label_smoothing: float = 0.0,
         imbalance: str = "none",
         class_counts: Sequence[int] | None = None,
@@ -78,7 +82,12 @@ class SegmentationTask(TaskModule):
 
     def training_loss(self, pixels: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of the images of a batch."""
-        loss: Tensor = self.loss(self(pixels), targets)
+        weight = self.hparams["auxiliary_loss"]
+        if not weight:
+            plain: Tensor = self.loss(self(pixels), targets)
+            return plain
+        logits, second = self.model(pixels.contiguous(memory_format=torch.channels_last), auxiliary=True)
+        loss: Tensor = self.loss(logits, targets) + weight * self.loss(second, targets)
         return loss
 
     def rate_scales(self) -> Mapping[str, float]:

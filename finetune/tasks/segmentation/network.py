@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from finetune.errors import ConfigError, ModelError
 from finetune.export.model_folder import stock_architecture
 from finetune.networks import models
+from finetune.tasks.segmentation import auxiliary as auxiliary_heads
 from finetune.tasks.segmentation.inputs import MULTIPLE as MULTIPLE
 from resnest_timm.resnest import ALIASES, VARIANTS
 
@@ -65,6 +66,7 @@ class SegmentationNetwork(nn.Module):
         arguments: What its class was given, and its name as `_model_class`: smp's config.json.
         pretrained_cfg: timm's, of the backbone.
         tile: Side of the windows in which larger images are looked at; whole images when not given.
+        auxiliary: Train a second head as well, see `finetune.tasks.segmentation.auxiliary`.
 
     Attributes:
         pretrained_cfg: As timm's models have it: `architecture`, `mean`, `std`, ...
@@ -81,17 +83,23 @@ class SegmentationNetwork(nn.Module):
         arguments: Mapping[str, Any],
         pretrained_cfg: Mapping[str, Any],
         tile: int | None = None,
+        auxiliary: bool = False,
     ) -> None:
         super().__init__()
         self.network, self.arguments, self.tile = network, dict(arguments), tile
         self.pretrained_cfg = dict(pretrained_cfg)
         self.classes: tuple[str, ...] = ()
         self.temperature: float | None = None
+        self.auxiliary = auxiliary_heads.of(network, self.outputs) if auxiliary else None
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Logits of the whole of each image."""
-        logits: Tensor = self.network(pixels)
-        return logits
+    def forward(self, pixels: Tensor, auxiliary: bool = False) -> Any:
+        """Logits of the whole of each image; if asked, a pair of them and of the auxiliary head's, of the same shape."""
+        if not auxiliary or self.auxiliary is None:
+            return self.network(pixels)
+        parts: Any = self.network
+        maps = parts.encoder(pixels)
+        logits: Tensor = parts.segmentation_head(parts.decoder(maps))
+        return logits, self.auxiliary(maps[-2], (pixels.shape[-2], pixels.shape[-1]))
 
     def whole(self, pixels: Tensor) -> Tensor:
         """Logits `[K, H, W]` of one image `[3, H, W]`: at once, or the mean of those of overlapping windows."""
@@ -136,7 +144,8 @@ class SegmentationNetwork(nn.Module):
     def get_classifier(self) -> nn.Module:
         """The part that starts new, as timm's models name theirs."""
         parts: Any = self.network
-        return nn.ModuleDict({"decoder": parts.decoder, "head": parts.segmentation_head})
+        new = {"decoder": parts.decoder, "head": parts.segmentation_head}
+        return nn.ModuleDict(new if self.auxiliary is None else new | {"auxiliary": self.auxiliary})
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Of the backbone, where most of the memory is."""
@@ -163,6 +172,7 @@ def build(
     drop_path: float | None = None,
     dropout: float | None = None,
     tile: int | None = None,
+    auxiliary: bool = False,
 ) -> SegmentationNetwork:
     """A network whose backbone has a model's weights, and whose decoder starts new.
 
@@ -177,6 +187,7 @@ def build(
         drop_path: Rate of stochastic depth in the backbone; the model's own when not given.
         dropout: Rate in the decoder; smp's own when not given.
         tile: See `SegmentationNetwork`.
+        auxiliary: See `SegmentationNetwork`.
 
     Raises:
         ConfigError: smp is not installed.
@@ -196,7 +207,7 @@ def build(
         raise ModelError(_unfit(name, decoder, error)) from error
     _fill(network.encoder, whole, name)
     cfg: Any = whole.pretrained_cfg
-    made = SegmentationNetwork(network, arguments, cfg, tile)
+    made = SegmentationNetwork(network, arguments, cfg, tile, auxiliary)
     _try(made, name, decoder, image_size)
     return made
 

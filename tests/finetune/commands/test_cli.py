@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -122,6 +123,7 @@ VALUES = {
     "lr": 0.25,
     "weight_decay": 0.5,
     "warmup_epochs": 0.75,
+    "schedule": "steps",
     "label_smoothing": 0.0,
     "crop_scale": 0.9,
     "hflip": 0.0,
@@ -408,3 +410,13 @@ def test_a_full_disk_is_said_in_one_line_and_other_faults_of_files_are_bugs(monk
     fail(errno.EIO)
     with pytest.raises(OSError, match="Input/output error"):
         main([])
+
+
+def test_output_that_nobody_reads_any_more_is_no_bug():
+    """As in `python -m finetune --help | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "finetune", "--help"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")

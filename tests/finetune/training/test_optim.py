@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from finetune.training.optim import head_lr, make_optimizer, make_schedule, scale_gradients, warmup_cosine
+from finetune.training.optim import head_lr, make_optimizer, make_schedule, scale_gradients, share_of_peak
 
 
 def settings(model, optimizer):
@@ -46,7 +46,7 @@ def test_the_schedule_keeps_the_ratios_of_all_groups():
     assert len(set(peaks)) > 3
     for step in range(10):
         rates = [group["lr"] for group in optimizer.param_groups]
-        assert rates == pytest.approx([peak * warmup_cosine(step, 10, 3) for peak in peaks])
+        assert rates == pytest.approx([peak * share_of_peak(step, 10, 3) for peak in peaks])
         assert head_lr(optimizer) == max(rates)
         optimizer.step()
         schedule.step()
@@ -66,3 +66,21 @@ def test_gradients_are_scaled_where_there_are_some():
     assert model.bias.grad is None
     scale_gradients(optimizer, torch.tensor(2.0))
     assert model.weight.grad.tolist() == [[3.0, 3.0]] * 2
+
+
+@pytest.mark.parametrize("shape", ["cosine", "polynomial", "steps"])
+def test_a_schedule_is_what_torch_has_of_it(shape):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.3)
+    theirs = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.3)
+    schedules = torch.optim.lr_scheduler
+    reference = {
+        "cosine": lambda: schedules.CosineAnnealingLR(theirs, 90),
+        "polynomial": lambda: schedules.PolynomialLR(theirs, 90, power=0.9),
+        "steps": lambda: schedules.MultiStepLR(theirs, [60, 80], gamma=0.1),
+    }[shape]()
+    ours = make_schedule(optimizer, 90, 0, shape)
+    for _ in range(90):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], abs=1e-12)
+        for one, schedule in ((optimizer, ours), (theirs, reference)):
+            one.step()
+            schedule.step()
