@@ -10,12 +10,10 @@ from __future__ import annotations
 import datetime
 import io
 import platform
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -25,8 +23,8 @@ import timm
 import torch
 import torch.nn.functional as F
 import tyro
-from input_speed import cpu_seconds
 from PIL import Image
+from sides import Candidate, compare, table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -66,23 +64,6 @@ class Options:
     """Processes that decode, the same for both."""
     bf16: bool = False
     """Both networks in bfloat16 where autocast has it."""
-
-
-@dataclass
-class Candidate:
-    """One side, and what each round of it took."""
-
-    name: str
-    go: Callable[[], int]
-    rates: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-
-    def measure(self) -> None:
-        """One round: images per second, and seconds of CPU per image."""
-        cpu, start = cpu_seconds(), time.perf_counter()
-        count = self.go()
-        self.rates.append(count / (time.perf_counter() - start))
-        self.cpu.append((cpu_seconds() - cpu) / count)
 
 
 class PlainRows(TorchDataset[tuple[Tensor, Tensor]]):
@@ -168,30 +149,6 @@ def input_of_both(options: Options) -> Iterator[Candidate]:
     yield Candidate("plain", lambda: sum(len(pixels) for pixels, _ in plain))
 
 
-def compare(what: str, found: list[Candidate], repeats: int) -> str:
-    """One row of the table."""
-    for candidate in found:
-        candidate.go()  # starts workers, and what is made on the first call
-    for number in range(repeats):
-        for candidate in found[:: 1 if number % 2 else -1]:
-            candidate.measure()
-    ours, plain = found
-    cells = [what, *(show(candidate) for candidate in found)]
-    cells += [f"{statistics.median(ours.rates) / statistics.median(plain.rates):.2f}"]
-    cells += [f"{statistics.median(plain.cpu) / statistics.median(ours.cpu):.2f}"]
-    return f"| {' | '.join(cells)} |"
-
-
-def show(candidate: Candidate) -> str:
-    """Median of the rounds, half their range, and the median of the CPU time."""
-    middle = statistics.median(candidate.rates)
-    spread = (max(candidate.rates) - min(candidate.rates)) / 2 / middle
-    return f"{middle:.1f} ±{100 * spread:.0f} %, {1e3 * statistics.median(candidate.cpu):.1f}"
-
-
-HEADER = ("", "ours: img/s, CPU ms/img", "plain loop", "ours / plain", "by CPU time")
-
-
 def main(arguments: list[str] | None = None) -> int:
     options = tyro.cli(Options, args=arguments, description=__doc__)
     torch.set_num_threads(1)
@@ -205,8 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
         ]
     versions = f"torch {torch.__version__}; timm {timm.__version__}; smp {smp.__version__}"
     print(f"{datetime.date.today()}; {available_cores()} cores, one thread; {versions}; {platform.python_version()}\n")
-    print(f"| {' | '.join(HEADER)} |\n| {' | '.join(['---', *['---:'] * (len(HEADER) - 1)])} |")
-    print("\n".join(rows))
+    print(table(rows))
     return 0
 
 

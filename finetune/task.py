@@ -245,6 +245,10 @@ class Learning(Protocol):
     def refused(self) -> Mapping[str, str]:
         """Fields of the settings that the task has no use for, and why: `has no classes to smooth over`."""
 
+    @property
+    def heavy_head(self) -> bool:
+        """Whether what stands on the backbone does much of the work, as decoders and detectors do."""
+
     def network(self, settings: Any, schema: Schema, pretrained: bool) -> nn.Module:
         """The model with the right head; raises before a training whose result could not be exported."""
 

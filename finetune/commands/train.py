@@ -71,6 +71,7 @@ def _run(begun: Start) -> RunResult:
     if is_main_process() and (copies := quick.find(data)):
         for line in quick.lines(copies):
             log.info(line)
+    session.settle_precision(config, task)
     log.info(report.plan(config, folder, session))
     with write_up.on_disk(folder):
         trained = seeds.train(

@@ -72,7 +72,7 @@ class SegmentationOptions:
     segmentation_loss: Annotated[SegmentationLoss | None, _LOSS] = None
     """ce: cross-entropy of each pixel; ce-dice: with the Dice loss of each class, where some cover few pixels."""
     auxiliary_loss: Annotated[float | None, _AUXILIARY] = None
-    """Weight of the loss of a second head on the backbone's last map but one, which trains along and is not exported."""
+    """Weight of the loss of a second head on the backbone's last map but one, which is not exported."""
     tile: Annotated[int | None, _TILE] = None
     """Look at images that are larger in overlapping windows of this side, for memory; a multiple of 32."""
 

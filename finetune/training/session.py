@@ -15,6 +15,7 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.profilers import Profiler
 
 from finetune.console import interactive, is_main_process
@@ -208,9 +209,23 @@ class Session:
         )
         self.precision = str(self.trainer.precision)  # on a CPU Lightning turns 16-mixed into bf16-mixed
 
+    def settle_precision(self, config: RunConfig, task: Learning) -> None:
+        """Mean by `--precision auto` what suits the task: of most the backbone decides, as `__init__` has it.
+
+        On an AMD EPYC without AMX a step of Faster R-CNN on tf_efficientnet_lite0 (320 x 427 pixels, batch 8) took
+        10.2 s in float32 and 7.8 s in bfloat16; of a U-Net on it (256 x 256) 1.02 and 0.85 s.
+        """
+        strategy = self.trainer.strategy
+        if config.precision != "auto" or not task.heavy_head or type(strategy.precision_plugin) is not Precision:
+            return
+        if hardware.precision("auto", config.accelerator) == "bf16-mixed":
+            strategy.precision_plugin = MixedPrecision("bf16-mixed", "cpu")
+            self.precision = str(self.trainer.precision)
+
     def plan(self, config: RunConfig, task: Learning) -> None:
         """Take over what waits for the data: the number of epochs, and what is learnt."""
         self.config = config
+        self.settle_precision(config, task)
         self.baseline, self.collector = self.baseline or task.baseline(config), task.collector()
         self.checkpoints.measure(self.baseline, task.ranking)
         self.epochs.measure(self.baseline, task.scores, task.ranking[0])

@@ -29,7 +29,7 @@ class ImageClassificationTask(TaskModule):
         lr: Peak learning rate.
         weight_decay: Weight decay; norms and biases have none.
         warmup_epochs: Epochs of linear warm-up, at most half of all, before the rate falls; stepped per batch.
-        schedule: How it falls: `cosine` (also where not given), `polynomial` or `steps`, see `finetune.training.optim.SHAPES`.
+        schedule: How it falls, see `finetune.training.optim.SHAPES`; along a cosine when not given.
         label_smoothing: Share of each target that is spread over all classes.
         mixup: Mix pairs of training images with weights from Beta(mixup, mixup), https://arxiv.org/abs/1710.09412.
         cutmix: Paste rectangles between pairs, https://arxiv.org/abs/1905.04899; with `mixup`, a batch has one of both.

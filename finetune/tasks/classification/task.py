@@ -66,6 +66,11 @@ class Classification:
         """Nothing."""
         return {}
 
+    @property
+    def heavy_head(self) -> bool:
+        """No: one linear layer."""
+        return False
+
     def network(self, settings: Any, schema: Schema, pretrained: bool) -> nn.Module:
         """A timm model with as many outputs as there are classes."""
         from finetune.tasks.classification import learning

@@ -31,7 +31,7 @@ class DetectionTask(TaskModule):
         lr: Peak learning rate.
         weight_decay: Weight decay; norms and biases have none.
         warmup_epochs: Epochs of linear warm-up, at most half of all, before the rate falls; stepped per batch.
-        schedule: How it falls: `cosine` (also where not given), `polynomial` or `steps`, see `finetune.training.optim.SHAPES`.
+        schedule: How it falls, see `finetune.training.optim.SHAPES`; along a cosine when not given.
         seed: Of what is random in a step.
         freeze: Whether the backbone's own weights stay; the pyramid and the heads train.
     """

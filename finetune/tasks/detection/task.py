@@ -57,6 +57,11 @@ class ObjectDetection:
 
         return learning.REFUSED
 
+    @property
+    def heavy_head(self) -> bool:
+        """The pyramid and the detector."""
+        return True
+
     def network(self, settings: Any, schema: Schema, pretrained: bool) -> nn.Module:
         """One of torchvision's detectors over a timm backbone."""
         from finetune.tasks.detection import learning

@@ -34,7 +34,7 @@ class MultiLabelTask(TaskModule):
         lr: Peak learning rate.
         weight_decay: Weight decay; norms and biases have none.
         warmup_epochs: Epochs of linear warm-up, at most half of all, before the rate falls; stepped per batch.
-        schedule: How it falls: `cosine` (also where not given), `polynomial` or `steps`, see `finetune.training.optim.SHAPES`.
+        schedule: How it falls, see `finetune.training.optim.SHAPES`; along a cosine when not given.
         label_smoothing: A target moves by half of it towards the other answer.
         mixup: Mix pairs of training images with weights from Beta(mixup, mixup), https://arxiv.org/abs/1710.09412; what
             is unknown of one of them is unknown of the mixture.

@@ -55,6 +55,11 @@ class MultiLabel:
         """Nothing as a whole; see `learning.preset`."""
         return {}
 
+    @property
+    def heavy_head(self) -> bool:
+        """No: one linear layer."""
+        return False
+
     def network(self, settings: Any, schema: Schema, pretrained: bool) -> nn.Module:
         """A timm model with as many outputs as there are classes."""
         from finetune.tasks.multi_label import learning

@@ -30,7 +30,7 @@ class ImageRegressionTask(TaskModule):
         lr: Peak learning rate.
         weight_decay: Weight decay; norms and biases have none.
         warmup_epochs: Epochs of linear warm-up, at most half of all, before the rate falls; stepped per batch.
-        schedule: How it falls: `cosine` (also where not given), `polynomial` or `steps`, see `finetune.training.optim.SHAPES`.
+        schedule: How it falls, see `finetune.training.optim.SHAPES`; along a cosine when not given.
         seed: Of what is random in a step (dropout, drop path, DropBlock): of (seed, epoch, batch, process).
         layer_decay: Factor of the learning rate from each layer to the one before it, see `finetune.training.optim`.
         grad_checkpointing: Compute activations again in the backward pass; gradients and statistics stay the same.

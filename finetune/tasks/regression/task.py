@@ -67,6 +67,11 @@ class Regression:
             "classes": "has no classes",
         }
 
+    @property
+    def heavy_head(self) -> bool:
+        """No: one linear layer."""
+        return False
+
     def network(self, settings: Any, schema: Schema, pretrained: bool) -> nn.Module:
         """A timm model with one output."""
         from finetune.tasks.regression import learning

@@ -35,7 +35,7 @@ class SegmentationTask(TaskModule):
         backbone_lr: Factor of it for the backbone.
         weight_decay: Weight decay; norms and biases have none.
         warmup_epochs: Epochs of linear warm-up, at most half of all, before the rate falls; stepped per batch.
-        schedule: How it falls: `cosine` (also where not given), `polynomial` or `steps`, see `finetune.training.optim.SHAPES`.
+        schedule: How it falls, see `finetune.training.optim.SHAPES`; along a cosine when not given.
         loss: `ce` or `ce-dice`, see `finetune.tasks.segmentation.loss`.
         auxiliary_loss: Weight of the same loss of the network's auxiliary head, where it has one.
         label_smoothing: Share of each target that is spread over all classes.

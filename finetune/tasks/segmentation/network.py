@@ -93,7 +93,7 @@ class SegmentationNetwork(nn.Module):
         self.auxiliary = auxiliary_heads.of(network, self.outputs) if auxiliary else None
 
     def forward(self, pixels: Tensor, auxiliary: bool = False) -> Any:
-        """Logits of the whole of each image; if asked, a pair of them and of the auxiliary head's, of the same shape."""
+        """Logits of the whole of each image; if asked, a pair of them and of the auxiliary head's, shaped alike."""
         if not auxiliary or self.auxiliary is None:
             return self.network(pixels)
         parts: Any = self.network

@@ -66,6 +66,11 @@ class Segmentation:
             "unfreeze_every": "has no stages of decoder and backbone",
         }
 
+    @property
+    def heavy_head(self) -> bool:
+        """The decoder."""
+        return True
+
     def network(self, settings: Any, schema: Schema, pretrained: bool) -> nn.Module:
         """A backbone of timm with a decoder of segmentation_models_pytorch."""
         from finetune.tasks.segmentation import learning

@@ -144,6 +144,10 @@ class Number:
     scores = ranking = (Score("mae", "mean absolute error", higher=False),)
 
     @property
+    def heavy_head(self):
+        return False
+
+    @property
     def refused(self):
         return {"label_smoothing": "has no classes"}
 

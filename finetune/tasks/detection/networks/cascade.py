@@ -56,11 +56,8 @@ class CascadeHeads(RoIHeads):  # type: ignore[misc]  # torchvision has no types
         self.coders = [BoxCoder(weights) for weights in WEIGHTS]
         self.box_coder = self.coders[-1]  # torchvision's postprocessing decodes the last stage's boxes by it
 
-    def stage(
-        self, number: int, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
-    ) -> tuple[Tensor, Tensor]:
-        """One head's logits `[R, C + 1]` and corrections `[R, 4]` of all images' boxes."""
-        pooled = self.box_roi_pool(features, boxes, sizes)
+    def stage(self, number: int, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """One head's logits `[R, C + 1]` and corrections `[R, 4]` of all images' boxes, of what is pooled from them."""
         logits, corrections = self.box_predictor[number](self.box_head[number](pooled))
         return logits, corrections
 
@@ -81,11 +78,11 @@ class CascadeHeads(RoIHeads):  # type: ignore[misc]  # torchvision has no types
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """What is found: as torchvision's `RoIHeads` in eval mode."""
         boxes = proposals
-        logits, corrections = self.stage(0, features, boxes, image_shapes)
+        logits, corrections = self.stage(0, self.box_roi_pool(features, boxes, image_shapes))
         probabilities = logits.softmax(-1) / len(OVERLAPS)
         for number in range(1, len(OVERLAPS)):
             boxes = self.refined(number - 1, corrections, boxes, image_shapes)
-            logits, corrections = self.stage(number, features, boxes, image_shapes)
+            logits, corrections = self.stage(number, self.box_roi_pool(features, boxes, image_shapes))
             probabilities = probabilities + logits.softmax(-1) / len(OVERLAPS)
         # The softmax of logarithms of probabilities is the probabilities; one correction serves all classes.
         same = corrections.repeat(1, probabilities.shape[-1])

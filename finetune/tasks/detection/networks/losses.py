@@ -24,6 +24,7 @@ from torchvision.ops import box_iou
 
 from finetune.tasks.detection.networks.cascade import OVERLAPS, CascadeHeads
 from finetune.tasks.detection.networks.layout import Layout
+from finetune.tasks.detection.networks.pooling import pool
 
 Target = dict[str, Any]
 STAGE_WEIGHTS = (1.0, 0.5, 0.25)
@@ -177,7 +178,7 @@ def _heads(
 ) -> dict[str, Part]:
     """Losses of Fast R-CNN's head, and of Mask R-CNN's where there is one."""
     chosen = _choose(heads, proposals, targets, heads.proposal_matcher, draws)
-    logits, corrections = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, chosen.boxes, sizes)))
+    logits, corrections = heads.box_predictor(heads.box_head(pool(heads.box_roi_pool, features, chosen.boxes, sizes)))
     labels = torch.cat(chosen.labels)
     own = corrections.view(len(labels), -1, 4)
     positive = torch.where(labels > 0)[0]
@@ -204,7 +205,7 @@ def _cascade(
     parts: dict[str, Part] = {}
     chosen = first = _choose(heads, proposals, targets, heads.matchers[0], draws)
     for number in range(len(OVERLAPS)):
-        logits, corrections = heads.stage(number, features, chosen.boxes, sizes)
+        logits, corrections = heads.stage(number, pool(heads.box_roi_pool, features, chosen.boxes, sizes))
         labels = torch.cat(chosen.labels)
         positive = torch.where(labels > 0)[0]
         wanted = torch.cat(heads.coders[number].encode(chosen.wanted, chosen.boxes))
@@ -232,7 +233,7 @@ def _masks(
         return {}
     positive = [torch.where(labels > 0)[0] for labels in chosen.labels]
     boxes = [of[keep] for of, keep in zip(chosen.boxes, positive, strict=True)]
-    logits = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, boxes, sizes)))
+    logits = heads.mask_predictor(heads.mask_head(pool(heads.mask_roi_pool, features, boxes, sizes)))
     labels = torch.cat([of[keep] for of, keep in zip(chosen.labels, positive, strict=True)])
     if not len(labels):  # the same graph as with objects
         return {"mask": Part(logits.sum() * 0, 0)}
