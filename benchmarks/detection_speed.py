@@ -38,7 +38,7 @@ from finetune.loading.cores import available_cores
 from finetune.networks import models
 from finetune.settings.config import RunConfig
 from finetune.tasks import registry
-from finetune.tasks.detection.datamodule import DetectionDataModule
+from finetune.tasks.detection.datamodule import DetectionDataModule, stored
 from finetune.tasks.detection.module import DetectionTask
 from finetune.tasks.detection.networks import build, losses
 
@@ -73,6 +73,7 @@ class Plain(nn.Module):
         self.out_channels = 256
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """The levels by name."""
         found: dict[str, Tensor] = self.fpn({str(level): one for level, one in enumerate(self.body(pixels))})
         return found
 
@@ -81,6 +82,7 @@ class AsTheyAre(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision 
     """torchvision's transform for images that have their size already: it only makes a batch."""
 
     def forward(self, images: list[Tensor], targets: Any = None) -> tuple[ImageList, Any]:
+        """The batch, and the targets as they are."""
         sizes = [tuple(image.shape[-2:]) for image in images]
         return ImageList(self.batch_images(images), sizes), targets
 
@@ -141,8 +143,6 @@ class PlainRows(TorchDataset[tuple[Tensor, dict[str, Any]]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
-        from finetune.tasks.detection.datamodule import stored
-
         row = self.rows[index]
         image = stored(row[self.image])
         found = self.inputs._objects(image, {name: row[name] for name in self.inputs.columns if name in row})
