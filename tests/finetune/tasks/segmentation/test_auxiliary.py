@@ -22,7 +22,7 @@ def pair(decoder="fpn", stride=32, weight=0.4):
 
 def test_its_loss_counts_by_its_weight_and_reaches_the_backbone():
     network, task = pair()
-    network.auxiliary.eval()  # no dropout
+    network.eval()  # no dropout
     pixels, targets = torch.randn(2, 3, 64, 64), torch.randint(0, 3, (2, 64, 64))
     seen = {}
     network.network.encoder.register_forward_hook(lambda module, given, maps: seen.update(maps=maps))
