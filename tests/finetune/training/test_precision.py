@@ -12,7 +12,12 @@ from finetune.training.session import Session
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("tf_efficientnet_lite0", True), ("mobilenetv4_conv_small", True), ("convnext_atto", False), ("resnest14d", False)],
+    [
+        ("tf_efficientnet_lite0", True),
+        ("mobilenetv4_conv_small", True),
+        ("convnext_atto", False),
+        ("resnest14d", False),
+    ],
 )
 def test_which_networks_are_depthwise(name, expected):
     assert models.is_depthwise(name) is expected

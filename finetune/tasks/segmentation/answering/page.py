@@ -17,14 +17,13 @@ from finetune.networks import model_names, models
 from finetune.runs.result import RunResult
 from finetune.serving import doors, html
 from finetune.serving.page import uploaded
-from finetune.tasks.segmentation.answering import palette
+from finetune.tasks.segmentation.answering import palette, pointing
 from finetune.tasks.segmentation.answering.answers import located, mask_of
 from finetune.tasks.segmentation.answering.prepared import Prepare
 from finetune.tasks.segmentation.network import SegmentationNetwork
 from finetune.training import hardware
 
 OPACITY = 0.5
-HINT = "Click into the picture to see which class is there."
 Shown = tuple[np.ndarray, np.ndarray]
 """An image uint8 `[H, W, 3]`, and its mask uint8 `[H, W]`."""
 
@@ -78,9 +77,6 @@ def build(network: SegmentationNetwork, known: tuple[str, list[str]], uploads: P
     def paint(shown: Shown | None, opacity: float) -> Any:
         return None if shown is None else palette.overlaid(*shown, len(classes), opacity)
 
-    def point(shown: Shown | None, event: gr.SelectData) -> str:
-        return "" if shown is None else at(shown[1], event.index, classes)
-
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(60, 300)) as page:
         gr.HTML(html.header(title, lines))
         kept = gr.State(None)
@@ -96,8 +92,8 @@ def build(network: SegmentationNetwork, known: tuple[str, list[str]], uploads: P
                 )
                 opacity = gr.Slider(0, 1, OPACITY, label="Opacity of the classes", elem_id="opacity")
             with gr.Column(min_width=280):
-                answer = gr.Image(label="Classes", interactive=False, height=380, format="png", elem_id="answer")
-                pointed = gr.HTML("", elem_id="pointed")
+                answer = gr.Image(label="Classes", interactive=False, height=380, format="png", elem_id=pointing.ANSWER)
+                pointed = gr.HTML("", elem_id=pointing.POINTED)
                 names = gr.HTML(html.EMPTY)
         with gr.Accordion(f"All {len(classes)} classes", open=False):
             gr.HTML(html.classes(classes))
@@ -106,7 +102,7 @@ def build(network: SegmentationNetwork, known: tuple[str, list[str]], uploads: P
         outputs = [answer, names, pointed, kept]
         picture.change(respond, [picture, opacity], outputs, preprocess=False, **private)
         opacity.release(paint, [kept, opacity], answer, **private)
-        answer.select(point, kept, pointed, **private)
+        page.load(None, js=pointing.SCRIPT)
     return page.queue(max_size=32)
 
 
@@ -129,7 +125,7 @@ def answer_to(
         opacity: Of the classes, 0 to 1.
 
     Returns:
-        The picture with its classes; HTML of these, and of what to do; what to keep of it.
+        The picture with its classes; HTML of these, and of what is told of the pointer; what to keep of it.
     """
     if dropped is None:
         return None, html.EMPTY, "", None
@@ -142,11 +138,5 @@ def answer_to(
     except (OSError, ValueError, SyntaxError, FinetuneError) as error:  # SyntaxError: a broken PNG
         reason = " ".join(str(error).split()).replace(str(dropped.get("path")), name)
         return None, html.failure(f"{name} cannot be segmented: {reason}"), "", None
-    return palette.overlaid(*shown, len(classes), opacity), legend(shown[1], classes), HINT, shown
-
-
-def at(mask: np.ndarray, place: Any, classes: Sequence[str]) -> str:
-    """HTML: the class at a place `[x, y]` of an image; nothing outside of it."""
-    x, y = (int(value) for value in place)
-    inside = 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1]
-    return f"At {x}, {y}: <b>{html.escape(classes[int(mask[y, x])])}</b>" if inside else ""
+    pointed = pointing.hidden(shown[1], classes)
+    return palette.overlaid(*shown, len(classes), opacity), legend(shown[1], classes), pointed, shown
