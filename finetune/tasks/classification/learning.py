@@ -37,11 +37,6 @@ def network(config: RunConfig, schema: Schema, pretrained: bool) -> nn.Module:
     return model
 
 
-def baseline(config: RunConfig) -> HeadStart:
-    """The linear probe, to be told of what by `learner`."""
-    return one_layer.baseline(config)
-
-
 def learner(config: RunConfig, images: ImageDataModule, model: nn.Module, head: HeadStart) -> Learner:
     """What trains on what: the classifier on features, where the backbone would give the same ones in every epoch."""
     classes, counts = images.data.schema.classes, _counts(images)
@@ -50,11 +45,6 @@ def learner(config: RunConfig, images: ImageDataModule, model: nn.Module, head: 
     task = ImageClassificationTask(model, **options)
     head.kind = ClassProbing(counts, config.imbalance)
     return one_layer.learner(config, images, task, head, lambda layer: FeatureClassificationTask(layer, **options))
-
-
-def identity(config: RunConfig, model: nn.Module) -> dict[str, Any]:
-    """Checkpoints of a classifier alone do not hold the backbone."""
-    return one_layer.identity(config, model)
 
 
 def _counts(images: ImageDataModule) -> list[int]:

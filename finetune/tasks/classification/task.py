@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.study import Studying
 from finetune.task import Answers, Learner, Record, Schema, Score
+from finetune.tasks.timm_format import TimmFormat
 
 if TYPE_CHECKING:
     import lightning as L
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from finetune.serving.predictor import Predictor
 
 
-class Classification:
+class Classification(TimmFormat):
     """One class an image."""
 
     name = "image-classification"
@@ -66,40 +67,17 @@ class Classification:
         """Nothing."""
         return {}
 
-    @property
-    def heavy_head(self) -> bool:
-        """No: one linear layer."""
-        return False
-
     def network(self, settings: Any, schema: Schema, pretrained: bool) -> nn.Module:
         """A timm model with as many outputs as there are classes."""
         from finetune.tasks.classification import learning
 
         return learning.network(settings, schema, pretrained)
 
-    def data_module(self, data: Any, data_config: Mapping[str, Any], **options: Any) -> Any:
-        """The images alone are changed at random."""
-        from finetune.loading import choose
-
-        return choose.module(data, data_config=data_config, **options)
-
-    def baseline(self, settings: Any) -> Any:
-        """The linear probe, which also starts the classifier."""
-        from finetune.tasks.classification import learning
-
-        return learning.baseline(settings)
-
     def learner(self, settings: Any, images: Any, network: nn.Module, baseline: Any) -> Learner:
         """The network on images, or its classifier on the features of a frozen backbone."""
         from finetune.tasks.classification import learning
 
         return learning.learner(settings, images, network, baseline)
-
-    def identity(self, settings: Any, network: nn.Module) -> dict[str, Any]:
-        """The weights of a backbone that checkpoints do not hold."""
-        from finetune.tasks.classification import learning
-
-        return learning.identity(settings, network)
 
     def collector(self) -> Any:
         """Logits and class indices."""
@@ -173,19 +151,6 @@ class Classification:
 
         temperature = result.evaluation.get("calibration", {}).get("temperature")
         model_folder.save(network, folder, data.schema.classes, data_config, temperature)
-
-    def load(self, folder: Path) -> nn.Module:
-        """By timm, after a look at its files."""
-        from finetune.networks import models
-
-        return models.build(f"local-dir:{folder}", None, pretrained=True)
-
-    def witness(self, network: nn.Module, folder: Path, data: Any, data_config: Mapping[str, Any]) -> None:
-        """Images of as many classes as can be."""
-        from finetune.export import certify
-        from finetune.loading import transforms
-
-        certify.write_inputs(folder, network, data, transforms.normalised(data_config))
 
     def file_metadata(self, network: nn.Module, folder: Path) -> dict[str, str]:
         """Classes, temperature, and how logits become probabilities."""

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.task import Answers, Learner, Schema, Score
+from finetune.tasks.timm_format import TimmFormat
 
 if TYPE_CHECKING:
     import lightning as L
     from torch import nn
 
 
-class MultiLabel:
+class MultiLabel(TimmFormat):
     """Several classes an image, or none."""
 
     name = "multi-label-classification"
@@ -55,40 +56,17 @@ class MultiLabel:
         """Nothing as a whole; see `learning.preset`."""
         return {}
 
-    @property
-    def heavy_head(self) -> bool:
-        """No: one linear layer."""
-        return False
-
     def network(self, settings: Any, schema: Schema, pretrained: bool) -> nn.Module:
         """A timm model with as many outputs as there are classes."""
         from finetune.tasks.multi_label import learning
 
         return learning.network(settings, schema, pretrained)
 
-    def data_module(self, data: Any, data_config: Mapping[str, Any], **options: Any) -> Any:
-        """The images alone are changed at random."""
-        from finetune.loading import choose
-
-        return choose.module(data, data_config=data_config, **options)
-
-    def baseline(self, settings: Any) -> Any:
-        """The linear probe, which also starts the classifier."""
-        from finetune.tasks import one_layer
-
-        return one_layer.baseline(settings)
-
     def learner(self, settings: Any, images: Any, network: nn.Module, baseline: Any) -> Learner:
         """The network on images, or its classifier on the features of a frozen backbone."""
         from finetune.tasks.multi_label import learning
 
         return learning.learner(settings, images, network, baseline)
-
-    def identity(self, settings: Any, network: nn.Module) -> dict[str, Any]:
-        """The weights of a backbone that checkpoints do not hold."""
-        from finetune.tasks import one_layer
-
-        return one_layer.identity(settings, network)
 
     def collector(self) -> Any:
         """Logits, and zeros and ones."""
@@ -152,19 +130,6 @@ class MultiLabel:
         from finetune.tasks.multi_label import saving
 
         saving.save(network, folder, data, data_config, result)
-
-    def load(self, folder: Path) -> nn.Module:
-        """By timm, after a look at its files."""
-        from finetune.networks import models
-
-        return models.build(f"local-dir:{folder}", None, pretrained=True)
-
-    def witness(self, network: nn.Module, folder: Path, data: Any, data_config: Mapping[str, Any]) -> None:
-        """Images of as many sets of classes as can be."""
-        from finetune.export import certify
-        from finetune.loading import transforms
-
-        certify.write_inputs(folder, network, data, transforms.normalised(data_config))
 
     def file_metadata(self, network: nn.Module, folder: Path) -> dict[str, str]:
         """Classes, temperature and thresholds."""

@@ -35,7 +35,8 @@ SCRIPT = (
       drawn = mask.src;
     }
     const frame = picture.getBoundingClientRect();
-    const scale = Math.min(frame.width / width, frame.height / height);
+    const enlarged = getComputedStyle(picture).objectFit !== "scale-down";
+    const scale = Math.min(frame.width / width, frame.height / height, enlarged ? Infinity : 1);
     const x = Math.floor((event.clientX - frame.left - (frame.width - width * scale) / 2) / scale);
     const y = Math.floor((event.clientY - frame.top - (frame.height - height * scale) / 2) / scale);
     if (x < 0 || y < 0 || x >= width || y >= height) return;
