@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from cards import tasks
 from cards.errors import CardError
-from cards.page import settings, weaknesses
+from cards.page import curve, settings, weaknesses
 from cards.page.head import known
 from cards.page.text import command, escape, number
 
@@ -67,6 +67,7 @@ def sections(result: dict[str, Any], model: Path) -> dict[str, Any]:
         "figures": figures(evaluation.get("figures", {}), parts.FIGURES, model),
         "slices": weaknesses.slices(evaluation["slices"]) if "slices" in evaluation else None,
         "robustness": weaknesses.robustness(evaluation["robustness"]) if "robustness" in evaluation else None,
+        "curve": curve.section(evaluation["curve"], model) if "curve" in evaluation else None,
         "onnx": (model / "model.onnx").is_file(),
         "openvino": (model / "model.xml").is_file(),
         "limitations": parts.limitations(result),

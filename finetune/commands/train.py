@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 from torch import nn
 
-from finetune.commands import report, seeds, write_up
+from finetune.commands import report, seeds, shares, write_up
 from finetune.commands.start import Start, begin
 from finetune.commands.trained import Trained
 from finetune.console import is_main_process, log, show_in_notebooks
@@ -73,9 +73,11 @@ def _run(begun: Start) -> RunResult:
             log.info(line)
     log.info(report.plan(config, folder, session))
     with write_up.on_disk(folder):
-        trained = seeds.train(
-            config, folder, session, lambda seed, session: _train(config, seed, task, data, session, peers)
+        parts = shares.train(
+            config, folder, data, task, session, lambda own, part, of: _train(own, own.seed, task, part, of, peers)
         )
+        trained = seeds.train(config, folder, session, lambda seed, of: _train(config, seed, task, data, of, peers))
+        trained = shares.add(trained, parts, config, data, task)
     return write_up.write_up(trained, config, task, data, folder) if is_main_process() else trained.result
 
 

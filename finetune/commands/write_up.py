@@ -18,13 +18,14 @@ from safetensors import SafetensorError
 from torch import nn
 
 import cards
-from finetune.commands import evaluate_published, report, seeds
+from finetune.commands import evaluate_published, report, seeds, shares
 from finetune.commands.trained import Trained
 from finetune.commands.trust import leaks, weaknesses
 from finetune.console import log
 from finetune.data.dataset import LabelledImages
 from finetune.errors import DatasetError, FinetuneError, RunFolderError
 from finetune.evaluation import saved, spread
+from finetune.evaluation.figures import shares as shares_figure
 from finetune.export import certify, publishing
 from finetune.loading.allocator import freed_memory_kept
 from finetune.networks import models
@@ -97,10 +98,12 @@ def finish(finished: Finished, config: RunConfig, task: Task, data: LabelledImag
     with on_disk(folder):
         task.witness(finished.model, folder.verify, data, finished.data_config)
         result: RunResult = task.draw(finished.result, finished.predictions["test"], data, folder)
+        result = shares_figure.add(result, folder)
         if not config.streaming:  # whose rows are not numbered
             evaluate_published.write(folder, result, config, data)
         certify.certify(folder.path)
         cards.build(folder.path)
+        shares.tidy(folder)
         seal.complete(folder, without=_twice(folder, result))
     seeds.tidy(folder, result)
     for line in finished.remarks:
@@ -129,6 +132,7 @@ def unfinished(config: RunConfig, folder: RunFolder) -> bool:
         return False
     options = [f.name for group in (ModelOptions, TrainingOptions) for f in dataclasses.fields(group)]
     same = all(recorded.get(name) == asked[name] for name in (*options, "seed", "seeds") if asked[name] is not None)
+    same = same and (not config.curve or "curve" in result.evaluation)
     return same and "test" in (saved.load(folder.predictions, task.collector().kind) or {})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from finetune.task import Answers, Learner, Schema, Score
 
 if TYPE_CHECKING:
     import lightning as L
+    import numpy as np
     from torch import nn
 
 
@@ -128,6 +129,12 @@ class ObjectDetection:
         from finetune.tasks.detection.judging import assess
 
         return assess.remarks(result.evaluation, result.dataset["splits"]["validation"])
+
+    def resampler(self, found: Any) -> Callable[[np.ndarray], np.ndarray]:
+        """Average precision, of masks where there are any."""
+        from finetune.tasks.detection.judging import precision
+
+        return precision.resampler(found, self.masks)
 
     def reassess(self, found: Any, result: Any, model: Path) -> dict[str, Any]:
         """Intervals."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from finetune.task import Answers, Learner, Schema, Score
 
 if TYPE_CHECKING:
     import lightning as L
+    import numpy as np
     from torch import nn
 
 
@@ -150,6 +151,12 @@ class Segmentation:
         from finetune.tasks.segmentation import judging
 
         return judging.remarks(result.evaluation, result.dataset["splits"]["validation"])
+
+    def resampler(self, found: Any) -> Callable[[np.ndarray], np.ndarray]:
+        """Mean IoU."""
+        from finetune.tasks.segmentation.judged import assessment
+
+        return assessment.resampler(found)
 
     def reassess(self, found: Any, result: Any, model: Path) -> dict[str, Any]:
         """Intervals, the most frequent class, calibration."""

@@ -63,7 +63,7 @@ def test_an_error_falls_where_more_help_whatever_its_unit(unit):
     assert found.doubled[0] < found.points[-1].score
     gain = 2 * unit * (1000**-0.5 - 2000**-0.5)
     assert found.gain[0] == pytest.approx(gain, rel=0.05)
-    assert found.sentence().startswith(f"twice the training images (2,000) would bring {-found.gain[0]:+.4f} mean error [")
+    assert f"twice the training images (2,000) would bring {-found.gain[0]:+.4f} mean error [" in found.sentence()
     assert found.sentence().endswith("more labels would help")
 
 
