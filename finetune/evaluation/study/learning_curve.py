@@ -192,7 +192,7 @@ def fit(
     stacks = [np.stack(draws) for draws in each]  # [draws, N]
     now = np.array([stack.mean() for stack in stacks])
     drawn = np.stack([_resampled(stacks, rng) for _ in range(resamples)], axis=1)
-    return of_scores(sizes, now, drawn, title, higher, level)
+    return of_scores(sizes, now, drawn, title, higher, seed, level)
 
 
 def of_scores(
@@ -201,9 +201,13 @@ def of_scores(
     drawn: np.ndarray,
     title: str = "accuracy",
     higher: bool = True,
+    seed: int = 0,
     level: float = LEVEL,
 ) -> Curve:
     """Fit the law to any scores.
+
+    Where they lie farther from it than test images explain, the rest is the chance of each training (its images, its
+    seed), or the law is not one: what follows from the law is as much less sure (`power_law.unexplained`).
 
     Args:
         sizes: Training images, ascending; K of them.
@@ -211,6 +215,7 @@ def of_scores(
         drawn: float64 `[K, R]`, of R resamples of the test images, the same for all sizes.
         title: Of the score.
         higher: Whether a higher score is better; the error is then 1 less it.
+        seed: Of the chance that is added.
         level: Of the intervals.
     """
     tails = [(1 - level) / 2, (1 + level) / 2]
@@ -220,6 +225,8 @@ def of_scores(
     unit = 1.0 if higher else max(float(now[-1]), 1e-12)  # an error has a unit of its own
     weight = 1 / np.maximum(drawn.var(axis=1), 1e-6 * unit**2)
     counts = np.array(sizes, dtype=np.float64)
+    chance = power_law.unexplained(counts, _error(now, higher), weight)
+    drawn = drawn + chance[:, None] * np.random.default_rng(seed).normal(size=drawn.shape)
     laws = power_law.fit(counts, _error(np.concatenate([now[:, None], drawn], axis=1), higher), weight)
     gains = power_law.value(laws, counts[-1]) - power_law.value(laws, 2 * counts[-1])
     # The law passes near the last point, not through it: what twice the images bring is added to what was measured.

@@ -38,3 +38,23 @@ def fit(counts: np.ndarray, errors: np.ndarray, weight: np.ndarray) -> np.ndarra
         best = np.where(better, squares, best)
         laws[:, better] = np.stack([constant, slope, np.full_like(slope, exponent)])[:, better]
     return laws
+
+
+def unexplained(counts: np.ndarray, errors: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Standard deviations float64 `[K]` that must be added to those of the errors, so that the law can be true of them.
+
+    That is Birge's ratio: where the sum of squares over the degrees of freedom is above 1, all variances are too small
+    by this factor. Roughly so, for four sizes leave one degree of freedom.
+
+    Args:
+        counts: float64 `[K]`, training images.
+        errors: float64 `[K]`.
+        weight: 1 over the known variances, float64 `[K]`.
+
+    Source: Birge, "The Calculation of Errors by the Method of Least Squares", Physical Review 40 (1932).
+    """
+    law = fit(counts, errors[:, None], weight)
+    missed = np.array([errors[place] - value(law, count)[0] for place, count in enumerate(counts)])
+    ratio = (weight * missed**2).sum() / max(1, len(counts) - FEWEST)
+    found: np.ndarray = np.sqrt(max(0.0, ratio - 1) / weight)
+    return found

@@ -47,6 +47,32 @@ def test_the_interval_of_twice_the_images_covers():
     assert inside >= 0.8 * runs
 
 
+def test_the_interval_is_wider_where_trainings_differ_by_more_than_the_test_images_say():
+    """Every training has a chance of its own, as real ones have, and 20,000 test images would hide it."""
+    law, inside, narrow, runs = (0.02, 3.0, 0.5), 0, 0, 60
+    truth = 3.0 * (1000**-0.5 - 2000**-0.5)
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        now = np.array([1 - law[0] - law[1] * size ** -law[2] for size in SIZES]) + rng.normal(0, 0.02, 4)
+        drawn = now[:, None] + rng.normal(0, 0.002, (4, 100))
+        low, high = learning_curve.of_scores(SIZES, now, drawn, seed=seed).gain[1]
+        inside += low <= truth <= high
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(power_law, "unexplained", lambda *_: np.zeros(4))
+            low, high = learning_curve.of_scores(SIZES, now, drawn, seed=seed).gain[1]
+            narrow += low <= truth <= high
+    assert narrow < 0.5 * runs
+    assert inside > narrow + 0.2 * runs
+
+
+def test_points_on_the_law_leave_nothing_unexplained():
+    errors = np.array([0.02 + 3.0 * size**-0.5 for size in SIZES])
+    counts, weight = np.array(SIZES, dtype=float), np.full(4, 1e4)
+    np.testing.assert_array_equal(power_law.unexplained(counts, errors, weight), 0)
+    off = power_law.unexplained(counts, errors + np.array([0, 0.05, -0.05, 0]), weight)
+    assert (off > 0.01).all()
+
+
 def test_points_have_intervals_around_them_and_json_has_all():
     found = learning_curve.fit(SIZES, measured((0.02, 3.0, 0.5)))
     assert all(point.interval[0] < point.score < point.interval[1] for point in found.points)
