@@ -14,6 +14,7 @@ from cards import tasks
 from cards.errors import CardError
 from cards.page import curve, settings, weaknesses
 from cards.page.head import known
+from cards.page.limitations import leaked
 from cards.page.text import command, escape, number
 
 __all__ = ["CardError", "read", "sections"]
@@ -70,7 +71,7 @@ def sections(result: dict[str, Any], model: Path) -> dict[str, Any]:
         "curve": curve.section(evaluation["curve"], model) if "curve" in evaluation else None,
         "onnx": (model / "model.onnx").is_file(),
         "openvino": (model / "model.xml").is_file(),
-        "limitations": parts.limitations(result),
+        "limitations": [*leaked(result), *parts.limitations(result)],
         "chosen": _chosen(result),
         "averaged": result["model"].get("weights") == "averaged",
         "seeds": _seeds(evaluation["seeds"], *_first(result)) if "seeds" in evaluation else None,

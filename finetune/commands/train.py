@@ -68,9 +68,9 @@ def _run(begun: Start) -> RunResult:
     task = registry.get(data.schema.task)
     config = of_tasks.settle(config, task.name, task.preset(config), task.refused)
     config = config if config.streaming else config.for_images(data.splits.counts()["train"])
-    if is_main_process() and (copies := quick.find(data)):
-        for line in quick.lines(copies):
-            log.info(line)
+    copies = quick.find(data) if is_main_process() else None
+    for line in quick.lines(copies) if copies else ():
+        log.info(line)
     log.info(report.plan(config, folder, session))
     with write_up.on_disk(folder):
         parts = shares.train(
@@ -78,7 +78,9 @@ def _run(begun: Start) -> RunResult:
         )
         trained = seeds.train(config, folder, session, lambda seed, of: _train(config, seed, task, data, of, peers))
         trained = shares.add(trained, parts, config, data, task)
-    return write_up.write_up(trained, config, task, data, folder) if is_main_process() else trained.result
+    if not is_main_process():
+        return trained.result
+    return write_up.write_up(trained, config, task, data, folder, copies)
 
 
 def trial(

@@ -22,6 +22,7 @@ from finetune.commands import evaluate_published, report, seeds, shares
 from finetune.commands.trained import Trained
 from finetune.commands.trust import leaks, weaknesses
 from finetune.console import log
+from finetune.data.checks.copies import Copies
 from finetune.data.dataset import LabelledImages
 from finetune.errors import DatasetError, FinetuneError, RunFolderError
 from finetune.evaluation import saved, spread
@@ -59,8 +60,18 @@ class Finished:
     remarks: Sequence[str] = ()
 
 
-def write_up(trained: Trained, config: RunConfig, task: Task, data: LabelledImages, folder: RunFolder) -> RunResult:
+def write_up(
+    trained: Trained, config: RunConfig, task: Task, data: LabelledImages, folder: RunFolder, copies: Copies | None
+) -> RunResult:
     """Save a training's numbers and model, and then everything that is made of them; in the first process.
+
+    Args:
+        trained: What is exported.
+        config: Of the run.
+        task: Of the run.
+        data: Of the run.
+        folder: Of the run.
+        copies: Among the images; None where it was not looked for them.
 
     Raises:
         RunFolderError: The disk is full, or the folder cannot be written any more; what was there is intact.
@@ -68,7 +79,7 @@ def write_up(trained: Trained, config: RunConfig, task: Task, data: LabelledImag
     predictions = trained.predictions
     with on_disk(folder):
         result = task.assess(trained.result, predictions, data, trained.session.baseline)
-        result = leaks.add(result, predictions, task, data)
+        result = leaks.add(result, predictions, task, data, copies)
         if config.robustness and not config.streaming:  # whose images would have to be read once more
             result = _with_weaknesses(result, trained, task, data)
         task.save(trained.model, folder.model, data, trained.data_config, result)

@@ -145,7 +145,10 @@ def prepare(
     if seen is None:
         rows = {name: inferred.draw(targets[name], max_samples, rng) for name in roles.values()}
         column = inferred.image_column
-        bad = {name: account.scanned(name, opened.splits[name], column, rows[name], max_image_pixels) for name in rows}
+        bad = {
+            name: account.scanned(name, opened.splits[name], column, rows[name], max_image_pixels, looking=True)
+            for name in rows
+        }
         usable = {name: _usable(name, rows[name], bad[name]) for name in rows}
         unlabelled = {name: int((~inferred.labelled(targets[name])).sum()) for name in rows}
     else:
@@ -250,7 +253,7 @@ def _look(
     """See what stands beside the images of some splits, and say what of it cannot be used."""
 
     def decode(name: str, rows: np.ndarray) -> list[BadImage]:
-        bad = account.scanned(name, opened.splits[name], found.image_column, rows, max_pixels)
+        bad = account.scanned(name, opened.splits[name], found.image_column, rows, max_pixels, looking=True)
         _usable(name, rows, bad)
         return bad
 

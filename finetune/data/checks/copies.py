@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from finetune.data.checks import near
-from finetune.data.checks.looks import Looks
+from finetune.data.checks.looks import Looks, chosen
 from finetune.data.checks.near import SURE, Pair
 
 
@@ -62,6 +62,18 @@ def find(
         more: Further candidates, see `finetune.data.checks.near.pairs`.
         sure: Least correlation of near copies.
     """
+    same, kept = equals(looks)
+    back = {int(place): number for number, place in enumerate(kept)}
+    hints = [(back[a], back[b]) for a, b in more if a in back and b in back]
+    alike = [
+        Pair(int(kept[one.first]), int(kept[one.second]), one.kind, one.score, one.mirrored, one.cropped)
+        for one in near.pairs(chosen(looks, kept), hints, sure)
+    ]
+    return judged([*same, *alike], roles, targets)
+
+
+def equals(looks: Looks) -> tuple[list[Pair], np.ndarray]:
+    """Images that are equal in bytes, then in pixels; and int64, places of the first of each kind."""
     exact = equal(looks.content, "bytes")
     twins = {pair.second for pair in exact}
     rest = np.array([place for place in range(len(looks)) if place not in twins], dtype=np.int64)
@@ -69,14 +81,7 @@ def find(
         Pair(int(rest[pair.first]), int(rest[pair.second]), "pixels") for pair in equal(looks.pixels[rest], "pixels")
     ]
     twins |= {pair.second for pair in pixels}
-    kept = np.array([place for place in range(len(looks)) if place not in twins], dtype=np.int64)
-    back = {int(place): number for number, place in enumerate(kept)}
-    hints = [(back[a], back[b]) for a, b in more if a in back and b in back]
-    alike = [
-        Pair(int(kept[one.first]), int(kept[one.second]), one.kind, one.score, one.mirrored, one.cropped)
-        for one in near.pairs(_some(looks, kept), hints, sure)
-    ]
-    return judged([*exact, *pixels, *alike], roles, targets)
+    return [*exact, *pixels], np.array([place for place in range(len(looks)) if place not in twins], dtype=np.int64)
 
 
 def judged(pairs: Sequence[Pair], roles: Sequence[str] | np.ndarray, targets: np.ndarray) -> Copies:
@@ -105,10 +110,6 @@ def equal(hashes: np.ndarray, kind: str) -> list[Pair]:
         else:
             first[key] = place
     return found
-
-
-def _some(looks: Looks, places: np.ndarray) -> Looks:
-    return Looks(**{name: value[places] for name, value in vars(looks).items()})
 
 
 def to_leave_out(copies: Copies) -> Mapping[int, str]:

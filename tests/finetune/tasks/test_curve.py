@@ -1,4 +1,4 @@
-"""`--curve` for every task that trains: scores of resamples are the task's own, and the run says what more would bring."""
+"""`--curve` for every task that trains: scores of resamples are the task's own, and the run has its curve."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def of_objects(count, seed):
 TASKS = {
     "image-regression": (squares, {"model": "test_efficientnet", "image_size": 32}),
     "multi-label-classification": (colours.rows, {"model": "test_efficientnet", "image_size": 32}),
-    "semantic-segmentation": (of_masks, {"model": "resnest14d", "image_size": 64}),
+    "semantic-segmentation": (of_masks, {"model": "resnest14d", "image_size": 64, "task": "semantic-segmentation"}),
     "object-detection": (
         of_objects,
         {"model": "resnest14d", "image_size": 64, "detector": "fcos", "box_format": "xywh", "task": "object-detection"},
