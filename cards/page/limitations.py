@@ -69,7 +69,7 @@ KINDS = {
     "pixels": "pixel for pixel",
     "near": "encoded anew, scaled, cropped or mirrored",
 }
-"""How a test image is one of training, by the name in `evaluation.leaks.kinds`; a run without them is of bytes alone."""
+"""How a test image is one of training, by the name in `evaluation.leaks.kinds`; without them it is byte for byte."""
 
 
 def leaked(result: dict[str, Any]) -> Iterator[str]:

@@ -25,6 +25,7 @@ from finetune.runs.runfolder import RunFolder, settings_of
 from finetune.settings import of_tasks
 from finetune.settings.config import RunConfig
 from finetune.settings.options import LOADER, fields
+from finetune.study import Inspecting
 from finetune.task import Learner, Task
 from finetune.tasks import registry
 from finetune.training import resume
@@ -68,7 +69,8 @@ def _run(begun: Start) -> RunResult:
     task = registry.get(data.schema.task)
     config = of_tasks.settle(config, task.name, task.preset(config), task.refused)
     config = config if config.streaming else config.for_images(data.splits.counts()["train"])
-    copies = quick.find(data) if is_main_process() else None
+    inspected = task.inspection(data) if isinstance(task, Inspecting) else None
+    copies = quick.find(data, inspected and inspected.differ) if is_main_process() else None
     for line in quick.lines(copies) if copies else ():
         log.info(line)
     log.info(report.plan(config, folder, session))

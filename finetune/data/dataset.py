@@ -62,6 +62,14 @@ class LabelledImages:
         encoded = self.encoded(role).select_columns([self.schema.image_column])  # nothing beside it is decoded
         return [encoded[int(rows[place])][self.schema.image_column] for place in places]
 
+    def located(self, place: int) -> tuple[str, int]:
+        """Role and place in it of an image that is counted over all roles, in their order."""
+        for role, count in self.splits.counts().items():
+            if place < count:
+                return role, place
+            place -= count
+        raise IndexError(place)
+
     def files(self, role: str, places: Sequence[int]) -> list[str]:
         """Names of the files of images at some places of a role, as far as the dataset says; else empty."""
         column, rows = self.schema.image_column, self.splits.parts[role].rows

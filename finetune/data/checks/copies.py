@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,7 @@ def find(
     targets: np.ndarray,
     more: Iterable[tuple[int, int]] = (),
     sure: float = SURE,
+    differ: Differ | None = None,
 ) -> Copies:
     """Compare all images with all.
 
@@ -61,6 +62,7 @@ def find(
         targets: `[N, ...]`.
         more: Further candidates, see `finetune.data.checks.near.pairs`.
         sure: Least correlation of near copies.
+        differ: See `judged`.
     """
     same, kept = equals(looks)
     back = {int(place): number for number, place in enumerate(kept)}
@@ -69,7 +71,7 @@ def find(
         Pair(int(kept[one.first]), int(kept[one.second]), one.kind, one.score, one.mirrored, one.cropped)
         for one in near.pairs(chosen(looks, kept), hints, sure)
     ]
-    return judged([*same, *alike], roles, targets)
+    return judged([*same, *alike], roles, targets, differ)
 
 
 def equals(looks: Looks) -> tuple[list[Pair], np.ndarray]:
@@ -84,10 +86,28 @@ def equals(looks: Looks) -> tuple[list[Pair], np.ndarray]:
     return [*exact, *pixels], np.array([place for place in range(len(looks)) if place not in twins], dtype=np.int64)
 
 
-def judged(pairs: Sequence[Pair], roles: Sequence[str] | np.ndarray, targets: np.ndarray) -> Copies:
-    """Pairs with what their images are for, and whether their targets contradict."""
-    odd = [not np.array_equal(targets[pair.first], targets[pair.second], equal_nan=_floats(targets)) for pair in pairs]
-    return Copies(tuple(pairs), np.asarray(roles), np.array(odd, dtype=bool))
+Differ = Callable[[int, int, bool], bool]
+"""Whether the targets of two whole copies contradict, and whether one is mirrored: `finetune.study.Inspection`."""
+
+
+def judged(
+    pairs: Sequence[Pair], roles: Sequence[str] | np.ndarray, targets: np.ndarray, differ: Differ | None = None
+) -> Copies:
+    """Pairs with what their images are for, and whether their targets contradict.
+
+    Args:
+        pairs: Of N images.
+        roles: What each is for.
+        targets: `[N, ...]`, whole ones; or what splits are drawn by, where `differ` looks at them themselves.
+        differ: Of a task whose targets are boxes or masks: those of a part of an image are not compared.
+    """
+
+    def odd(pair: Pair) -> bool:
+        if differ is None:
+            return not np.array_equal(targets[pair.first], targets[pair.second], equal_nan=_floats(targets))
+        return not pair.cropped and differ(pair.first, pair.second, pair.mirrored)
+
+    return Copies(tuple(pairs), np.asarray(roles), np.array([odd(pair) for pair in pairs], dtype=bool))
 
 
 def _floats(targets: np.ndarray) -> bool:

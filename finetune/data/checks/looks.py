@@ -1,4 +1,4 @@
-"""What the images of a split are made of and look like, small enough to compare all with all; noted once, remembered."""
+"""What the images of a split are made of and look like, small enough to compare all with all, and remembered."""
 
 from __future__ import annotations
 

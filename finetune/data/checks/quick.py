@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from finetune.data.checks import copies, looks, near
-from finetune.data.checks.copies import Copies
+from finetune.data.checks.copies import Copies, Differ
 from finetune.data.checks.looks import Looks
 from finetune.data.checks.near import Pair
 from finetune.data.dataset import LabelledImages
@@ -24,8 +24,13 @@ SMALLEST = 32
 """Pixels of the short side below which different images may look the same."""
 
 
-def find(data: LabelledImages) -> Copies | None:
-    """Equal images of all roles, in their order, and near copies between them; None of a stream, and of very many."""
+def find(data: LabelledImages, differ: Differ | None = None) -> Copies | None:
+    """Equal images of all roles, in their order, and near copies between them; None of a stream, and of very many.
+
+    Args:
+        data: Of the run.
+        differ: See `finetune.data.checks.copies.judged`.
+    """
     counts = data.splits.counts()
     if data.facts.get("stream") or not 0 < sum(counts.values()) <= MOST:
         return None
@@ -34,12 +39,12 @@ def find(data: LabelledImages) -> Copies | None:
     targets = np.concatenate([part.targets for part in parts])
     if sum(counts.values()) > looks.MOST:
         hashes = [looks.content_hashes(data.source.splits[part.source], column, part.rows) for part in parts]
-        return copies.judged(copies.equal(np.concatenate(hashes), "bytes"), roles, targets)
+        return copies.judged(copies.equal(np.concatenate(hashes), "bytes"), roles, targets, differ)
     seen = looks.joined(
         [looks.look(data.source.splits[part.source], column, part.rows, data.max_image_pixels) for part in parts]
     )
     equal, distinct = copies.equals(seen)
-    return copies.judged([*equal, *across(seen, roles, distinct)], roles, targets)
+    return copies.judged([*equal, *across(seen, roles, distinct)], roles, targets, differ)
 
 
 def across(seen: Looks, roles: np.ndarray, distinct: np.ndarray) -> list[Pair]:

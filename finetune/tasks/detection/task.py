@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.study import Inspection
 from finetune.task import Answers, Learner, Schema, Score
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ class ObjectDetection:
         from finetune.tasks.detection.schema import infer
 
         return infer(self.name, features, image_column, target_column)
+
+    def inspection(self, data: Any) -> Inspection:
+        """Boxes, of an image and of its copies."""
+        from finetune.tasks.detection.reads.inspecting import InspectedBoxes
+
+        return InspectedBoxes(data)
 
     # --- Learning
 

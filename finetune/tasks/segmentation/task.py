@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.study import Inspection
 from finetune.task import Answers, Learner, Schema, Score
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ class Segmentation:
         from finetune.tasks.segmentation.schema import infer
 
         return infer(features, image_column, target_column)
+
+    def inspection(self, data: Any) -> Inspection:
+        """Masks, of an image and of its copies."""
+        from finetune.tasks.segmentation.inspecting import InspectedMasks
+
+        return InspectedMasks(data)
 
     # --- Learning
 

@@ -46,8 +46,8 @@ def smaller(value):
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory):
-    """90 training and 30 test images; test has copies of training images 0 to 4, and its last is number 7 of them, scaled
-    and encoded anew; 5 is there twice, as two classes; the label of 10 is wrong."""
+    """90 training and 30 test images; test has copies of training images 0 to 4, and its last is number 7 of them,
+    scaled and encoded anew; 5 is there twice, as two classes; the label of 10 is wrong."""
     rng = np.random.default_rng(0)
     labels = [n % 3 for n in range(90)]
     images = [png(picture(rng, label)) for label in labels]

@@ -195,3 +195,21 @@ def test_rows_that_were_not_noted_are_decoded_and_the_others_are_kept():
     assert np.array_equal(every.grey[[1, 4]], some.grey)
     assert looks._read(looks._cache_file(rows, "image")).rows.tolist() == list(range(6))
     assert np.array_equal(looks.look(rows, "image", np.array([5, 0])).grey, every.grey[[5, 0]])
+
+
+@pytest.mark.parametrize(("dark", "severity"), [(1, "warning"), (10, "note")])
+def test_a_second_kind_of_images_is_nothing_odd(dark, severity):
+    shades = [60 + n for n in range(40)] + [230 + n for n in range(dark)]
+    flat = np.full(len(shades), 0.2)
+    seen = looks.Looks(
+        *(np.zeros((len(shades), 16), dtype=np.uint8) for _ in range(2)),
+        np.zeros((len(shades), 96, 96), dtype=np.uint8),
+        np.full((len(shades), 2), 100),
+        np.array(shades) / 255,
+        flat,
+        np.full(len(shades), "RGB"),
+    )
+    (found,) = [one for one in odd.find(seen) if one.key == "brightness"]
+    assert found.severity == severity
+    assert found.title.startswith(f"{dark} images much darker or brighter than the others")
+    assert ("a kind of their own" in found.title) == (severity == "note")
