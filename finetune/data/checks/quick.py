@@ -75,12 +75,11 @@ def kinds(found: Copies) -> dict[str, int]:
     return {kind: each.count(kind) for kind in ("bytes", "pixels", "near") if kind in each}
 
 
-WORDS = {"bytes": "byte for byte", "pixels": "pixel for pixel", "near": "near copies"}
-
-
 def spelled(counts: Mapping[str, int]) -> str:
     """`5 byte for byte, 2 near copies`."""
-    return ", ".join(f"{count} {WORDS[kind]}" for kind, count in counts.items())
+    near_copies = "near copy" if counts.get("near") == 1 else "near copies"
+    words = {"bytes": "byte for byte", "pixels": "pixel for pixel", "near": near_copies}
+    return ", ".join(f"{count} {words[kind]}" for kind, count in counts.items())
 
 
 def lines(found: Copies) -> Iterator[str]:
