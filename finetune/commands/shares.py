@@ -145,7 +145,7 @@ def train(
         return []
     shares = plan(config, data)
     folder.create(config, data.splits)  # so that it can be resumed
-    limit = durations.seconds(config.max_time) if config.max_time else None
+    limit: float | None = durations.seconds(config.max_time) if config.max_time else None
     done: list[Measured] = []
     for place, share in enumerate(shares[:-1]):
         log.info(f"{share.percent} % of the training images, {share.images}: training {place + 1} of {len(shares)}")

@@ -70,7 +70,7 @@ def _run(begun: Start) -> RunResult:
     config = of_tasks.settle(config, task.name, task.preset(config), task.refused)
     config = config if config.streaming else config.for_images(data.splits.counts()["train"])
     inspected = task.inspection(data) if isinstance(task, Inspecting) else None
-    copies = quick.find(data, inspected and inspected.differ) if is_main_process() else None
+    copies = quick.find(data, inspected.differ if inspected else None) if is_main_process() else None
     for line in quick.lines(copies) if copies else ():
         log.info(line)
     log.info(report.plan(config, folder, session))

@@ -75,7 +75,8 @@ def _config(name: str, data: LabelledImages, options: DoctorOptions, task: Task)
         probe_images=0,
     ).resolved()
     config = of_tasks.settle(config, task.name, task.preset(config), task.refused)
-    return config.for_images(data.splits.counts()["train"])
+    found: RunConfig = config.for_images(data.splits.counts()["train"])
+    return found
 
 
 def _trained(config: RunConfig, data: LabelledImages, task: Task) -> tuple[int, int, _Steps]:

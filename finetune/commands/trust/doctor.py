@@ -98,7 +98,7 @@ def doctor(options: DoctorOptions) -> Diagnosis:
     values = embed.features(data, options.model, options) if options.model else {}
     task = registry.get(data.schema.task)
     inspected = task.inspection(data) if isinstance(task, Inspecting) else None
-    found = copies.find(seen, roles, targets, _hints(values), differ=inspected and inspected.differ)
+    found = copies.find(seen, roles, targets, _hints(values), differ=inspected.differ if inspected else None)
     leaks = _leaks(found, data, values, options)
     findings = [
         *_reading(data),

@@ -26,15 +26,17 @@ def add(result: RunResult, folder: RunFolder) -> RunResult:
     Raises:
         OSError: The disk is full.
     """
-    entry = result.evaluation.get("curve")
+    if "curve" not in result.evaluation:
+        return result
+    curve = Curve.of(result.evaluation["curve"])
     path = folder.model / "figures" / f"{NAME}.png"
 
     def make() -> bool:
         with style.style():
-            style.save(draw(Curve.of(entry)), path)
+            style.save(draw(curve), path)
         return True
 
-    if entry is None or not attempt(f"figure {NAME}", make):
+    if not attempt(f"figure {NAME}", make):
         return result
     named = result.evaluation.get("figures", {}) | {NAME: f"{path.parent.name}/{path.name}"}
     result = dataclasses.replace(result, evaluation=result.evaluation | {"figures": named})

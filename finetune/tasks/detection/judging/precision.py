@@ -97,7 +97,8 @@ def resampler(detected: Detected, masks: bool) -> Callable[[np.ndarray], np.ndar
 
     def precisions(weights: np.ndarray) -> np.ndarray:
         parts = [summary(matches, weights[start : start + chunk])["map"] for start in range(0, len(weights), chunk)]
-        return np.nan_to_num(np.concatenate(parts))
+        found: np.ndarray = np.nan_to_num(np.concatenate(parts))
+        return found
 
     return precisions
 
