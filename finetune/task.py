@@ -296,6 +296,16 @@ class Judging(Protocol):
     def remarks(self, result: Any) -> Iterator[str]:
         """What the numbers of that table rest on, a line each."""
 
+    def resampler(self, found: Any) -> Callable[[np.ndarray], np.ndarray]:
+        """The first of the scores where images count otherwise.
+
+        Args:
+            found: What the collector keeps of N images.
+
+        Returns:
+            A function of how often each image counts, int64 `[R, N]`, to the score of each of R cases, float64 `[R]`.
+        """
+
     def reassess(self, found: Any, result: Any, model: Path) -> dict[str, Any]:
         """What `evaluate RUN` says besides the scores, as `finetune.evaluation.evaluation.Evaluation` takes it."""
 

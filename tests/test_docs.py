@@ -38,6 +38,7 @@ RUN_ELSEWHERE = {
     "docs/how-to/doctor.md": "tests/finetune/commands/trust/test_data_verbs.py",
     "docs/how-to/labels.md": "tests/finetune/commands/trust/test_data_verbs.py",
     "docs/how-to/probe.md": "tests/finetune/commands/trust/test_data_verbs.py",
+    "docs/how-to/probe.md: training curve": "tests/finetune/commands/test_shares.py",
     "docs/how-to/resume.md: resume": "tests/finetune/commands/test_resume.py",
     "docs/how-to/resume.md: torchrun": "tests/finetune/training/test_launch.py",
     "docs/how-to/resume.md: slurm": "tests/test_clusters.py",

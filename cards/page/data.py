@@ -12,8 +12,9 @@ from urllib.parse import quote
 
 from cards import tasks
 from cards.errors import CardError
-from cards.page import settings, weaknesses
+from cards.page import curve, settings, weaknesses
 from cards.page.head import known
+from cards.page.limitations import leaked
 from cards.page.text import command, escape, number
 
 __all__ = ["CardError", "read", "sections"]
@@ -67,9 +68,10 @@ def sections(result: dict[str, Any], model: Path) -> dict[str, Any]:
         "figures": figures(evaluation.get("figures", {}), parts.FIGURES, model),
         "slices": weaknesses.slices(evaluation["slices"]) if "slices" in evaluation else None,
         "robustness": weaknesses.robustness(evaluation["robustness"]) if "robustness" in evaluation else None,
+        "curve": curve.section(evaluation["curve"], model) if "curve" in evaluation else None,
         "onnx": (model / "model.onnx").is_file(),
         "openvino": (model / "model.xml").is_file(),
-        "limitations": parts.limitations(result),
+        "limitations": [*leaked(result), *parts.limitations(result)],
         "chosen": _chosen(result),
         "averaged": result["model"].get("weights") == "averaged",
         "seeds": _seeds(evaluation["seeds"], *_first(result)) if "seeds" in evaluation else None,

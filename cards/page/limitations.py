@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from cards import tasks
 from cards.page.text import escape, name_list, number
 
 WIDE = 0.05
@@ -28,7 +29,6 @@ def limitations(result: dict[str, Any]) -> list[str]:
     rows = evaluation.get("per_class", {}).get("test", [])
     return [
         *_floor(evaluation),
-        *_leaks(evaluation.get("leaks")),
         *_interval(result, evaluation),
         *_probe(evaluation.get("probe")),
         *_weak(rows, result["metrics"]["test"].get("macro_f1")),
@@ -64,16 +64,31 @@ def _probe(probe: dict[str, Any] | None) -> Iterator[str]:
         )
 
 
-def _leaks(found: dict[str, Any] | None) -> Iterator[str]:
-    """That training has seen test images, and the number without them."""
-    if found and found["images"]:
-        accuracy = found["metrics"].get("accuracy")
-        without = f" Without them the test accuracy is {number(accuracy)}." if accuracy is not None else ""
-        yield (
-            f"**{images_of(found['images'])}, {100 * found['share']:.2f} % of all, "
-            f"{'is a' if found['images'] == 1 else 'are'} training image{'' if found['images'] == 1 else 's'} too**, "
-            f"byte for byte.{without}"
-        )
+KINDS = {
+    "bytes": "byte for byte",
+    "pixels": "pixel for pixel",
+    "near": "encoded anew, scaled, cropped or mirrored",
+}
+"""How a test image is one of training, by the name in `evaluation.leaks.kinds`; without them it is byte for byte."""
+
+
+def leaked(result: dict[str, Any]) -> Iterator[str]:
+    """That training has seen test images, and the number without them; of every task."""
+    found = (result.get("evaluation") or {}).get("leaks")
+    if not found or not found["images"]:
+        return
+    kinds = found.get("kinds", {"bytes": found["images"]})
+    how = ", ".join(f"{count} {KINDS[kind]}" for kind, count in kinds.items() if kind in KINDS)
+    how = KINDS[next(iter(kinds))] if len(kinds) == 1 and next(iter(kinds)) in KINDS else how
+    key, (_, title) = next(iter(tasks.of(result).metrics.items()))
+    name = f"{title[0].lower()}{title[1:]}" if title[1:2].islower() else title  # not AP
+    score = found["metrics"].get(key)
+    without = f" Without them the test {name} is {number(score)}." if score is not None else ""
+    yield (
+        f"**{images_of(found['images'])}, {100 * found['share']:.2f} % of all, "
+        f"{'is a' if found['images'] == 1 else 'are'} training image{'' if found['images'] == 1 else 's'} too**, "
+        f"{how}.{without}"
+    )
 
 
 def _interval(result: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from torch import nn
 from finetune.data.checks.account import excluded
 from finetune.data.dataset import LabelledImages
 from finetune.evaluation import slices, spread
+from finetune.evaluation.study.learning_curve import Curve
 from finetune.export.model_folder import stock_architecture
 from finetune.loading.cores import available_cores
 from finetune.loading.workers import default_workers
@@ -257,6 +258,7 @@ def table(result: RunResult, task: Judging, scores: Sequence[Score]) -> str:
     if result.model.get("weights") == "averaged":
         lines.insert(-1, f"{'weights':20}averaged over the steps (--ema {result.training['ema']:g})")
     lines += [*task.remarks(result), *slices.lines(result.evaluation), ""] if result.evaluation else []
+    lines += [*Curve.of(result.evaluation["curve"]).lines(), ""] if "curve" in result.evaluation else []
     paths = {"model": "model", "numbers": "result.json", "card": "model/README.md"}
     lines += [f"{name:20}{folder / path if folder else path}" for name, path in paths.items()]
     if folder:

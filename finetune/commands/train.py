@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 from torch import nn
 
-from finetune.commands import report, seeds, write_up
+from finetune.commands import report, seeds, shares, write_up
 from finetune.commands.start import Start, begin
 from finetune.commands.trained import Trained
 from finetune.console import is_main_process, log, show_in_notebooks
@@ -25,6 +25,7 @@ from finetune.runs.runfolder import RunFolder, settings_of
 from finetune.settings import of_tasks
 from finetune.settings.config import RunConfig
 from finetune.settings.options import LOADER, fields
+from finetune.study import Inspecting
 from finetune.task import Learner, Task
 from finetune.tasks import registry
 from finetune.training import resume
@@ -68,16 +69,21 @@ def _run(begun: Start) -> RunResult:
     task = registry.get(data.schema.task)
     config = of_tasks.settle(config, task.name, task.preset(config), task.refused)
     config = config if config.streaming else config.for_images(data.splits.counts()["train"])
-    if is_main_process() and (copies := quick.find(data)):
-        for line in quick.lines(copies):
-            log.info(line)
+    inspected = task.inspection(data) if isinstance(task, Inspecting) else None
+    copies = quick.find(data, inspected.differ if inspected else None) if is_main_process() else None
+    for line in quick.lines(copies) if copies else ():
+        log.info(line)
     session.settle_precision(config, task)
     log.info(report.plan(config, folder, session))
     with write_up.on_disk(folder):
-        trained = seeds.train(
-            config, folder, session, lambda seed, session: _train(config, seed, task, data, session, peers)
+        parts = shares.train(
+            config, folder, data, task, session, lambda own, part, of: _train(own, own.seed, task, part, of, peers)
         )
-    return write_up.write_up(trained, config, task, data, folder) if is_main_process() else trained.result
+        trained = seeds.train(config, folder, session, lambda seed, of: _train(config, seed, task, data, of, peers))
+        trained = shares.add(trained, parts, config, data, task)
+    if not is_main_process():
+        return trained.result
+    return write_up.write_up(trained, config, task, data, folder, copies)
 
 
 def trial(

@@ -18,13 +18,15 @@ from safetensors import SafetensorError
 from torch import nn
 
 import cards
-from finetune.commands import evaluate_published, report, seeds
+from finetune.commands import evaluate_published, report, seeds, shares
 from finetune.commands.trained import Trained
 from finetune.commands.trust import leaks, weaknesses
 from finetune.console import log
+from finetune.data.checks.copies import Copies
 from finetune.data.dataset import LabelledImages
 from finetune.errors import DatasetError, FinetuneError, RunFolderError
 from finetune.evaluation import saved, spread
+from finetune.evaluation.figures import shares as shares_figure
 from finetune.export import certify, publishing
 from finetune.loading.allocator import freed_memory_kept
 from finetune.networks import models
@@ -58,8 +60,18 @@ class Finished:
     remarks: Sequence[str] = ()
 
 
-def write_up(trained: Trained, config: RunConfig, task: Task, data: LabelledImages, folder: RunFolder) -> RunResult:
+def write_up(
+    trained: Trained, config: RunConfig, task: Task, data: LabelledImages, folder: RunFolder, copies: Copies | None
+) -> RunResult:
     """Save a training's numbers and model, and then everything that is made of them; in the first process.
+
+    Args:
+        trained: What is exported.
+        config: Of the run.
+        task: Of the run.
+        data: Of the run.
+        folder: Of the run.
+        copies: Among the images; None where it was not looked for them.
 
     Raises:
         RunFolderError: The disk is full, or the folder cannot be written any more; what was there is intact.
@@ -67,7 +79,7 @@ def write_up(trained: Trained, config: RunConfig, task: Task, data: LabelledImag
     predictions = trained.predictions
     with on_disk(folder):
         result = task.assess(trained.result, predictions, data, trained.session.baseline)
-        result = leaks.add(result, predictions, task, data)
+        result = leaks.add(result, predictions, task, data, copies)
         if config.robustness and not config.streaming:  # whose images would have to be read once more
             result = _with_weaknesses(result, trained, task, data)
         task.save(trained.model, folder.model, data, trained.data_config, result)
@@ -97,10 +109,12 @@ def finish(finished: Finished, config: RunConfig, task: Task, data: LabelledImag
     with on_disk(folder):
         task.witness(finished.model, folder.verify, data, finished.data_config)
         result: RunResult = task.draw(finished.result, finished.predictions["test"], data, folder)
+        result = shares_figure.add(result, folder)
         if not config.streaming:  # whose rows are not numbered
             evaluate_published.write(folder, result, config, data)
         certify.certify(folder.path)
         cards.build(folder.path)
+        shares.tidy(folder)
         seal.complete(folder, without=_twice(folder, result))
     seeds.tidy(folder, result)
     for line in finished.remarks:
@@ -129,6 +143,7 @@ def unfinished(config: RunConfig, folder: RunFolder) -> bool:
         return False
     options = [f.name for group in (ModelOptions, TrainingOptions) for f in dataclasses.fields(group)]
     same = all(recorded.get(name) == asked[name] for name in (*options, "seed", "seeds") if asked[name] is not None)
+    same = same and (not config.curve or "curve" in result.evaluation)
     return same and "test" in (saved.load(folder.predictions, task.collector().kind) or {})
 
 

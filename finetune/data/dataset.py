@@ -62,6 +62,14 @@ class LabelledImages:
         encoded = self.encoded(role).select_columns([self.schema.image_column])  # nothing beside it is decoded
         return [encoded[int(rows[place])][self.schema.image_column] for place in places]
 
+    def located(self, place: int) -> tuple[str, int]:
+        """Role and place in it of an image that is counted over all roles, in their order."""
+        for role, count in self.splits.counts().items():
+            if place < count:
+                return role, place
+            place -= count
+        raise IndexError(place)
+
     def files(self, role: str, places: Sequence[int]) -> list[str]:
         """Names of the files of images at some places of a role, as far as the dataset says; else empty."""
         column, rows = self.schema.image_column, self.splits.parts[role].rows
@@ -145,7 +153,10 @@ def prepare(
     if seen is None:
         rows = {name: inferred.draw(targets[name], max_samples, rng) for name in roles.values()}
         column = inferred.image_column
-        bad = {name: account.scanned(name, opened.splits[name], column, rows[name], max_image_pixels) for name in rows}
+        bad = {
+            name: account.scanned(name, opened.splits[name], column, rows[name], max_image_pixels, looking=True)
+            for name in rows
+        }
         usable = {name: _usable(name, rows[name], bad[name]) for name in rows}
         unlabelled = {name: int((~inferred.labelled(targets[name])).sum()) for name in rows}
     else:
@@ -250,7 +261,7 @@ def _look(
     """See what stands beside the images of some splits, and say what of it cannot be used."""
 
     def decode(name: str, rows: np.ndarray) -> list[BadImage]:
-        bad = account.scanned(name, opened.splits[name], found.image_column, rows, max_pixels)
+        bad = account.scanned(name, opened.splits[name], found.image_column, rows, max_pixels, looking=True)
         _usable(name, rows, bad)
         return bad
 

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ import PIL
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Image, config
+from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
 from finetune.console import interactive, is_main_process, log
@@ -64,7 +66,17 @@ class Scan:
     animated: int = 0
 
 
-def scan(dataset: Dataset, column: str, rows: Sequence[int] | np.ndarray, max_pixels: int = MAX_IMAGE_PIXELS) -> Scan:
+Seen = Callable[[int, images.Encoded, str, PILImage.Image], None]
+"""Is told of each image that decodes: its row, its encoded form, its mode before it became RGB, and it itself."""
+
+
+def scan(
+    dataset: Dataset,
+    column: str,
+    rows: Sequence[int] | np.ndarray,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    seen: Seen | None = None,
+) -> Scan:
     """Decode every image once, in parallel; the answer is cached.
 
     However many threads there are, at most `_PIXELS_AT_ONCE` pixels are decoded at a time (or a single larger image).
@@ -74,13 +86,14 @@ def scan(dataset: Dataset, column: str, rows: Sequence[int] | np.ndarray, max_pi
         column: Its images.
         rows: Which of its rows to look at.
         max_pixels: Larger images count as bad, without being decoded.
+        seen: Looks at the images meanwhile, in any order and from several threads; not where the answer is known.
     """
     looked_at = np.asarray(rows, dtype=np.int64)
     cache = cache_file(dataset, [column], looked_at, max_pixels)
     if (known := _read(cache)) is not None:
         return known
     alone = dataset.select_columns([column])  # a mask beside it would be decoded with each row
-    found = _scan(alone.cast_column(column, Image(decode=False)), column, looked_at, max_pixels)
+    found = _scan(alone.cast_column(column, Image(decode=False)), column, looked_at, max_pixels, seen)
     remember(cache, asdict(found))
     return found
 
@@ -114,7 +127,7 @@ def remember(cache: Path, found: Any) -> None:
         )
 
 
-def _scan(encoded: Dataset, column: str, rows: np.ndarray, max_pixels: int) -> Scan:
+def _scan(encoded: Dataset, column: str, rows: np.ndarray, max_pixels: int, seen: Seen | None) -> Scan:
     gate = Gate()
 
     def look(chunk: np.ndarray) -> Scan:
@@ -123,7 +136,7 @@ def _scan(encoded: Dataset, column: str, rows: np.ndarray, max_pixels: int) -> S
         for row in chunk.tolist():
             value = encoded[row][column]
             try:
-                animated += _decodes(value, max_pixels, gate)
+                animated += _decodes(value, max_pixels, gate, None if seen is None else partial(seen, row, value))
             except Exception as error:  # Pillow's decoders raise whatever they like on broken input
                 bad.append(BadImage(row, images.reason(error), path_of(value)))
         return Scan(bad, animated)
@@ -154,10 +167,14 @@ def in_parallel(rows: np.ndarray, look: Callable[[np.ndarray], T], doing: str) -
             progress.update(len(chunk))
 
 
-def _decodes(value: images.Encoded, max_pixels: int, gate: Gate) -> bool:
+def _decodes(
+    value: images.Encoded, max_pixels: int, gate: Gate, seen: Callable[[str, PILImage.Image], None] | None
+) -> bool:
     """Decode an image as training will; whether it has several frames."""
     with images.opened(value, max_pixels) as image, gate.of(image.width * image.height):
-        images.to_rgb(images.upright(image))
+        mode, picture = image.mode, images.to_rgb(images.upright(image))
+        if seen is not None:
+            seen(mode, picture)
         with contextlib.suppress(Exception):  # the frames after the first may be damaged
             # A phone's MPO is a photo with its depth or preview.
             return image.format != "MPO" and bool(getattr(image, "is_animated", False))

@@ -101,7 +101,7 @@ def _table(evaluation: Evaluation) -> list[str]:
     lines.append(f"{'images':20}{evaluation.images:>10}")
     if leaked := evaluation.without_leaks:
         scores = ", ".join(f"{evaluation.titles[name]} {value:.6f}" for name, value in leaked["metrics"].items())
-        lines.append(f"without the {leaked['images']} images that are in training too: {scores}")
+        lines.append(f"without the {leaked['images']} images that training has, or near copies of: {scores}")
     if floor := evaluation.majority_class:
         lines.append(f"{'always one class':20}{floor['accuracy']:>10.6f}  ({floor['class']!r})")
     if found_there := evaluation.calibration:

@@ -34,21 +34,30 @@ ELSEWHERE = ("output", "resume", "publish", "private")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside a run's folder, or inside that of one of several seeds: `RUN/seeds/S` (`commands.seeds`).
+    """Paths inside a run's folder, or inside that of one of several trainings of it.
+
+    Those are `RUN/seeds/S` (`commands.seeds`), and `RUN/curve/PERCENT` (`commands.shares`), which has other images and
+    perhaps epochs, and hence settings and splits of its own.
 
     Attributes:
         path: Where checkpoints and metrics go.
-        run: The run, where `path` is that of a seed.
+        run: The run, where `path` is that of a seed or share.
         seed: Which one it is.
+        share: Percent of the training images.
     """
 
     path: Path
     run: Path | None = None
     seed: int | None = None
+    share: int | None = None
 
     def of_seed(self, seed: int) -> RunFolder:
         """Where one of the run's seeds is trained."""
         return RunFolder(self.seeds / str(seed), self.path, seed)
+
+    def of_share(self, percent: int) -> RunFolder:
+        """Where the training on a part of the training images goes."""
+        return RunFolder(self.curve / str(percent), self.path, share=percent)
 
     @property
     def root(self) -> Path:
@@ -58,7 +67,19 @@ class RunFolder:
     @property
     def title(self) -> str:
         """What a logger calls it."""
-        return self.root.name if self.seed is None else f"{self.root.name}-seed{self.seed}"
+        return f"{self.root.name}-{self.part}" if self.part else self.root.name
+
+    @property
+    def part(self) -> str:
+        """Which of several trainings it is; empty where there is one."""
+        if self.share is not None:
+            return f"share{self.share}"
+        return "" if self.seed is None else f"seed{self.seed}"
+
+    @property
+    def _own(self) -> Path:
+        """Where settings and splits are."""
+        return self.root if self.share is None else self.path
 
     @property
     def seeds(self) -> Path:
@@ -66,9 +87,14 @@ class RunFolder:
         return self.root / "seeds"
 
     @property
+    def curve(self) -> Path:
+        """The trainings on parts of the training images, by percent."""
+        return self.root / "curve"
+
+    @property
     def config(self) -> Path:
         """Resolved flags."""
-        return self.root / "config.yaml"
+        return self._own / "config.yaml"
 
     @property
     def result(self) -> Path:
@@ -78,7 +104,7 @@ class RunFolder:
     @property
     def lock(self) -> Path:
         """What the run was made from: versions, data, weights, flags."""
-        return self.root / "lock.json"
+        return self._own / "lock.json"
 
     @property
     def completed(self) -> Path:
@@ -93,7 +119,7 @@ class RunFolder:
     @property
     def splits(self) -> Path:
         """Which image belongs to which split."""
-        return self.root / "splits.json"
+        return self._own / "splits.json"
 
     @property
     def metrics(self) -> Path:
@@ -243,10 +269,10 @@ def _same(config: RunConfig, run: RunFolder) -> bool:
         return False
     settings = settings_of(config)
     options = [f.name for group in (DataOptions, ModelOptions, TrainingOptions) for f in dataclasses.fields(group)]
-    asked = {name: settings[name] for name in (*options, "seed", "seeds") if settings[name] is not None}
+    asked = {name: settings[name] for name in (*options, "seed", "seeds", "curve") if settings[name] is not None}
     if not isinstance(recorded, dict):
         return False
-    recorded = {"seeds": 1} | recorded  # runs of earlier versions have one
+    recorded = {"seeds": 1, "curve": False} | recorded  # runs of earlier versions have one training
     return all(recorded.get(name) == value for name, value in asked.items())
 
 

@@ -71,6 +71,7 @@ def problems(config: Options) -> list[str]:
     found += _freezing_problems(config)
     found += _head_problems(config)
     found += _seed_problems(config)
+    found += _curve_problems(config)
     found += _split_problems(config)
     if config.private and config.publish is None:
         found.append("--private needs --publish OWNER/NAME: it is about the repository that is made")
@@ -134,6 +135,20 @@ def _seed_problems(config: Options) -> list[str]:
         ]
     if config.seed + config.seeds - 1 > _RANGES["seed"][1]:
         return [f"--seed {config.seed} and {given}: the last would be above {_RANGES['seed'][1]}: lower --seed"]
+    return []
+
+
+def _curve_problems(config: Options) -> list[str]:
+    """What `--curve` cannot be with."""
+    if not config.curve:
+        return []
+    if config.streaming:
+        return ["--curve cannot take --streaming: no share of a stream can be drawn; leave out one of them"]
+    if config.seeds > 1:
+        return [
+            f"--curve cannot take --seeds {config.seeds}: the best of several trainings on all images would be "
+            "compared with a single one on parts of them; leave out one of the two"
+        ]
     return []
 
 

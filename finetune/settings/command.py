@@ -13,8 +13,9 @@ from finetune.settings.config import RunConfig
 from finetune.settings.options import DataOptions, ModelOptions, TrainingOptions, flag
 
 _GROUPS = (DataOptions, ModelOptions, TrainingOptions)
-_OTHERS = ("precision", "device_batch_size", "grad_checkpointing", "compile", "sync_bn", "seed", "seeds", "max_time")
-"""Of the other groups, what may change the numbers."""
+_HARDWARE = ("precision", "device_batch_size", "grad_checkpointing", "compile", "sync_bn")
+_OTHERS = (*_HARDWARE, "seed", "seeds", "curve", "max_time")
+"""Of the other groups, what may change the numbers, or adds some."""
 
 
 def words(config: RunConfig) -> list[str]:

@@ -228,6 +228,8 @@ class RunOptions:
     seeds: int = 1
     """Train so many times on one split, with seeds from --seed on; the numbers' mean and spread are reported, and the
     best on validation is exported, or the average of the weights where that is better there."""
+    curve: bool = False
+    """Train on 10, 25 and 50% of the training images too: would more labels help? Takes two to four times as long."""
     output: Annotated[Path | None, AUTO] = None
     """Run folder to make; runs/DATASET-MODEL-TIME otherwise."""
     resume: Annotated[Path | None, _RESUME] = None

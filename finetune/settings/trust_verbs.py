@@ -137,6 +137,8 @@ class SweepOptions(Options):
                 problems.append(f"--{name.replace('_', '-')} is not for sweep: leave it out")
         if self.seeds != 1:
             problems.append(f"--seeds {self.seeds}: a sweep trains each setting once; repeat its winner with --seeds")
+        if self.curve:
+            problems.append("--curve: a sweep trains each setting once, on all images; repeat its winner with --curve")
         if self.freeze != "none":
             problems.append(f"--freeze {self.freeze}: there is little to search for where the classifier alone trains")
         if self.devices not in ("auto", "1"):

@@ -55,6 +55,7 @@ def make(name: str, folder: RunFolder, settings: dict[str, Any], resumed_at: int
     """
     known = _ids(folder)
     key = name if folder.seed is None else f"{name}, seed {folder.seed}"
+    key = key if folder.share is None else f"{name}, share {folder.share}"
     makers = {"tensorboard": _tensorboard, "trackio": _trackio, "wandb": _wandb, "mlflow": _mlflow}
     logger = makers[name](folder, known.get(key), resumed_at)
     if key not in known:
@@ -93,8 +94,7 @@ def _tensorboard(folder: RunFolder, known: str | None, resumed_at: int | None) -
 
     # Steps that a killed run had logged after its last checkpoint are taken back.
     later: dict[str, Any] = {} if known is None or resumed_at is None else {"purge_step": resumed_at + 1}
-    version = "" if folder.seed is None else f"seed{folder.seed}"
-    return TensorBoardLogger(folder.root, name="tensorboard", version=version, default_hp_metric=False, **later)
+    return TensorBoardLogger(folder.root, name="tensorboard", version=folder.part, default_hp_metric=False, **later)
 
 
 def _trackio(folder: RunFolder, known: str | None, resumed_at: int | None) -> Logger:

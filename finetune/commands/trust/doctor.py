@@ -25,6 +25,7 @@ from finetune.runs.runfolder import write_text
 from finetune.serving import study_page
 from finetune.serving.study_page import Card, Section
 from finetune.settings.data_verbs import DoctorOptions
+from finetune.study import Inspecting
 from finetune.tasks import registry
 
 SHOWN = 60
@@ -95,12 +96,15 @@ def doctor(options: DoctorOptions) -> Diagnosis:
     roles = np.array([role for role, count in data.splits.counts().items() for _ in range(count)])
     targets = np.concatenate([part.targets for part in data.splits.parts.values()])
     values = embed.features(data, options.model, options) if options.model else {}
-    found = copies.find(seen, roles, targets, _hints(values))
+    task = registry.get(data.schema.task)
+    inspected = task.inspection(data) if isinstance(task, Inspecting) else None
+    found = copies.find(seen, roles, targets, _hints(values), differ=inspected.differ if inspected else None)
     leaks = _leaks(found, data, values, options)
     findings = [
         *_reading(data),
         *_copied(found, data, places, leaks),
         *odd.find(seen),
+        *(inspected.findings() if inspected else ()),
         *_grouped(data, places, targets, roles),
         *(advice.of(options.model, data, options) if options.model else ()),
     ]
@@ -190,9 +194,12 @@ def _pairs(
 
 def named(data: LabelledImages, places: shown.Places, place: int) -> str:
     """The target of an image, for people, as far as the task says."""
+    task = registry.get(data.schema.task)
+    if isinstance(task, Inspecting):
+        return task.inspection(data).named(place)
     role, within = places.within(place)
     target = data.splits.parts[role].targets[within]
-    study = getattr(registry.get(data.schema.task), "study", None)
+    study = getattr(task, "study", None)
     return str(study.named(data.schema, target)) if study else str(target)[:60]
 
 

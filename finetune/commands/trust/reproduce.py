@@ -96,6 +96,7 @@ def _config(folder: RunFolder, lock: Mapping[str, Any], options: ReproduceOption
         raise DatasetError(
             f"the run in {folder.path} was made from a dataset in memory: save it (`save_to_disk`), and give --dataset"
         )
+    settings["curve"] = False  # the exported model is what is compared, and it is the same
     if options.accelerator is not None:
         settings["accelerator"] = options.accelerator
     return RunConfig(**settings).resolved()

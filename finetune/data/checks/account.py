@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from finetune.console import log
+from finetune.data.checks import looks
 from finetune.data.scan import BadImage, scan
 from finetune.errors import listing
 
@@ -19,9 +20,23 @@ if TYPE_CHECKING:
 _REASONS = 5  # that are printed
 
 
-def scanned(name: str, split: Dataset, column: str, rows: np.ndarray, max_image_pixels: int) -> list[BadImage]:
-    """The images of a split that do not decode, which are listed; odd ones are mentioned."""
-    found = scan(split, column, rows, max_image_pixels)
+def scanned(
+    name: str, split: Dataset, column: str, rows: np.ndarray, max_image_pixels: int, looking: bool = False
+) -> list[BadImage]:
+    """The images of a split that do not decode, which are listed; odd ones are mentioned.
+
+    Args:
+        name: Of the split.
+        split: Of the source.
+        column: Of its images.
+        rows: Which to decode.
+        max_image_pixels: Larger ones are not decoded.
+        looking: Whether it is remembered on the way what they look like, for a search for copies.
+    """
+    recorder = looks.Recorder() if looking and len(rows) <= looks.MOST else None
+    found = scan(split, column, rows, max_image_pixels, recorder)
+    if recorder is not None:
+        recorder.keep(split, column)
     if found.bad:
         numbers = listing(image.row for image in found.bad)
         log.info(f"left out: {len(found.bad)} images of {name!r} that do not decode, rows {numbers}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from finetune.data.checks import near
-from finetune.data.checks.looks import Looks
+from finetune.data.checks.looks import Looks, chosen
 from finetune.data.checks.near import SURE, Pair
 
 
@@ -52,6 +52,7 @@ def find(
     targets: np.ndarray,
     more: Iterable[tuple[int, int]] = (),
     sure: float = SURE,
+    differ: Differ | None = None,
 ) -> Copies:
     """Compare all images with all.
 
@@ -61,7 +62,20 @@ def find(
         targets: `[N, ...]`.
         more: Further candidates, see `finetune.data.checks.near.pairs`.
         sure: Least correlation of near copies.
+        differ: See `judged`.
     """
+    same, kept = equals(looks)
+    back = {int(place): number for number, place in enumerate(kept)}
+    hints = [(back[a], back[b]) for a, b in more if a in back and b in back]
+    alike = [
+        Pair(int(kept[one.first]), int(kept[one.second]), one.kind, one.score, one.mirrored, one.cropped)
+        for one in near.pairs(chosen(looks, kept), hints, sure)
+    ]
+    return judged([*same, *alike], roles, targets, differ)
+
+
+def equals(looks: Looks) -> tuple[list[Pair], np.ndarray]:
+    """Images that are equal in bytes, then in pixels; and int64, places of the first of each kind."""
     exact = equal(looks.content, "bytes")
     twins = {pair.second for pair in exact}
     rest = np.array([place for place in range(len(looks)) if place not in twins], dtype=np.int64)
@@ -69,20 +83,31 @@ def find(
         Pair(int(rest[pair.first]), int(rest[pair.second]), "pixels") for pair in equal(looks.pixels[rest], "pixels")
     ]
     twins |= {pair.second for pair in pixels}
-    kept = np.array([place for place in range(len(looks)) if place not in twins], dtype=np.int64)
-    back = {int(place): number for number, place in enumerate(kept)}
-    hints = [(back[a], back[b]) for a, b in more if a in back and b in back]
-    alike = [
-        Pair(int(kept[one.first]), int(kept[one.second]), one.kind, one.score, one.mirrored, one.cropped)
-        for one in near.pairs(_some(looks, kept), hints, sure)
-    ]
-    return judged([*exact, *pixels, *alike], roles, targets)
+    return [*exact, *pixels], np.array([place for place in range(len(looks)) if place not in twins], dtype=np.int64)
 
 
-def judged(pairs: Sequence[Pair], roles: Sequence[str] | np.ndarray, targets: np.ndarray) -> Copies:
-    """Pairs with what their images are for, and whether their targets contradict."""
-    odd = [not np.array_equal(targets[pair.first], targets[pair.second], equal_nan=_floats(targets)) for pair in pairs]
-    return Copies(tuple(pairs), np.asarray(roles), np.array(odd, dtype=bool))
+Differ = Callable[[int, int, bool], bool]
+"""Whether the targets of two whole copies contradict, and whether one is mirrored: `finetune.study.Inspection`."""
+
+
+def judged(
+    pairs: Sequence[Pair], roles: Sequence[str] | np.ndarray, targets: np.ndarray, differ: Differ | None = None
+) -> Copies:
+    """Pairs with what their images are for, and whether their targets contradict.
+
+    Args:
+        pairs: Of N images.
+        roles: What each is for.
+        targets: `[N, ...]`, whole ones; or what splits are drawn by, where `differ` looks at them themselves.
+        differ: Of a task whose targets are boxes or masks: those of a part of an image are not compared.
+    """
+
+    def odd(pair: Pair) -> bool:
+        if differ is None:
+            return not np.array_equal(targets[pair.first], targets[pair.second], equal_nan=_floats(targets))
+        return not pair.cropped and differ(pair.first, pair.second, pair.mirrored)
+
+    return Copies(tuple(pairs), np.asarray(roles), np.array([odd(pair) for pair in pairs], dtype=bool))
 
 
 def _floats(targets: np.ndarray) -> bool:
@@ -105,10 +130,6 @@ def equal(hashes: np.ndarray, kind: str) -> list[Pair]:
         else:
             first[key] = place
     return found
-
-
-def _some(looks: Looks, places: np.ndarray) -> Looks:
-    return Looks(**{name: value[places] for name, value in vars(looks).items()})
 
 
 def to_leave_out(copies: Copies) -> Mapping[int, str]:

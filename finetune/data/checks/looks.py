@@ -1,30 +1,33 @@
-"""One pass over the images of a split: what each is made of and looks like, small enough to compare all with all."""
+"""What the images of a split are made of and look like, small enough to compare all with all, and remembered."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import tempfile
-import warnings
+import zipfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
-from datasets import Dataset, Image, config
+from datasets import Dataset, Image
 from PIL import Image as PILImage
 
 from finetune.console import log
-from finetune.data import images
+from finetune.data import images, scan
 from finetune.settings.limits import MAX_IMAGE_PIXELS
 
 SIDE = 96
 """Of the grey pictures that are compared."""
+MOST = 20_000
+"""Images of a split up to which their looks are noted on the way: 9 kB each."""
 _CHUNK = 32
 _DIGEST = 16  # bytes
+
+Entry = tuple[Any, ...]
+"""Of one image, the fields of `Looks` in their order."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Looks:
 
 
 def look(encoded: Dataset, column: str, rows: Sequence[int] | np.ndarray, max_pixels: int = MAX_IMAGE_PIXELS) -> Looks:
-    """Decode every image once, in parallel; the answer is remembered where a dataset says what it is.
+    """What images look like: remembered of a split, or decoded now, in parallel.
 
     Args:
         encoded: A split.
@@ -63,21 +66,41 @@ def look(encoded: Dataset, column: str, rows: Sequence[int] | np.ndarray, max_pi
         max_pixels: As when they were checked.
     """
     wanted = np.asarray(rows, dtype=np.int64)
-    cache = _cache_file(encoded, column, wanted)
-    if (known := _read(cache, len(wanted))) is not None:
-        return known
-    undecoded = encoded.cast_column(column, Image(decode=False)).select_columns([column])
+    cache = _cache_file(encoded, column)
+    known = _read(cache)
+    missing = np.setdiff1d(wanted, known.rows)
+    if len(missing):
+        undecoded = encoded.cast_column(column, Image(decode=False)).select_columns([column])
 
-    def some(chunk: np.ndarray) -> list[tuple[Any, ...]]:
-        return [_one(value, max_pixels) for value in undecoded[chunk.tolist()][column]]
+        def some(chunk: np.ndarray) -> list[Entry]:
+            return [_one(value, max_pixels) for value in undecoded[chunk.tolist()][column]]
 
-    chunks = [wanted[start : start + _CHUNK] for start in range(0, len(wanted), _CHUNK)]
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
-        found = [one for part in pool.map(some, chunks) for one in part]
-    made = _stacked(found)
-    _remember(cache, made)
-    return made
+        found = [one for part in scan.in_parallel(missing, some, "looking at images") for one in part]
+        known = known.with_more(missing, _stacked(found))
+        _remember(cache, known)
+    return chosen(known.looks, np.searchsorted(known.rows, wanted))
+
+
+class Recorder:
+    """Notes what images look like while something else decodes them, see `finetune.data.scan.Seen`."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, Entry] = {}
+
+    def __call__(self, row: int, value: Any, mode: str, picture: PILImage.Image) -> None:
+        """One more."""
+        self.found[row] = _seen(value, mode, picture)
+
+    def keep(self, encoded: Dataset, column: str) -> None:
+        """Remember what was noted of a split; nothing where nothing was."""
+        if not self.found:
+            return
+        cache = _cache_file(encoded, column)
+        rows = np.array(sorted(self.found), dtype=np.int64)
+        known = _read(cache)
+        new = np.setdiff1d(rows, known.rows)
+        if len(new):
+            _remember(cache, known.with_more(new, _stacked([self.found[row] for row in new.tolist()])))
 
 
 def content_hashes(encoded: Dataset, column: str, rows: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -105,19 +128,21 @@ def _content(value: Any) -> bytes:
     return _hash(Path(path).read_bytes()) if os.path.isfile(path) else _hash(str(path).encode())
 
 
-def _one(value: Any, max_pixels: int) -> tuple[Any, ...]:
+def _one(value: Any, max_pixels: int) -> Entry:
     with images.opened(value, max_pixels) as opened:
         mode = opened.mode
         picture = images.decoded(opened)
+    return _seen(value, mode, picture)
+
+
+def _seen(value: Any, mode: str, picture: PILImage.Image) -> Entry:
     pixels = _hash(f"{picture.size} ".encode(), picture.tobytes())
     small = picture.convert("L").resize((SIDE, SIDE), PILImage.Resampling.BILINEAR)
     grey = np.asarray(small)
     return _content(value), pixels, grey, picture.size, grey.mean() / 255, grey.std() / 255, mode
 
 
-def _stacked(found: Sequence[tuple[Any, ...]]) -> Looks:
-    if not found:
-        found = [(bytes(_DIGEST), bytes(_DIGEST), np.zeros((SIDE, SIDE)), (0, 0), 0.0, 0.0, "")][:0]
+def _stacked(found: Sequence[Entry]) -> Looks:
     content, pixels, grey, size, brightness, contrast, mode = zip(*found, strict=True) if found else ((),) * 7
     return Looks(
         np.frombuffer(b"".join(content), dtype=np.uint8).reshape(-1, _DIGEST),
@@ -135,25 +160,48 @@ def joined(parts: Sequence[Looks]) -> Looks:
     return Looks(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Looks)))
 
 
-def _cache_file(encoded: Dataset, column: str, rows: np.ndarray) -> Path:
-    key = hashlib.sha256(f"1 {encoded._fingerprint} {column} {PIL.__version__} {SIDE} ".encode() + rows.tobytes())
-    return Path(config.HF_DATASETS_CACHE) / "finetune-looks" / f"{key.hexdigest()[:32]}.npz"
+def chosen(looks: Looks, places: np.ndarray) -> Looks:
+    """Those at some places."""
+    return Looks(**{field.name: getattr(looks, field.name)[places] for field in fields(Looks)})
 
 
-def _read(path: Path, count: int) -> Looks | None:
+@dataclass(frozen=True)
+class _Known:
+    """What is remembered of a split: int64 `[N]` rows, ascending, and what they look like."""
+
+    rows: np.ndarray
+    looks: Looks
+
+    def with_more(self, rows: np.ndarray, looks: Looks) -> _Known:
+        """With further rows, which are not among those."""
+        both = np.concatenate([self.rows, rows])
+        order = np.argsort(both)
+        return _Known(both[order], chosen(joined([self.looks, looks]), order))
+
+
+def _cache_file(encoded: Dataset, column: str) -> Path:
+    """Another one once the split, its files, or what reads them, have changed."""
+    answers = scan.cache_file(encoded, [column], np.arange(len(encoded)), "looks", 2, SIDE)
+    return answers.parent.with_name("finetune-looks") / f"{answers.stem}.npz"
+
+
+def _read(path: Path) -> _Known:
+    """What is remembered; nothing where it is not there, or not whole."""
     try:
         with np.load(path) as file:
-            made = Looks(**{field.name: file[field.name] for field in fields(Looks)})
-    except (OSError, ValueError, KeyError, EOFError):
-        return None
-    return made if len(made) == count else None
+            looks = Looks(**{field.name: file[field.name] for field in fields(Looks)})
+            rows = file["rows"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return _Known(np.zeros(0, dtype=np.int64), _stacked([]))
+    return _Known(rows, looks)
 
 
-def _remember(path: Path, made: Looks) -> None:
+def _remember(path: Path, known: _Known) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            np.savez(file, **{field.name: getattr(made, field.name) for field in fields(Looks)})
+            values = {field.name: getattr(known.looks, field.name) for field in fields(Looks)}
+            np.savez(file, rows=known.rows, **values)
         os.replace(file.name, path)
     except OSError as error:
         log.warning(f"warning: cannot remember what the images look like ({error.strerror or error}: {path.parent})")

@@ -131,19 +131,25 @@ def part_of(grey: np.ndarray, box: Box, size: int) -> np.ndarray:
 
 def _candidates(grey: np.ndarray, fit: np.ndarray) -> Iterator[tuple[int, int, Box, bool]]:
     """Which image may show what part of which other, and whether mirrored; the most alike of each."""
-    tried = [(box, False) for box in (boxes() if len(fit) <= LARGEST_CROPPED else [WHOLE])] + [(WHOLE, True)]
-    ours = np.stack([gradients(part_of(grey[i], WHOLE, COARSE)) for i in fit])
-    top: list[list[tuple[float, int, Box, bool]]] = [[] for _ in fit]
+    for _, *found in _alike(grey, fit, fit, len(fit) <= LARGEST_CROPPED):
+        yield tuple(found)  # type: ignore[misc]  # the same four
+
+
+Candidate = tuple[float, int, int, Box, bool]
+"""How alike, an image, another, the part of that which it may show, whether mirrored."""
+
+
+def _alike(grey: np.ndarray, ours: np.ndarray, theirs: np.ndarray, cropped: bool) -> Iterator[Candidate]:
+    """Of each of our images the few of theirs that it may show, or show a part of; never itself."""
+    tried = [(box, False) for box in (boxes() if cropped else [WHOLE])] + [(WHOLE, True)]
+    whole = np.stack([gradients(part_of(grey[i], WHOLE, COARSE)) for i in ours])
+    top: list[list[tuple[float, int, Box, bool]]] = [[] for _ in ours]
     for box, mirrored in tried:
-        if (box, mirrored) == (WHOLE, False):
-            theirs = ours
-        else:
-            theirs = np.stack([gradients(part_of(_turned(grey[i], mirrored), box, COARSE)) for i in fit])
-        for start in range(0, len(fit), _BLOCK):
-            alike = ours[start : start + _BLOCK] @ theirs.T
-            rows = np.arange(len(alike))
-            alike[rows, start + rows] = -1.0
-            count = min(CANDIDATES, alike.shape[1] - 1)
+        parts = np.stack([gradients(part_of(_turned(grey[i], mirrored), box, COARSE)) for i in theirs])
+        for start in range(0, len(ours), _BLOCK):
+            alike = whole[start : start + _BLOCK] @ parts.T
+            alike[ours[start : start + _BLOCK, None] == theirs] = -1.0
+            count = min(CANDIDATES, alike.shape[1])
             nearest = np.argpartition(alike, -count, axis=1)[:, -count:]
             for row, places in enumerate(nearest):
                 top[start + row] += [
@@ -153,10 +159,39 @@ def _candidates(grey: np.ndarray, fit: np.ndarray) -> Iterator[tuple[int, int, B
                 ]
     for place, likely in enumerate(top):
         seen: set[tuple[int, bool]] = set()
-        for _, other, box, mirrored in sorted(likely, key=lambda one: -one[0]):
+        for score, other, box, mirrored in sorted(likely, key=lambda one: -one[0]):
             if (other, mirrored) not in seen and len(seen) < CANDIDATES:
                 seen.add((other, mirrored))
-                yield int(fit[place]), int(fit[other]), box, mirrored
+                yield score, int(ours[place]), int(theirs[other]), box, mirrored
+
+
+def between(
+    looks: Looks, ours: np.ndarray, theirs: np.ndarray, most: int, sure: float = SURE
+) -> tuple[list[Pair], int]:
+    """Near copies of some images among others, in a time that has a bound: the likeliest candidates alone are proven.
+
+    Args:
+        looks: Of all images.
+        ours: Places of some, int64.
+        theirs: Places of the others, int64.
+        most: Candidates that are proven.
+        sure: Least correlation.
+
+    Returns:
+        The pairs, the surest first, and how many candidates were not proven.
+    """
+    shows = looks.contrast >= FLAT
+    ours, theirs = ours[shows[ours]], theirs[shows[theirs]]
+    if not len(ours) or not len(theirs):
+        return [], 0
+    cropped = len(ours) + len(theirs) <= LARGEST_CROPPED
+    found: dict[tuple[int, int], Pair] = {}
+    both = [*_alike(looks.grey, ours, theirs, cropped), *_alike(looks.grey, theirs, ours, cropped)]
+    likely = sorted(both, key=lambda one: (-one[0], one[1:3]))
+    for _, first, second, box, mirrored in likely[:most]:
+        _prove(found, looks.grey, first, second, box, mirrored, sure)
+    pairs = sorted(found.values(), key=lambda pair: (-pair.score, pair.first, pair.second))
+    return pairs, max(0, len(likely) - most)
 
 
 def _turned(picture: np.ndarray, mirrored: bool) -> np.ndarray:

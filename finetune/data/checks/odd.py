@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from finetune.data.checks.findings import Finding
+from finetune.data.checks.findings import Finding, Severity
 from finetune.data.checks.looks import Looks
 from finetune.data.checks.near import FLAT
 from finetune.errors import listing
@@ -18,6 +18,8 @@ LONG = 4.0
 """Long over short side from which on a square crop loses most of an image."""
 DEVIANT = 6.0
 """Distance from the median brightness, in robust standard deviations (1.4826 times the median deviation)."""
+KIND = 0.05
+"""Share of the images from which on they are not odd, but a kind of their own."""
 SHOWN = 12
 
 
@@ -37,7 +39,11 @@ def find(looks: Looks) -> Iterator[Finding]:
     spread = 1.4826 * np.median(np.abs(looks.brightness - middle))
     away = np.abs(looks.brightness - middle)
     odd = (away > DEVIANT * max(float(spread), 1e-6)) & ~flat & (away > 0.1)
-    yield from _some("brightness", odd, "{} images much darker or brighter than the others", -away)
+    title = "{} images much darker or brighter than the others"
+    if odd.mean() > KIND:
+        yield from _some("brightness", odd, f"{title}: so many are a kind of their own", -away, "note")
+    else:
+        yield from _some("brightness", odd, title, -away)
 
 
 def _sizes(looks: Looks) -> Finding:
@@ -49,8 +55,10 @@ def _sizes(looks: Looks) -> Finding:
     return Finding("sizes", "note", title)
 
 
-def _some(key: str, which: np.ndarray, title: str, order: np.ndarray) -> Iterator[Finding]:
+def _some(
+    key: str, which: np.ndarray, title: str, order: np.ndarray, severity: Severity = "warning"
+) -> Iterator[Finding]:
     places = np.flatnonzero(which)
     if len(places):
         shown = places[np.argsort(order[places], kind="stable")][:SHOWN]
-        yield Finding(key, "warning", title.format(len(places)), images=tuple((int(place),) for place in shown))
+        yield Finding(key, severity, title.format(len(places)), images=tuple((int(place),) for place in shown))

@@ -1,28 +1,29 @@
 """Would more labels help? Errors against the number of training images, and a power law that goes on from them.
 
-The law is `error(n) = c + a n^-b` with a, c >= 0: `c` is what no number of images mends. Its uncertainty is that of the
-test images, which are resampled together for all sizes, and of the subsets, of which each size has several draws.
-
-Source: Hestness et al., "Deep Learning Scaling is Predictable, Empirically", https://arxiv.org/abs/1712.00409; the
-constant as in Rosenfeld et al., https://arxiv.org/abs/1909.12673. Extrapolated to twice the images and no further.
+The law (`finetune.evaluation.study.power_law`) is extrapolated to twice the images and no further. Its uncertainty is
+that of the test images, which are resampled together for all sizes, and of the subsets where a size has several draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from finetune.evaluation.intervals import LEVEL
+from finetune.evaluation.study import power_law
 
 FRACTIONS = (0.1, 0.25, 0.5, 1.0)
 DRAWS = 3
 """Subsets of each size but the whole."""
 RESAMPLES = 1000
-_EXPONENTS = np.linspace(0.05, 2.0, 79)
-_FEWEST = 3  # sizes that a law of three numbers is fitted to
+_STEPS = 25  # of the law's line
+HELPS, UNSURE = 0.005, 0.1
+"""A gain worth a sentence, and an interval too wide for one; of an error, as shares of it."""
+
+Ends = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,37 @@ class Point:
 
     Attributes:
         images: How many.
-        score: Mean over its draws.
+        score: Mean over its draws; on the law's line what the law has there.
         interval: Of that.
     """
 
     images: int
     score: float
-    interval: tuple[float, float]
+    interval: Ends
+
+    def to_json(self) -> dict[str, Any]:
+        """As result.json has it."""
+        return {"images": self.images, "score": self.score, "interval": list(self.interval)}
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Point:
+        """From `to_json`."""
+        return cls(entry["images"], entry["score"], _pair(entry["interval"]))
+
+
+@dataclass(frozen=True)
+class Law:
+    """`error(n) = c + a n^-b`.
+
+    Attributes:
+        values: c, a, b.
+        intervals: Of each.
+        line: Scores by the law, from the fewest images to twice the most.
+    """
+
+    values: tuple[float, float, float]
+    intervals: tuple[Ends, Ends, Ends]
+    line: tuple[Point, ...]
 
 
 @dataclass(frozen=True)
@@ -48,7 +73,7 @@ class Curve:
         title: Of the score, for people.
         higher: Whether a higher one is better.
         points: By number of images.
-        law: `c`, `a`, `b`; None where too few sizes were measured.
+        law: None where too few sizes were measured.
         doubled: Score with twice the images, by the law, and its interval.
         gain: What that is more than the law has now (of an error: less), and its interval.
     """
@@ -56,32 +81,60 @@ class Curve:
     title: str
     higher: bool
     points: tuple[Point, ...]
-    law: tuple[float, float, float] | None
-    doubled: tuple[float, tuple[float, float]] | None
-    gain: tuple[float, tuple[float, float]] | None
+    law: Law | None
+    doubled: tuple[float, Ends] | None
+    gain: tuple[float, Ends] | None
 
     def to_json(self) -> dict[str, Any]:
         """As `--json` and result.json have it."""
         return {
             "score": self.title,
-            "points": [
-                {"images": point.images, "score": point.score, "interval": list(point.interval)}
-                for point in self.points
-            ],
-            "law": None if self.law is None else dict(zip("cab", self.law, strict=True)),
+            "higher": self.higher,
+            "points": [point.to_json() for point in self.points],
+            "law": None
+            if self.law is None
+            else {
+                **dict(zip("cab", self.law.values, strict=True)),
+                "intervals": {name: list(ends) for name, ends in zip("cab", self.law.intervals, strict=True)},
+                "line": [point.to_json() for point in self.law.line],
+            },
             "doubled": _entry(self.doubled),
             "gain": _entry(self.gain),
         }
 
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Curve:
+        """From `to_json`; what else stands there is left."""
+        law = entry["law"]
+        return cls(
+            entry["score"],
+            entry["higher"],
+            tuple(map(Point.of, entry["points"])),
+            None
+            if law is None
+            else Law(
+                (law["c"], law["a"], law["b"]),
+                (_pair(law["intervals"]["c"]), _pair(law["intervals"]["a"]), _pair(law["intervals"]["b"])),
+                tuple(map(Point.of, law["line"])),
+            ),
+            _value_of(entry["doubled"]),
+            _value_of(entry["gain"]),
+        )
+
     def lines(self) -> list[str]:
         """A table, the law, and one sentence."""
-        made = [f"{'training images':>16}{self.title:>12}{'95 % interval':>20}"]
+        width = max(12, len(self.title) + 2)
+        made = [f"{'training images':>16}{self.title:>{width}}{'95 % interval':>20}"]
         for point in self.points:
             low, high = point.interval
-            made.append(f"{point.images:>16,}{point.score:>12.4f}{f'[{low:.4f}, {high:.4f}]':>20}")
+            made.append(f"{point.images:>16,}{point.score:>{width}.4f}{f'[{low:.4f}, {high:.4f}]':>20}")
         if self.law is not None:
-            c, a, b = self.law
-            made.append(f"error, by a power law: {c:.4f} + {a:.4g} n^-{b:.2f}")
+            c, a, b = self.law.values
+            (least, most), _, (flat, steep) = self.law.intervals
+            made.append(
+                f"error, by a power law: {c:.4f} + {a:.4g} n^-{b:.2f}; what no number of images mends: "
+                f"[{least:.4f}, {most:.4f}], exponent [{flat:.2f}, {steep:.2f}]"
+            )
         return [*made, self.sentence()]
 
     def sentence(self) -> str:
@@ -90,16 +143,29 @@ class Curve:
             return "too few sizes to say what more images would bring"
         value, (low, high) = self.gain
         images, (score, (least, most)) = 2 * self.points[-1].images, self.doubled
-        worth = "more labels would help" if low > 0.005 else "more labels would help little"
-        worth = "whether more labels would help cannot be said from these sizes" if high - low > 0.1 else worth
+        unit = 1.0 if self.higher else max(self.points[-1].score, 1e-12)  # an error has a unit of its own
+        worth = "more labels would help" if low / unit > HELPS else "more labels would help little"
+        if (high - low) / unit > UNSURE:
+            worth = "whether more labels would help cannot be said from these sizes"
+        if not self.higher:  # what an error gains it loses
+            value, low, high = -value, -high, -low
         return (
             f"twice the training images ({images:,}) would bring {value:+.4f} {self.title} [{low:+.4f}, {high:+.4f}], "
             f"to {score:.4f} [{least:.4f}, {most:.4f}], if the power law goes on: {worth}"
         )
 
 
-def _entry(found: tuple[float, tuple[float, float]] | None) -> dict[str, Any] | None:
+def _entry(found: tuple[float, Ends] | None) -> dict[str, Any] | None:
     return None if found is None else {"value": found[0], "interval": list(found[1])}
+
+
+def _value_of(entry: Mapping[str, Any] | None) -> tuple[float, Ends] | None:
+    return None if entry is None else (entry["value"], _pair(entry["interval"]))
+
+
+def _pair(ends: Sequence[float]) -> Ends:
+    low, high = ends
+    return low, high
 
 
 def fit(
@@ -111,7 +177,7 @@ def fit(
     level: float = LEVEL,
     resamples: int = RESAMPLES,
 ) -> Curve:
-    """Fit the law.
+    """Fit the law to scores that are means over test images.
 
     Args:
         sizes: Training images, ascending.
@@ -125,20 +191,44 @@ def fit(
     rng = np.random.default_rng(seed)
     stacks = [np.stack(draws) for draws in each]  # [draws, N]
     now = np.array([stack.mean() for stack in stacks])
-    drawn = np.stack([_resampled(stacks, rng) for _ in range(resamples)], axis=1)  # [sizes, R]
+    drawn = np.stack([_resampled(stacks, rng) for _ in range(resamples)], axis=1)
+    return of_scores(sizes, now, drawn, title, higher, seed, level)
+
+
+def of_scores(
+    sizes: Sequence[int],
+    now: np.ndarray,
+    drawn: np.ndarray,
+    title: str = "accuracy",
+    higher: bool = True,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Curve:
+    """Fit the law to any scores.
+
+    Where they lie farther from it than test images explain, the rest is the chance of each training (its images, its
+    seed), or the law is not one: what follows from the law is as much less sure (`power_law.unexplained`).
+
+    Args:
+        sizes: Training images, ascending; K of them.
+        now: float64 `[K]`, the scores.
+        drawn: float64 `[K, R]`, of R resamples of the test images, the same for all sizes.
+        title: Of the score.
+        higher: Whether a higher score is better; the error is then 1 less it.
+        seed: Of the chance that is added.
+        level: Of the intervals.
+    """
     tails = [(1 - level) / 2, (1 + level) / 2]
-    ends = np.quantile(drawn, tails, axis=1)
-    points = tuple(
-        Point(int(size), float(score), (float(low), float(high)))
-        for size, score, low, high in zip(sizes, now, *ends, strict=True)
-    )
-    if len(sizes) < _FEWEST:
+    points = _points(sizes, now, drawn, tails)
+    if len(sizes) < power_law.FEWEST:
         return Curve(title, higher, points, None, None, None)
-    weight = 1 / np.maximum(drawn.var(axis=1), 1e-6)
+    unit = 1.0 if higher else max(float(now[-1]), 1e-12)  # an error has a unit of its own
+    weight = 1 / np.maximum(drawn.var(axis=1), 1e-6 * unit**2)
     counts = np.array(sizes, dtype=np.float64)
-    laws = _laws(counts, _error(np.concatenate([now[:, None], drawn], axis=1), higher), weight)
-    at, twice = (_value(laws, counts[-1] * factor) for factor in (1, 2))
-    gains = at - twice
+    chance = power_law.unexplained(counts, _error(now, higher), weight)
+    drawn = drawn + chance[:, None] * np.random.default_rng(seed).normal(size=drawn.shape)
+    laws = power_law.fit(counts, _error(np.concatenate([now[:, None], drawn], axis=1), higher), weight)
+    gains = power_law.value(laws, counts[-1]) - power_law.value(laws, 2 * counts[-1])
     # The law passes near the last point, not through it: what twice the images bring is added to what was measured.
     base = np.concatenate([now[-1:], drawn[-1]])
     scores = base + gains if higher else base - gains
@@ -148,13 +238,30 @@ def fit(
         title,
         higher,
         points,
-        (float(laws[0, 0]), float(laws[1, 0]), float(laws[2, 0])),
+        _law(laws, counts, higher, tails),
         (float(scores[0]), _ends(scores[1:], tails)),
         (float(gains[0]), _ends(gains[1:], tails)),
     )
 
 
-def _ends(values: np.ndarray, tails: Sequence[float]) -> tuple[float, float]:
+def _points(images: Sequence[int], now: np.ndarray, drawn: np.ndarray, tails: Sequence[float]) -> tuple[Point, ...]:
+    ends = np.quantile(drawn, tails, axis=1)
+    return tuple(
+        Point(int(count), float(score), (float(low), float(high)))
+        for count, score, low, high in zip(images, now, *ends, strict=True)
+    )
+
+
+def _law(laws: np.ndarray, counts: np.ndarray, higher: bool, tails: Sequence[float]) -> Law:
+    """Of laws `[3, 1 + R]`, the first of what was measured, the others of resamples."""
+    images = np.unique(np.geomspace(counts[0], 2 * counts[-1], _STEPS).round().astype(np.int64)).tolist()
+    scores = np.stack([_error(power_law.value(laws, count), higher) for count in images])
+    c, a, b = (float(number) for number in laws[:, 0])
+    ends = [_ends(row, tails) for row in laws[:, 1:]]
+    return Law((c, a, b), (ends[0], ends[1], ends[2]), _points(images, scores[:, 0], scores[:, 1:], tails))
+
+
+def _ends(values: np.ndarray, tails: Sequence[float]) -> Ends:
     low, high = np.quantile(values, tails)
     return float(low), float(high)
 
@@ -167,29 +274,3 @@ def _resampled(stacks: Sequence[np.ndarray], rng: np.random.Generator) -> np.nda
 
 def _error(scores: np.ndarray, higher: bool) -> np.ndarray:
     return 1 - scores if higher else scores
-
-
-def _value(laws: np.ndarray, images: float) -> np.ndarray:
-    value: np.ndarray = laws[0] + laws[1] * images ** -laws[2]
-    return value
-
-
-def _laws(counts: np.ndarray, errors: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """float64 `[3, R]`, c, a, b of least weighted squares for errors `[K, R]`: of each b a line in n^-b, the best."""
-    best = np.full(errors.shape[1], np.inf)
-    laws = np.zeros((3, errors.shape[1]))
-    w = weight[:, None]
-    for exponent in _EXPONENTS:
-        x = (counts**-exponent)[:, None]
-        mean_x, mean_y = (w * x).sum() / w.sum(), (w * errors).sum(axis=0) / w.sum()
-        slope = (w * (x - mean_x) * (errors - mean_y)).sum(axis=0) / (w * (x - mean_x) ** 2).sum()
-        constant = mean_y - slope * mean_x
-        through = (w * x * errors).sum(axis=0) / (w * x**2).sum()
-        slope = np.where(constant < 0, through, slope)
-        constant = np.where(constant < 0, 0.0, constant)
-        slope, constant = np.where(slope < 0, 0.0, slope), np.where(slope < 0, mean_y, constant)
-        squares = (w * (constant + slope * x - errors) ** 2).sum(axis=0)
-        better = squares < best - 1e-12
-        best = np.where(better, squares, best)
-        laws[:, better] = np.stack([constant, slope, np.full_like(slope, exponent)])[:, better]
-    return laws

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.evaluation.resampled import of_means
 from finetune.study import Studying
 from finetune.task import Answers, Learner, Record, Schema, Score
 from finetune.tasks.timm_format import TimmFormat
 
 if TYPE_CHECKING:
     import lightning as L
+    import numpy as np
     from torch import nn
 
     from finetune.evaluation.comparing.judged import Judged
@@ -130,6 +132,10 @@ class Classification(TimmFormat):
         from finetune.tasks.classification import judging
 
         return judging.remarks(result.evaluation, result.dataset["splits"]["validation"])
+
+    def resampler(self, found: Any) -> Callable[[np.ndarray], np.ndarray]:
+        """Accuracy."""
+        return of_means(found.correct.double().numpy())
 
     def reassess(self, found: Any, result: Any, model: Path) -> dict[str, Any]:
         """Intervals, the most frequent class, calibration."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.study import Inspection
 from finetune.task import Answers, Learner, Schema, Score
 
 if TYPE_CHECKING:
     import lightning as L
+    import numpy as np
     from torch import nn
 
 
@@ -29,6 +31,12 @@ class ObjectDetection:
         from finetune.tasks.detection.schema import infer
 
         return infer(self.name, features, image_column, target_column)
+
+    def inspection(self, data: Any) -> Inspection:
+        """Boxes, of an image and of its copies."""
+        from finetune.tasks.detection.reads.inspecting import InspectedBoxes
+
+        return InspectedBoxes(data)
 
     # --- Learning
 
@@ -133,6 +141,12 @@ class ObjectDetection:
         from finetune.tasks.detection.judging import assess
 
         return assess.remarks(result.evaluation, result.dataset["splits"]["validation"])
+
+    def resampler(self, found: Any) -> Callable[[np.ndarray], np.ndarray]:
+        """Average precision, of masks where there are any."""
+        from finetune.tasks.detection.judging import precision
+
+        return precision.resampler(found, self.masks)
 
     def reassess(self, found: Any, result: Any, model: Path) -> dict[str, Any]:
         """Intervals."""

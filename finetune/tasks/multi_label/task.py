@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from finetune.tasks.timm_format import TimmFormat
 
 if TYPE_CHECKING:
     import lightning as L
+    import numpy as np
     from torch import nn
 
 
@@ -116,6 +117,12 @@ class MultiLabel(TimmFormat):
         from finetune.tasks.multi_label import judging
 
         return judging.remarks(result.evaluation, result.dataset["splits"]["validation"])
+
+    def resampler(self, found: Any) -> Callable[[np.ndarray], np.ndarray]:
+        """Mean average precision."""
+        from finetune.tasks.multi_label.measures import intervals
+
+        return intervals.resampler(*found.arrays())
 
     def reassess(self, found: Any, result: Any, model: Path) -> dict[str, Any]:
         """Intervals and calibration."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.evaluation.resampled import of_means
 from finetune.task import Answers, Learner, Schema, Score
 from finetune.tasks.timm_format import TimmFormat
 
 if TYPE_CHECKING:
     import lightning as L
+    import numpy as np
     from torch import nn
 
 
@@ -125,6 +127,10 @@ class Regression(TimmFormat):
         from finetune.tasks.regression import judging
 
         return judging.remarks(result.evaluation, result.dataset["splits"]["validation"])
+
+    def resampler(self, found: Any) -> Callable[[np.ndarray], np.ndarray]:
+        """Mean absolute error."""
+        return of_means(abs(found.errors))
 
     def reassess(self, found: Any, result: Any, model: Path) -> dict[str, Any]:
         """Intervals, the median, coverage."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.study import Inspection
 from finetune.task import Answers, Learner, Schema, Score
 
 if TYPE_CHECKING:
     import lightning as L
+    import numpy as np
     from torch import nn
 
 
@@ -28,6 +30,12 @@ class Segmentation:
         from finetune.tasks.segmentation.schema import infer
 
         return infer(features, image_column, target_column)
+
+    def inspection(self, data: Any) -> Inspection:
+        """Masks, of an image and of its copies."""
+        from finetune.tasks.segmentation.inspecting import InspectedMasks
+
+        return InspectedMasks(data)
 
     # --- Learning
 
@@ -155,6 +163,12 @@ class Segmentation:
         from finetune.tasks.segmentation import judging
 
         return judging.remarks(result.evaluation, result.dataset["splits"]["validation"])
+
+    def resampler(self, found: Any) -> Callable[[np.ndarray], np.ndarray]:
+        """Mean IoU."""
+        from finetune.tasks.segmentation.judged import assessment
+
+        return assessment.resampler(found)
 
     def reassess(self, found: Any, result: Any, model: Path) -> dict[str, Any]:
         """Intervals, the most frequent class, calibration."""

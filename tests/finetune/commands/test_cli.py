@@ -164,6 +164,7 @@ def test_every_setting_is_covered_above():
     others |= {"zero_init_last", "compile", "sync_bn", "grad_checkpointing"}  # see test_switches
     others |= {f.name for _, group in of_tasks.BY_TASK for f in dataclasses.fields(group)}  # see test_seam.py
     others |= {"robustness"}  # see test_weaknesses.py
+    others |= {"curve"}  # which --seeds excludes: see test_shares.py
     others |= {"publish", "private"}  # likewise; see test_publishing.py
     others |= {"streaming", "classes", "steps_per_epoch"}  # which need each other
     others |= {"freeze", "unfreeze_every"}  # the one needs the other, and has a preset: see test_freezing.py

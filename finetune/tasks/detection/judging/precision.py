@@ -5,10 +5,13 @@ The same numbers as COCO's for weights of one; a test compares them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from finetune.evaluation.intervals import LEVEL, RESAMPLES
-from finetune.tasks.detection.judging.matches import Matches
+from finetune.tasks.detection.judging.detected import Detected
+from finetune.tasks.detection.judging.matches import Matches, match
 
 POINTS = np.linspace(0, 1, 101)
 """Recalls at which precision is read, COCO's."""
@@ -79,6 +82,25 @@ def _mean(values: np.ndarray) -> np.ndarray:
     count = known.sum(1)
     mean: np.ndarray = np.where(count, np.where(known, values, 0).sum(1) / np.maximum(count, 1), np.nan)
     return mean
+
+
+def resampler(detected: Detected, masks: bool) -> Callable[[np.ndarray], np.ndarray]:
+    """AP by how often each image counts, as `finetune.task.Judging.resampler` has it; 0 where there is no object.
+
+    Args:
+        detected: Of N images.
+        masks: By masks and not by boxes.
+    """
+    classes = int(detected.true_labels.max()) + 1 if len(detected.true_labels) else 1
+    matches = match(detected, classes, masks)  # what is found of other classes has no part in the mean
+    chunk = max(1, int(_AT_ONCE / max(1, len(matches.score))))
+
+    def precisions(weights: np.ndarray) -> np.ndarray:
+        parts = [summary(matches, weights[start : start + chunk])["map"] for start in range(0, len(weights), chunk)]
+        found: np.ndarray = np.nan_to_num(np.concatenate(parts))
+        return found
+
+    return precisions
 
 
 def intervals(matches: Matches, seed: int, resamples: int = RESAMPLES, level: float = LEVEL) -> dict[str, list[float]]:

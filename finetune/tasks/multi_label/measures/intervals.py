@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,25 +59,41 @@ def bootstrap(logits: np.ndarray, targets: np.ndarray, thresholds: np.ndarray, s
     images, pairs = len(logits), max(logits.size, 1)
     resamples = int(np.clip(_WORK // pairs, LEAST_RESAMPLES, RESAMPLES))
     rng = np.random.default_rng(seed)
-    rankings = precision.of_classes(logits, targets)
+    macro = resampler(logits, targets)
     together, places = precision.of_all(logits, targets), np.nonzero(targets >= 0)[0]
     answered = metrics.answers(logits, thresholds)
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, resamples, chunk := max(1, _AT_ONCE // pairs)):
         times = rng.multinomial(images, np.full(images, 1 / images), size=min(chunk, resamples - start))
-        each = [
-            _weighted(ranking, times[:, targets[:, k] >= 0])
-            for k, ranking in enumerate(rankings)
-            if ranking is not None and ranking.positives.any()
-        ]
         parts.append(
             {
-                "mean_average_precision": np.nanmean(_some(each), axis=0),
+                "mean_average_precision": macro(times),
                 "micro_average_precision": _weighted(together, times[:, places]),
                 **_counted(times, answered, targets),
             }
         )
     return Resampled({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, seed)
+
+
+def resampler(logits: np.ndarray, targets: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Mean average precision by how often each image counts, as `finetune.task.Judging.resampler` has it.
+
+    Args:
+        logits: float32 `[N, K]`.
+        targets: int8 `[N, K]`, -1 where it is not known.
+    """
+    rankings = precision.of_classes(logits, targets)
+
+    def macro(times: np.ndarray) -> np.ndarray:
+        each = [
+            _weighted(ranking, times[:, targets[:, k] >= 0])
+            for k, ranking in enumerate(rankings)
+            if ranking is not None and ranking.positives.any()
+        ]
+        found: np.ndarray = np.nanmean(_some(each), axis=0)
+        return found
+
+    return macro
 
 
 def summary(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,16 @@ def bootstrap(
     tails = [(1 - intervals.LEVEL) / 2, (1 + intervals.LEVEL) / 2]
     ends = {name: np.quantile(np.concatenate(of), tails) for name, of in values.items()}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+
+
+def resampler(found: MaskPredictions) -> Callable[[np.ndarray], np.ndarray]:
+    """Mean IoU by how often each image counts, as `finetune.task.Judging.resampler` has it."""
+    together = np.concatenate(found.counts(), axis=1).astype(np.float64)
+
+    def mean_iou(weights: np.ndarray) -> np.ndarray:
+        return of_counts(*np.split(weights @ together, 3, axis=1))["mean_iou"]
+
+    return mean_iou
 
 
 def per_class(found: MaskPredictions, classes: Sequence[str]) -> list[dict[str, Any]]:

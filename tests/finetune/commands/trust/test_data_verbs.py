@@ -12,7 +12,7 @@ import timm
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
-from cards.page.limitations import limitations
+from cards.page.limitations import leaked
 from finetune import RunConfig
 from finetune.errors import ConfigError
 from finetune.export import model_folder
@@ -37,15 +37,22 @@ def png(image):
     return {"bytes": content.getvalue(), "path": None}
 
 
+def smaller(value):
+    """A JPEG of 40 pixels."""
+    content = io.BytesIO()
+    PILImage.open(io.BytesIO(value["bytes"])).resize((40, 40)).save(content, "JPEG", quality=90)
+    return {"bytes": content.getvalue(), "path": None}
+
+
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory):
-    """90 training and 30 test images; test has copies of training images 0 to 4, and 5 is there twice, as two classes;
-    the label of 10 is wrong."""
+    """90 training and 30 test images; test has copies of training images 0 to 4, and its last is number 7 of them,
+    scaled and encoded anew; 5 is there twice, as two classes; the label of 10 is wrong."""
     rng = np.random.default_rng(0)
     labels = [n % 3 for n in range(90)]
     images = [png(picture(rng, label)) for label in labels]
-    tests = images[:5] + [png(picture(rng, n % 3)) for n in range(25)]
-    test_labels = labels[:5] + [n % 3 for n in range(25)]
+    tests = images[:5] + [png(picture(rng, n % 3)) for n in range(24)] + [smaller(images[7])]
+    test_labels = labels[:5] + [n % 3 for n in range(24)] + [labels[7]]
     images.append(images[5])
     labels.append((labels[5] + 1) % 3)
     labels[10] = (labels[10] + 1) % 3
@@ -76,15 +83,15 @@ def backbone(tmp_path_factory):
 def test_doctor_finds_what_was_planted(cli, faulty, tmp_path):
     done = cli("finetune", "doctor", "--dataset", faulty, "--json", "--fix", tmp_path / "rows.json", cwd=tmp_path)
     assert done.returncode == 3, done.stderr
-    assert "5 of 30 test images (16.67 %) have a copy in train" in done.stderr
+    assert "6 of 30 test images (20.00 %) have a copy in train" in done.stderr
     found = json.loads(done.stdout)
     by_key = {one["key"]: one for one in found["findings"]}
-    assert found["leaks"]["images"] == 5
+    assert found["leaks"]["images"] == 6
     assert by_key["leak"]["severity"] == by_key["contradiction"]["severity"] == "serious"
     contradiction = {(end["split"], end["row"]) for end in by_key["contradiction"]["images"][0]}
     assert contradiction == {("train", 5), ("train", 90)}
     assert by_key["groups"]["severity"] == "note"
-    assert set(found["leave_out"]["train"]) >= {0, 1, 2, 3, 4, 5, 90}
+    assert set(found["leave_out"]["train"]) >= {0, 1, 2, 3, 4, 5, 7, 90}
     assert "test" not in found["leave_out"]
     page = (tmp_path / "doctor-faulty.html").read_text()
     assert "red &lt;b&gt;" in page
@@ -101,30 +108,35 @@ def test_train_says_leaks_and_the_card_and_evaluate_give_the_number_without_them
     run = tmp_path / "run"
     done = cli("finetune", "--dataset", faulty, "--output", run, "--workers", 0, *words.split())
     assert done.returncode == 0, done.stderr
-    assert "warning: 5 of 30 test images are training images too, byte for byte" in done.stdout
-    assert "warning: 1 pairs of equal images have different targets" in done.stdout
+    assert "warning: 6 of 30 test images are training images too (5 byte for byte, 1 near copy)" in done.stdout
+    assert "warning: 1 pairs of copies have different targets" in done.stdout
     result = json.loads((run / "result.json").read_text())
     leaks = result["evaluation"]["leaks"]
-    assert leaks["rows"] == [0, 1, 2, 3, 4]
+    assert leaks["rows"] == [0, 1, 2, 3, 4, 29]
+    assert leaks["kinds"] == {"bytes": 5, "near": 1}
     again = json.loads(cli("finetune", "evaluate", run, "--accelerator", "cpu", "--json").stdout)
-    assert again["without_leaks"]["images"] == 5
+    assert again["without_leaks"]["images"] == 6
     assert again["without_leaks"]["metrics"]["accuracy"] == pytest.approx(leaks["metrics"]["accuracy"])
     page = (run / "model/README.md").read_text()
-    assert "**5 test images, 16.67 % of all, are training images too**, byte for byte. Without them" in page
-    (tmp_path / "rows.json").write_text('{"train": [0, 1, 2, 3, 4]}')
+    assert (
+        "**6 test images, 20.00 % of all, are training images too**, 5 byte for byte, 1 encoded anew, scaled, cropped"
+        in page
+    )
+    (tmp_path / "rows.json").write_text('{"train": [0, 1, 2, 3, 4, 7]}')
     clean = tmp_path / "clean"
     out = ("--exclude", tmp_path / "rows.json", "--output", clean)
     done = cli("finetune", "--dataset", faulty, "--workers", 0, *out, *words.split())
     assert done.returncode == 0, done.stderr
-    assert "left out: 5 images of 'train' by --exclude" in done.stdout
+    assert "left out: 6 images of 'train' by --exclude" in done.stdout
     assert "leaks" not in json.loads((clean / "result.json").read_text())["evaluation"]
     assert (
-        "Left out of the dataset's images: 5 that a list of its user names." in (clean / "model/README.md").read_text()
+        "Left out of the dataset's images: 6 that a list of its user names." in (clean / "model/README.md").read_text()
     )
 
 
 def test_a_leak_without_a_number_is_still_said():
     result = {
+        "task": "image-classification",
         "metrics": {"test": {}, "validation": {}},
         "evaluation": {"leaks": {"images": 1, "share": 0.1, "metrics": {}}},
         "dataset": {
@@ -135,7 +147,7 @@ def test_a_leak_without_a_number_is_still_said():
         },
         "training": {},
     }
-    assert limitations(result)[0] == "**1 test image, 10.00 % of all, is a training image too**, byte for byte."
+    assert next(leaked(result)) == "**1 test image, 10.00 % of all, is a training image too**, byte for byte."
 
 
 @pytest.mark.slow(seconds=40)
