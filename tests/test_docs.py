@@ -59,6 +59,7 @@ NOT_RUN = {
     "docs/how-to/detection.md: train": "takes long at its defaults; tests/finetune/tasks/detection has small ones",
     "docs/how-to/detection.md: cells": "a dataset and weights that are not in the project",
     "docs/how-to/detection.md: use": "needs the run above; tests/finetune/tasks/detection has small ones",
+    "docs/how-to/detection.md: onnx": "needs the run above; tests/finetune/tasks/detection/test_run.py has small ones",
     "docs/how-to/imagenet.md: recipe": "needs ImageNet and weeks; test_recipe.py takes two steps per family",
     "docs/how-to/imagenet.md: prepare": "needs the original tars; tests/finetune/imagenet has small ones like them",
 }
