@@ -144,6 +144,14 @@ class Schema(Protocol):
         """What result.json's `dataset` has of them, by role of the splits."""
 
 
+@runtime_checkable
+class Marked(Protocol):
+    """Of a schema whose targets say less than there is to learn: how many objects, and not where they are."""
+
+    def digest(self, split: Dataset, rows: np.ndarray) -> str:
+        """A hash of all that there is to learn of some rows, the same wherever the dataset lies."""
+
+
 class Reading(Protocol):
     """For `data/`: which columns are the image and the target."""
 
