@@ -87,7 +87,8 @@ class _RunFlags(RunOptions):
     config: Annotated[Path | None, NONE] = None
     """YAML file of flags (a run's config.yaml, for instance); the command line wins over it."""
     recipe: Annotated[str | None, NONE] = None
-    """Published settings for --model: imagenet, ResNeSt from scratch as its authors did; other flags win over it."""
+    """Published settings for --model, other flags win over it: imagenet, ResNeSt from scratch as its authors did; coco,
+    detectors over it, as far as flags can say what they did."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

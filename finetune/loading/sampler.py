@@ -108,10 +108,12 @@ class TrainBatches(DistributedSampler[list[Item]]):
         self.bounds = cut(count, -(-count // batch_size))
         smallest = int(np.diff(self.bounds).min())
         if smallest < least * world:
+            devices = (
+                f"{world} device{'s' if world > 1 else ''} with at least {least} image{'s' if least > 1 else ''} each"
+            )
             raise SplitError(
-                f"batches of {smallest} images cannot be shared by {world} device{'s' if world > 1 else ''} with at "
-                f"least {least} image{'s' if least > 1 else ''} each ({count} training images, batch size {batch_size}): raise --batch-size or lower "
-                "--devices"
+                f"batches of {smallest} images cannot be shared by {devices} ({count} training images, batch size "
+                f"{batch_size}): raise --batch-size or lower --devices"
             )
         self.micro_batches = micro_batches(count, batch_size, world, device_batch_size, least)
 
