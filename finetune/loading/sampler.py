@@ -50,12 +50,23 @@ def micro_batches(
         enough = next(
             size for size in range(device_batch_size, largest + 1) if smallest // -(-largest // size) >= least
         )
+        if least == 1:
+            raise SplitError(_unequal(count, batch_size, world, parts, enough))
         raise SplitError(
             f"--device-batch-size {device_batch_size} would cut {smallest} images, a device's share of a batch, into "
-            f"{parts} parts, some with fewer than the {least} image{'s' if least > 1 else ''} that "
-            f"{'BatchNorm' if least > 1 else 'a part'} needs: give {enough} or more"
+            f"{parts} parts, some with fewer than the 2 images that BatchNorm needs: give {enough} or more"
         )
     return parts
+
+
+def _unequal(count: int, batch_size: int, world: int, parts: int, enough: int) -> str:
+    """Why there cannot be so many parts of single images: shares of batches that differ by one are cut alike."""
+    even = [size for size in range(batch_size, world - 1, -1) if count % size == 0 and size % world == 0]
+    other = f", or a --batch-size that divides the {count} training images, such as {even[0]}" if even else ""
+    return (
+        f"--device-batch-size 1 would leave some of the {parts} parts of a device's share of a batch without an image, "
+        f"for not all batches have {batch_size} images: give {enough} or more{other}"
+    )
 
 
 def process() -> tuple[int, int]:

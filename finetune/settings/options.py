@@ -203,7 +203,8 @@ class HardwareOptions:
     """Arithmetic of the training; auto takes bf16 where that is faster. Reported numbers are always fp32."""
     device_batch_size: Annotated[int | None, _WHOLE] = None
     """Images at a time on each device at most. A step still takes --batch-size: its gradient is gathered over smaller
-    parts (only BatchNorm statistics are then of parts). At least 2; a detector whose BatchNorm is held takes 1."""
+    parts (only BatchNorm statistics are then of parts). At least 2; a detector whose BatchNorm is held takes 1,
+    where --batch-size divides the number of training images."""
     grad_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
     compile: bool = False
