@@ -26,6 +26,7 @@ class CardTask:
         parts: Module of `cards.page` with the page's own parts: `sections(result, model)` and `limitations(result)`.
         template: The page, in `cards/page/`.
         clients: Strangers that load model/: library -> script in `cards/certificate/clients/`.
+        runtimes: The script that runs an exported file in the library that it is for.
         required: The one without which nothing is certified.
         app: The Space's app, in `cards/space/`.
         problem: transformers' `problem_type`, where config.json has one.
@@ -41,6 +42,7 @@ class CardTask:
     parts: str
     template: str
     clients: Mapping[str, str] = field(default_factory=dict)
+    runtimes: str = "stock_runtimes"
     required: str = "timm"
     app: str = "app.py"
     problem: str | None = None
@@ -145,6 +147,7 @@ TASKS = {
         parts="cards.page.detection",
         template="detection.md",
         clients={"torchvision": "stock_torchvision"},
+        runtimes="stock_boxes",
         required="torchvision",
         app="detection.py",
         says="finds objects of its",
@@ -157,6 +160,7 @@ TASKS = {
         parts="cards.page.detection",
         template="detection.md",
         clients={"torchvision": "stock_torchvision"},
+        runtimes="stock_boxes",
         required="torchvision",
         app="detection.py",
         pipeline="image-segmentation",

@@ -89,8 +89,8 @@ class _RunFlags(RunOptions):
     config: Annotated[Path | None, NONE] = None
     """YAML file of flags (a run's config.yaml, for instance); the command line wins over it."""
     recipe: Annotated[str | None, NONE] = None
-    """Published settings for --model, as ResNeSt's authors had them: imagenet, from scratch; ade20k, DeepLabV3 on its
-    masks. Other flags win over it."""
+    """Published settings for --model, as ResNeSt's authors had them: imagenet, from scratch; coco, detectors; ade20k,
+    DeepLabV3 on its masks; as far as flags can say what they did. Other flags win over it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -126,7 +126,8 @@ def _live(model: Path, inputs: Path) -> _Live:
 def _run(exported: Mapping[str, str], model: Path, inputs: Path, live: _Live) -> dict[str, dict[str, Any]]:
     """Start all clients at once, for most of their time is imports, and judge each."""
     checks: dict[str, dict[str, Any]] = {}
-    clients = {**tasks.of_model(model).clients, **dict.fromkeys(exported, "stock_runtimes")}
+    task = tasks.of_model(model)
+    clients = {**task.clients, **dict.fromkeys(exported, task.runtimes)}
     missing = [library for library in clients if importlib.util.find_spec(library) is None]
     with tempfile.TemporaryDirectory() as scratch:
         outputs = {library: Path(scratch, f"{library}.npz") for library in clients if library not in missing}

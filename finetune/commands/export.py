@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,13 +16,13 @@ import cards
 from finetune.commands import evaluate
 from finetune.console import log
 from finetune.errors import ConfigError, DatasetError, ExportError
-from finetune.export import certify, formats
+from finetune.export import certify, formats, writing
 from finetune.export.formats import Format
 from finetune.networks import model_names, models
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
 from finetune.settings.verbs import ExportOptions
-from finetune.task import Task
+from finetune.task import Exporting, Task
 from finetune.tasks import registry
 
 TOLERANCE = 1e-4
@@ -37,7 +34,8 @@ def export(options: ExportOptions) -> Path:
 
     Returns:
         The file. It has a dynamic batch: float32 `pixels` `[batch, 3, H, W]`, normalised -> float32 `logits`
-        `[batch, C]`. Its metadata say how to prepare an image, the classes, and the temperature.
+        `[batch, C]`; of a task that is `Exporting`, what that says. Its metadata say how to prepare an image, the
+        classes, and the temperature.
 
     Raises:
         ConfigError: The format's extra is not installed, or the model is no folder.
@@ -55,13 +53,18 @@ def export(options: ExportOptions) -> Path:
     folder = Path(name.removeprefix("local-dir:"))
     task = registry.of_model(folder)
     model = registry.open_model(task, name).eval()
-    pixels, what = _pixels(folder, model, task)
+    verify = _test_images(folder, model, task)
     renew = cards.is_current(folder.parent)
     path = (Path(options.output) if options.output else folder / form.file).expanduser().absolute()
-    largest = write(form, model, path, metadata(task, model, folder), pixels)
-    log.info(
-        f"{form.library} gives the model's logits on {what}: largest difference {largest:.1e} of the largest logit"
-    )
+    told = metadata(task, model, folder)
+    if isinstance(task, Exporting):
+        log.info(task.write_file(form, model, path, told, verify))
+    else:
+        pixels, what = _pixels(verify, model, task)
+        largest = write(form, model, path, told, pixels)
+        log.info(
+            f"{form.library} gives the model's logits on {what}: largest difference {largest:.1e} of the largest logit"
+        )
     size = sum(part.stat().st_size for part in form.parts(path))
     log.info(f"{' and '.join(str(part) for part in form.parts(path))} ({size / 2**20:.1f} MiB)")
     if path == folder / form.file and (folder.parent / "verify").is_dir():
@@ -107,44 +110,18 @@ def write(form: Format, model: nn.Module, path: Path, metadata: Mapping[str, str
     Raises:
         ExportError: It cannot be exported, or the logits differ by more than `TOLERANCE` of the largest.
     """
-    scratch = path.with_name(f".{path.name}.part")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    try:
-        _save(form, model, scratch / path.name, metadata, pixels)
-        largest = _check(form, scratch / path.name, certify.eager_logits(model, pixels).numpy(), pixels.numpy())
-        weights = [part for part in scratch.iterdir() if part.name != path.name]
-        if weights:  # an older file must not be read with new weights
-            path.unlink(missing_ok=True)
-        for part in (*weights, scratch / path.name):
-            os.replace(part, path.with_name(part.name))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return largest
-
-
-def _save(form: Format, model: nn.Module, path: Path, metadata: Mapping[str, str], pixels: Tensor) -> None:
-    try:
-        with warnings.catch_warnings(), torch.inference_mode(False):
-            warnings.simplefilter("ignore")  # the exporters' own, of their dependencies
-            form.save(model, path, metadata, pixels)
-    except Exception as error:  # the exporters' classes vary by version and by cause
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise ExportError(
-            f"this model cannot be exported for {form.library}: {type(error).__name__}: {first}"
-        ) from error
+    with writing.whole(path) as part:
+        with writing.exporter(form.library):
+            form.save(model, part, metadata, pixels)
+        return _check(form, part, certify.eager_logits(model, pixels).numpy(), pixels.numpy())
 
 
 def _check(form: Format, path: Path, live: np.ndarray, pixels: np.ndarray) -> float:
     """Run the file on one image, and on all in batches."""
-    try:
+    with writing.runtime(form.library):
         network = form.load(path, "32", None, 8)
         batches = [pixels[:1], *(pixels[i : i + 8] for i in range(0, len(pixels), 8))]
         first, *found = [network.run(batch).copy() for batch in batches]
-    except Exception as error:  # the libraries' classes have no public base
-        raise ExportError(
-            f"{form.library} cannot run the exported model: {(str(error).splitlines() or [''])[0]}"
-        ) from error
     scale = float(np.abs(live).max()) or 1.0
     difference = max(float(np.abs(np.concatenate(found) - live).max()), float(np.abs(first - live[:1]).max())) / scale
     if not difference <= TOLERANCE:
@@ -155,21 +132,25 @@ def _check(form: Format, path: Path, live: np.ndarray, pixels: np.ndarray) -> fl
     return difference
 
 
-def _pixels(folder: Path, model: nn.Module, task: Task) -> tuple[Tensor, str]:
-    """What to compare on, and what to call it: the certificate's test images, those of the dataset, or noise."""
+def _test_images(folder: Path, model: nn.Module, task: Task) -> Path:
+    """RUN/verify, made where a run of an earlier version has none and its dataset is at hand."""
     run = RunFolder(folder.parent)
-    data_config = models.data_config(model)
     if not (run.verify / "inputs.safetensors").is_file() and run.result.is_file():
-        try:  # a run of an earlier version
+        try:
             data = evaluate.reopen(run, RunResult.load(run.result), "test")
-            task.witness(model, run.verify, data, data_config)
+            task.witness(model, run.verify, data, models.data_config(model))
         except DatasetError as error:
             log.info(f"the test images are out of reach: {error}")
-    if (run.verify / "inputs.safetensors").is_file():
-        given = load_file(run.verify / "inputs.safetensors")
+    return run.verify
+
+
+def _pixels(verify: Path, model: nn.Module, task: Task) -> tuple[Tensor, str]:
+    """What to compare on, and what to call it: the certificate's test images, or noise."""
+    if (verify / "inputs.safetensors").is_file():
+        given = load_file(verify / "inputs.safetensors")
         if "pixels" not in given:
             raise ExportError(f"{task.name} has no exported form yet: its images have sizes of their own; use model/")
         pixels = given["pixels"]
         return pixels, f"{len(pixels)} test images"
-    noise = torch.randn(8, *data_config["input_size"], generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(8, *models.data_config(model)["input_size"], generator=torch.Generator().manual_seed(0))
     return noise, "8 images of noise, for no real ones are at hand"

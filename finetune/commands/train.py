@@ -29,6 +29,7 @@ from finetune.study import Inspecting
 from finetune.task import Learner, Task
 from finetune.tasks import registry
 from finetune.training import resume
+from finetune.training.callbacks.batch_norm import norms_train
 from finetune.training.peers import Peers, connect
 from finetune.training.session import Session
 
@@ -145,6 +146,7 @@ def _fitted(config: RunConfig, seed: int, task: Task, data: LabelledImages, sess
     own, balance = dataclasses.replace(config, seed=seed), config.imbalance == "balanced-sampler"
     options = fields(own, LOADER) | of_tasks.loading(own, task.name)
     images = task.data_module(data, data_config, balance=balance, **options)
+    images.norms_train = norms_train(model, config.batch_norm == "held", config.freeze == "backbone")
     images.check(session.trainer.world_size)
     learner = task.learner(own, images, model, session.baseline)
     session.checkpoints.chooses = report.chooses(config, data)

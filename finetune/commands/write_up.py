@@ -23,7 +23,7 @@ from finetune.commands.trained import Trained
 from finetune.commands.trust import leaks, weaknesses
 from finetune.console import log
 from finetune.data.checks.copies import Copies
-from finetune.data.dataset import LabelledImages
+from finetune.data.dataset import TARGETS, LabelledImages
 from finetune.errors import DatasetError, FinetuneError, RunFolderError
 from finetune.evaluation import saved, spread
 from finetune.evaluation.figures import shares as shares_figure
@@ -157,11 +157,12 @@ def go_on(config: RunConfig, data: LabelledImages, folder: RunFolder) -> RunResu
     result = RunResult.load(folder.result)
     task = registry.get(result.task)
     recorded = reading.read(folder.lock, reading.LOCK)["data"]
-    changed = [role for role in sorted(data.splits.parts) if data.fingerprint(role) != recorded.get(f"{role} split")]
+    now = {name: of for name, of in data.fingerprints().items() if name in recorded or not name.startswith(TARGETS)}
+    changed = sorted({name.removeprefix(TARGETS) for name, of in now.items() if of != recorded.get(name)})
     if changed:
         raise DatasetError(
             f"--resume: the dataset has changed since the run in {folder.path} began: other images or labels in its "
-            f"{', '.join(changed)} split; give the dataset it was begun with, or start another run with --output"
+            f"{', '.join(changed)}; give the dataset it was begun with, or start another run with --output"
         )
     log.info(f"the training in {folder.path} has come to its end: finishing its figures, certificate and card")
     model = task.load(folder.model)

@@ -24,9 +24,11 @@ from finetune.data.splits import SplitRows, Splits
 from finetune.errors import DatasetError, SchemaError, SplitError, listing
 from finetune.examining import Examining
 from finetune.settings.limits import MAX_IMAGE_PIXELS
-from finetune.task import Reading, Schema
+from finetune.task import Marked, Reading, Schema
 
 _IMAGES = 16  # of each split, whose bytes are compared
+TARGETS = "targets of the "
+"""Of `LabelledImages.fingerprints`, how the names begin of what runs of before know nothing of."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,19 @@ class LabelledImages:
         for value in self.sample(role, _IMAGES):
             content.update(value["bytes"] or Path(value["path"]).read_bytes())
         return f"{len(part.rows)} images, {content.hexdigest()[:16]}"
+
+    def fingerprints(self) -> dict[str, str]:
+        """By a name for messages, what tells this dataset from another; see `fingerprint`.
+
+        What a `Marked` schema has besides is apart, for runs of before know of the first alone.
+        """
+        roles = sorted(self.splits.parts)
+        made = {f"{role} split": self.fingerprint(role) for role in roles}
+        if isinstance(self.schema, Marked):
+            for role in roles:
+                rows = self.splits.parts[role].rows
+                made[f"{TARGETS}{role} split"] = f"{len(rows)} images, {self.schema.digest(self.encoded(role), rows)}"
+        return made
 
     @property
     def facts(self) -> dict[str, Any]:

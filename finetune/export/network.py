@@ -19,7 +19,9 @@ class Network:
     Attributes:
         metadata: Text by name, see `finetune.export.flow.metadata`; of somebody else's file there may be none.
         run: float32 `[B, 3, H, W]`, normalised -> float32 logits `[B, C]`.
+        named: The same input -> all outputs, by their names; None of a library in which no file has several.
     """
 
     metadata: Mapping[str, str]
     run: Callable[[Array], Array]
+    named: Callable[[Array], dict[str, Array]] | None = None

@@ -15,6 +15,10 @@ from finetune.export.network import Array, Network, Precision
 
 _LARGEST = 1_900_000_000
 """Bytes of weights that go into one file; a protobuf message holds less than 2 GiB."""
+_OPSET = 17
+"""Of `save_traced`: of 2022, read by every runtime of today; from 16 on it has torchvision's pooling of regions."""
+_ERRORS = 3
+"""onnxruntime's level: its warnings are of shapes that are right at run time."""
 
 
 def save(model: nn.Module, path: Path, metadata: Mapping[str, str], pixels: Tensor) -> None:
@@ -42,6 +46,33 @@ def save(model: nn.Module, path: Path, metadata: Mapping[str, str], pixels: Tens
     program.save(path, external_data=size > _LARGEST)
 
 
+def save_traced(
+    model: nn.Module, path: Path, metadata: Mapping[str, str], pixels: Tensor, outputs: Mapping[str, Mapping[int, str]]
+) -> None:
+    """Write a file for one image of any height and width, by the exporter that follows what PyTorch does.
+
+    It is the older one, and takes what decides by its data how many answers there are: where boxes are chosen, the
+    other one finds sizes that it cannot name.
+
+    Args:
+        model: In eval mode, float32, on the CPU; gives a tuple of tensors.
+        path: To write.
+        metadata: Text by name.
+        pixels: float32 `[1, 3, H, W]`, an example.
+        outputs: The names of what it gives, in order, and of their dimensions that vary.
+    """
+    import onnx
+
+    varying = {"pixels": {2: "height", 3: "width"}, **{name: dict(of) for name, of in outputs.items()}}
+    names: dict[str, Any] = {"input_names": ["pixels"], "output_names": list(outputs), "dynamic_axes": varying}
+    with torch.no_grad():
+        model(pixels)  # what a network works out once, of its first image, is then a constant
+        torch.onnx.export(model, (pixels,), path, dynamo=False, opset_version=_OPSET, **names)
+    written = onnx.load(path)
+    onnx.helper.set_model_props(written, dict(metadata))
+    onnx.save(written, path)
+
+
 def load(path: Path, precision: Precision = "32", threads: int | None = None, batch_size: int | None = None) -> Network:
     """Open a file.
 
@@ -63,6 +94,7 @@ def load(path: Path, precision: Precision = "32", threads: int | None = None, ba
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
+    options.log_severity_level = _ERRORS
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
@@ -70,4 +102,8 @@ def load(path: Path, precision: Precision = "32", threads: int | None = None, ba
         logits: Array = session.run(None, {name: pixels})[0]
         return logits
 
-    return Network(session.get_modelmeta().custom_metadata_map, run)
+    def named(pixels: Array) -> dict[str, Array]:
+        outputs = [output.name for output in session.get_outputs()]
+        return dict(zip(outputs, session.run(outputs, {name: pixels}), strict=True))
+
+    return Network(session.get_modelmeta().custom_metadata_map, run, named)

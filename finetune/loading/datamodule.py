@@ -165,7 +165,17 @@ class ImageDataModule(L.LightningDataModule):
 
     Attributes:
         normalize: Module that makes of a loader's pixels what the model takes (`loading.transforms.Normalize`).
+        alone: Whether a training batch may hold one image alone, where no BatchNorm trains.
+        norms_train: Whether some BatchNorm of the model trains; whoever knows the model says so.
     """
+
+    alone = False
+    norms_train = True
+
+    @property
+    def least(self) -> int:
+        """Images at a time in training at least: BatchNorm cannot train on one."""
+        return 1 if self.alone and not self.norms_train else 2
 
     def __init__(
         self,
@@ -221,9 +231,9 @@ class ImageDataModule(L.LightningDataModule):
         """Into how many a device's share of each training batch is cut.
 
         Raises:
-            SplitError: Some would have fewer than 2 images.
+            SplitError: Some would have fewer than `least` images.
         """
-        return micro_batches(self.epoch_images, self.batch_size, process()[1], self.device_batch_size)
+        return micro_batches(self.epoch_images, self.batch_size, process()[1], self.device_batch_size, self.least)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Random crops of the training split, in an order that depends on (seed, epoch); where a resumed run stood."""
@@ -245,6 +255,7 @@ class ImageDataModule(L.LightningDataModule):
             start=self.position["step"],
             device_batch_size=self.device_batch_size,
             balance=self.data.schema.strata(targets) if self.balance else None,
+            least=self.least,
         )
 
     def batch_images(self, epoch: int, number: int, ranks: Sequence[int]) -> str:
@@ -301,7 +312,9 @@ class ImageDataModule(L.LightningDataModule):
             SplitError: Some process would get too few images.
         """
         counts = self.data.splits.counts()
-        TrainBatches(counts["train"], self.batch_size, world=world, device_batch_size=self.device_batch_size)
+        TrainBatches(
+            counts["train"], self.batch_size, world=world, device_batch_size=self.device_batch_size, least=self.least
+        )
         for role in ("validation", "test"):
             EvalBatches(counts[role], self.batch_size, world=world)
 

@@ -28,7 +28,9 @@ def cut(count: int, parts: int) -> np.ndarray:
     return np.arange(parts + 1, dtype=np.int64) * count // parts
 
 
-def micro_batches(count: int, batch_size: int, world: int = 1, device_batch_size: int | None = None) -> int:
+def micro_batches(
+    count: int, batch_size: int, world: int = 1, device_batch_size: int | None = None, least: int = 2
+) -> int:
     """How many parts each share of a batch is cut into: one number for all steps and processes of a run.
 
     Args:
@@ -36,20 +38,35 @@ def micro_batches(count: int, batch_size: int, world: int = 1, device_batch_size
         batch_size: Images per optimizer step over all processes at most.
         world: Number of processes.
         device_batch_size: Images per part at most; a share stays whole when not given.
+        least: Images per part at least: 2, or 1 where no BatchNorm trains.
 
     Raises:
-        SplitError: A part would have fewer than 2 images.
+        SplitError: A part would have fewer.
     """
     batches = np.diff(cut(count, -(-count // batch_size)))
     smallest, largest = int(batches.min()) // world, -(-int(batches.max()) // world)
     parts = 1 if device_batch_size is None else -(-largest // device_batch_size)
-    if device_batch_size is not None and parts > 1 and smallest // parts < 2:
-        enough = next(size for size in range(device_batch_size, largest + 1) if smallest // -(-largest // size) >= 2)
+    if device_batch_size is not None and parts > 1 and smallest // parts < least:
+        enough = next(
+            size for size in range(device_batch_size, largest + 1) if smallest // -(-largest // size) >= least
+        )
+        if least == 1:
+            raise SplitError(_unequal(count, batch_size, world, parts, enough))
         raise SplitError(
             f"--device-batch-size {device_batch_size} would cut {smallest} images, a device's share of a batch, into "
             f"{parts} parts, some with fewer than the 2 images that BatchNorm needs: give {enough} or more"
         )
     return parts
+
+
+def _unequal(count: int, batch_size: int, world: int, parts: int, enough: int) -> str:
+    """Why there cannot be so many parts of single images: shares of batches that differ by one are cut alike."""
+    even = [size for size in range(batch_size, world - 1, -1) if count % size == 0 and size % world == 0]
+    other = f", or a --batch-size that divides the {count} training images, such as {even[0]}" if even else ""
+    return (
+        f"--device-batch-size 1 would leave some of the {parts} parts of a device's share of a batch without an image, "
+        f"for not all batches have {batch_size} images: give {enough} or more{other}"
+    )
 
 
 def process() -> tuple[int, int]:
@@ -74,9 +91,10 @@ class TrainBatches(DistributedSampler[list[Item]]):
         start: Batches of that epoch to leave out, because a run that is resumed has seen them.
         device_batch_size: Images per micro-batch at most; a share stays whole when not given.
         balance: int64 `[count]`, class of each image, if every class is to come equally often.
+        least: Images at a time at least: 2, for BatchNorm cannot train on one; or 1 where none trains.
 
     Raises:
-        SplitError: A process would get fewer than 2 images at a time: BatchNorm cannot train on one.
+        SplitError: A process would get fewer at a time.
 
     Attributes:
         micro_batches: How many each share is cut into, near-equal; the same for all batches and processes.
@@ -93,19 +111,22 @@ class TrainBatches(DistributedSampler[list[Item]]):
         start: int = 0,
         device_batch_size: int | None = None,
         balance: np.ndarray | None = None,
+        least: int = 2,
     ) -> None:
         self.balance = balance
         self.count, self.seed, self.rank, self.world = count, seed, rank, world
         self.epoch, self.start = epoch, start
         self.bounds = cut(count, -(-count // batch_size))
         smallest = int(np.diff(self.bounds).min())
-        if smallest < 2 * world:
-            raise SplitError(
-                f"batches of {smallest} images cannot be shared by {world} device{'s' if world > 1 else ''} with at "
-                f"least 2 images each ({count} training images, batch size {batch_size}): raise --batch-size or lower "
-                "--devices"
+        if smallest < least * world:
+            devices = (
+                f"{world} device{'s' if world > 1 else ''} with at least {least} image{'s' if least > 1 else ''} each"
             )
-        self.micro_batches = micro_batches(count, batch_size, world, device_batch_size)
+            raise SplitError(
+                f"batches of {smallest} images cannot be shared by {devices} ({count} training images, batch size "
+                f"{batch_size}): raise --batch-size or lower --devices"
+            )
+        self.micro_batches = micro_batches(count, batch_size, world, device_batch_size, least)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch, also before one that goes on in the middle."""

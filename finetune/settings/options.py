@@ -208,7 +208,8 @@ class HardwareOptions:
     """Arithmetic of the training; auto takes bf16 where that is faster. Reported numbers are always fp32."""
     device_batch_size: Annotated[int | None, _WHOLE] = None
     """Images at a time on each device at most. A step still takes --batch-size: its gradient is gathered over smaller
-    parts (only BatchNorm statistics are then of parts)."""
+    parts (only BatchNorm statistics are then of parts). At least 2; a detector whose BatchNorm is held takes 1,
+    where --batch-size divides the number of training images."""
     grad_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
     compile: bool = False
@@ -248,7 +249,9 @@ class RunOptions:
     """Record the run there too: tensorboard, trackio (in RUN/NAME), wandb or mlflow; each is an extra of that name."""
     max_time: Annotated[str | None, _DURATION] = None
     """Train for so long at most (90s, 45m, 1h30m, 2d12h), then validate, keep the best epoch and export as ever. Counts
-    validation and what went before a resume. The schedule is not fitted to it, but cut."""
+    from the first step on, validation and what went before a resume included; looked at after each step. What comes
+    before (reading, probe, a detector's anchors) and after (the last validation, evaluation, export) is not counted.
+    The schedule is not fitted to it, but cut."""
 
 
 @dataclass(frozen=True, kw_only=True)

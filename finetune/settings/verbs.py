@@ -165,7 +165,8 @@ class ExportOptions:
     """Write a run's model in another form, and compare its outputs with the model's on real test images.
 
     Any batch size; the metadata say how to prepare an image, the classes and the temperature. Nothing is written when
-    the logits differ. `predict` takes the file in place of the run, and is faster so on most CPUs.
+    the logits differ. `predict` takes the file in place of the run, and is faster so on most CPUs. Of a detector (onnx
+    alone): one image of any size -> boxes, labels, scores, masks; nothing is written when it finds other objects.
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|MODEL")]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from finetune.console import log
-from finetune.data.dataset import LabelledImages
+from finetune.data.dataset import TARGETS, LabelledImages
 from finetune.errors import CheckpointError, ResumeError, listing
 from finetune.runs.runfolder import RunFolder
 from finetune.settings.config import RunConfig
@@ -40,7 +40,7 @@ def identity(config: RunConfig, data: LabelledImages, model: nn.Module) -> dict[
     """
     options = [f.name for group in (ModelOptions, TrainingOptions) for f in dataclasses.fields(group)]
     shapes = [(name, list(value.shape)) for name, value in model.state_dict().items()]
-    parts = {f"{role} split": data.fingerprint(role) for role in sorted(data.splits.parts)}
+    parts = data.fingerprints()
     return {
         **{flag(name): getattr(config, name) for name in (*options, "seed")},
         "classes": list(data.schema.classes),
@@ -100,7 +100,7 @@ def _differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> Ite
             elif name.startswith("shapes"):
                 yield f"other {name}"
             elif name.endswith("split") and recorded[name].split(",")[0] == current[name].split(",")[0]:
-                yield f"other images or labels in its {name}"
+                yield f"other images or labels in its {name.removeprefix(TARGETS)}"
             else:
                 before, now = (str(values[name]) for values in (recorded, current))
                 if name.endswith("split"):  # without the sum

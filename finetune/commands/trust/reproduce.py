@@ -13,7 +13,7 @@ import lightning as L
 from finetune.commands import train
 from finetune.commands.trust import predicted
 from finetune.console import log
-from finetune.data.dataset import LabelledImages
+from finetune.data.dataset import TARGETS, LabelledImages
 from finetune.errors import DatasetError, NotReproducedError, RunFolderError
 from finetune.evaluation.comparing import compare as statistics
 from finetune.evaluation.comparing.compare import TIE, Entry
@@ -126,10 +126,10 @@ def _packages(lock: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _images(lock: Mapping[str, Any], data: LabelledImages) -> Iterator[str]:
-    for role in sorted(data.splits.parts):
-        before, now = lock["data"].get(f"{role} split"), data.fingerprint(role)
-        if before != now:
-            yield f"{role} split: {before}, now {now}"
+    for name, now in data.fingerprints().items():
+        before = lock["data"].get(name)
+        if before != now and (before is not None or not name.startswith(TARGETS)):  # which older runs do not have
+            yield f"{name}: {before}, now {now}"
 
 
 def _weights(lock: Mapping[str, Any], config: RunConfig, task: Task, data: LabelledImages) -> Iterator[str]:

@@ -14,13 +14,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from finetune.errors import ConfigError
-from finetune.networks import model_names
 from finetune.task import Record
-from finetune.tasks.detection import ascoco, prepare, saving
+from finetune.tasks.detection import ascoco, prepare
+from finetune.tasks.detection.exporting import finder
 from finetune.tasks.detection.figures import boxes
 from finetune.tasks.detection.judging import threshold
 from finetune.tasks.detection.networks import finding
-from finetune.training import hardware
 
 _PICTURE = "picture"
 
@@ -42,20 +41,19 @@ class ObjectAnswers:
     """`objects` of each image: `label`, `score` (calibrated), `box` (x0, y0, x1, y1 in pixels), and perhaps `mask`.
 
     Args:
-        model: A run's or a model's folder.
+        model: A run's or a model's folder, or a file that `export` has written.
         accelerator: Where it runs, in Lightning's terms.
 
     Raises:
+        ConfigError: A file's library is not installed, or has no such accelerator.
         ModelError: There is no such model, or it is damaged.
     """
 
     transform = _Whole()
 
     def __init__(self, model: str | Path, accelerator: str) -> None:
-        self.folder = Path(model_names.locate(model).removeprefix("local-dir:"))
-        self.device = hardware.device(accelerator)
-        self.model = saving.load(self.folder).to(self.device)
-        self.layout, about = saving.layout_of(self.model), saving.ours(self.folder)
+        self.finder = finder.opened(model, accelerator)
+        self.folder, self.layout, about = self.finder.folder, self.finder.layout, self.finder.about
         self.classes: list[str] = about["classes"]
         self.threshold = float(about["threshold"])
         self.temperature = float(about["temperature"] or 1.0)
@@ -70,8 +68,8 @@ class ObjectAnswers:
         """All that is found in an image, uint8 `[3, H, W]` in its own size; labels and scores are the model's own."""
         size = (pixels.shape[-2], pixels.shape[-1])
         with torch.inference_mode():
-            image = prepare.looked_at(pixels.cpu(), self.layout).to(self.device)
-            return finding.find(self.model, image, size)
+            image = prepare.looked_at(pixels.cpu(), self.layout).to(self.finder.device)
+            return self.finder.find(image, size)
 
     def records(self, pixels: Sequence[Tensor], options: Any) -> list[Record]:
         """Of images in their own size. `--min-confidence` takes the place of the threshold, and is of probabilities."""

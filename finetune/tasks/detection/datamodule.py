@@ -48,6 +48,8 @@ class DetectionDataModule(ImageDataModule):
         ConfigError: `auto_augment` or `random_erasing`, which would not change the boxes with the image.
     """
 
+    alone = True
+
     def __init__(
         self,
         data: LabelledImages,
@@ -86,6 +88,7 @@ class DetectionDataModule(ImageDataModule):
             start=self.position["step"],
             device_batch_size=self.device_batch_size,
             balance=plain.balance,
+            least=self.least,
         )
 
     @cached_property

@@ -49,7 +49,7 @@ class DetectionInputs:
         image_size: Of the short side, in pixels.
         max_size: Of the long side at most.
         interpolation: `bilinear` or `bicubic`.
-        crop_scale: Smallest share of the area that a random crop keeps; None: no random crops.
+        crop_scale: Smallest share of the area that a random crop keeps; 1 or None: no random crops.
         hflip: Probability of a horizontal flip.
         color_jitter: How far brightness, contrast and saturation may change.
     """
@@ -71,7 +71,7 @@ class DetectionInputs:
         self.columns = where.columns
         self.image_size, self.max_size, self.hflip = image_size, max_size, hflip
         self.interpolation = InterpolationMode(interpolation)
-        self.crop = v2.RandomIoUCrop(min_scale=math.sqrt(crop_scale)) if crop_scale else None
+        self.crop = v2.RandomIoUCrop(min_scale=math.sqrt(crop_scale)) if crop_scale and crop_scale < 1 else None
         self.colours = v2.ColorJitter(*3 * [color_jitter]) if color_jitter else None
 
     def training(self, image: PILImage.Image, target: Any) -> tuple[Tensor, Target]:

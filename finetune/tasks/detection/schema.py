@@ -17,6 +17,7 @@ from finetune.errors import SchemaError, SplitError, listing
 from finetune.tasks.detection.reads import boxformat, rows, strata
 from finetune.tasks.detection.reads.annotations import ALONE, Raw, placed
 from finetune.tasks.detection.reads.columns import Where, find
+from finetune.tasks.detection.reads.digest import digest
 
 DETECTION, INSTANCES = "object-detection", "instance-segmentation"
 
@@ -205,6 +206,10 @@ class DetectionSchema:
         if not (counts > 0).any():
             counts[:] = UNLABELLED
         return counts
+
+    def digest(self, split: Dataset, rows: np.ndarray) -> str:
+        """Of boxes, classes and masks as they are written; see `finetune.task.Marked`."""
+        return digest(split, self.columns, rows)
 
     def labelled(self, targets: np.ndarray) -> np.ndarray:
         """Bool `[N]` of int64 `[N, K]`; images without an object are labelled, too."""

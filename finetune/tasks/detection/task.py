@@ -176,11 +176,24 @@ class ObjectDetection:
         saving.witness(network, folder, data)
 
     def file_metadata(self, network: nn.Module, folder: Path) -> dict[str, str]:
-        """Classes, threshold, temperature."""
+        """Classes, threshold, temperature, how to prepare an image, and what the file gives."""
         from finetune.tasks.detection import saving
+        from finetune.tasks.detection.exporting import graph
 
-        about = saving.ours(folder)
-        return {name: json.dumps(about[name]) for name in ("classes", "threshold", "temperature")}
+        about, layout = saving.ours(folder), saving.layout_of(network)
+        return {
+            "problem_type": self.name,
+            **{name: json.dumps(about[name]) for name in ("classes", "threshold", "temperature")},
+            "description": graph.DESCRIPTION,
+            "preprocessing": json.dumps(graph.preprocessing(layout)),
+            "layout": json.dumps(layout.to_json()),
+        }
+
+    def write_file(self, form: Any, network: nn.Module, path: Path, metadata: Mapping[str, str], verify: Path) -> str:
+        """ONNX: an image of any size -> its objects."""
+        from finetune.tasks.detection.exporting import write
+
+        return write.write(form, network, path, metadata, verify)
 
     # --- Answering
 

@@ -31,3 +31,15 @@ def hold(module: nn.Module) -> None:
     for layer in backbone_of(getattr(module, "model", module)).modules():
         if isinstance(layer, _BatchNorm):
             layer.eval()
+
+
+def norms_train(model: nn.Module, held: bool, frozen: bool) -> bool:
+    """Whether some BatchNorm of a model is to follow the batches of its training.
+
+    Args:
+        model: Of a task.
+        held: Whether `HoldBatchNorm` keeps those of the backbone.
+        frozen: Whether the backbone is in eval mode, or will be for a while.
+    """
+    kept = {id(layer) for layer in backbone_of(model).modules()} if held or frozen else set()
+    return any(isinstance(layer, _BatchNorm) and id(layer) not in kept for layer in model.modules())

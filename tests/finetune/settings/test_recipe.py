@@ -1,4 +1,4 @@
-"""`--recipe imagenet`: what it sets, and what a training under it really does."""
+"""`--recipe`: what imagenet and coco set, and what a training under the first really does."""
 
 import re
 from importlib import resources
@@ -48,18 +48,43 @@ def test_settings_are_the_published_ones(name):
     assert config == RunConfig.from_recipe("imagenet", model=name, dataset="imagenet-1k").resolved()
 
 
+COCO = ["--recipe", "coco", "--dataset", "x", "--task", "object-detection"]
+
+
+@pytest.mark.parametrize("name", ["resnest50", "resnest50d", "resnest101", "resnest200e"])
+def test_of_coco_the_settings_are_the_known_ones(name):
+    config = parse_train([*COCO, "--model", name, "--detector", "cascade-rcnn"])
+    assert (config.epochs, config.batch_size, config.optimizer, config.weight_decay) == (12, 16, "momentum", 1e-4)
+    assert (config.image_size, config.max_size, config.crop_scale) == (800, 1333, 1.0)
+    assert (config.batch_norm, config.sync_bn, config.pretrained) == ("trained", True, True)
+    assert config.lr == pytest.approx(0.02)
+    assert parse_train([*COCO, "--model", name, "--batch-size", "8"]).lr == pytest.approx(0.01)
+    made = timm.optim.create_optimizer_v2([nn.Parameter(torch.zeros(2))], opt=config.optimizer, lr=0.02)
+    assert isinstance(made, torch.optim.SGD)
+    assert (made.defaults["momentum"], made.defaults["nesterov"]) == (0.9, False)
+
+
+def test_what_flags_cannot_say_of_coco_is_said():
+    text = (resources.files("finetune.settings.recipes") / "coco.yaml").read_text()
+    for words in ("falls in steps", "pyramid and heads have norms", "from 640 to 800", "Nobody has trained it"):
+        assert words in text
+    with pytest.raises(ConfigError, match=r"--recipe coco is for resnest50d, .*got --model 'resnest269'"):
+        parse_train([*COCO, "--model", "resnest269"])
+
+
 def test_every_variant_has_settings_under_all_its_names():
     for name in [*VARIANTS, *ALIASES]:
         assert recipe.settings("imagenet", name) == recipe.settings("imagenet", ALIASES.get(name, name))
 
 
-def test_every_setting_is_a_flag_and_says_where_it_comes_from():
-    text = (resources.files("finetune.settings.recipes") / "imagenet.yaml").read_text()
+@pytest.mark.parametrize(("name", "least"), [("imagenet", 10), ("coco", 7)])
+def test_every_setting_is_a_flag_and_says_where_it_comes_from(name, least):
+    text = (resources.files("finetune.settings.recipes") / f"{name}.yaml").read_text()
     lines = re.search(r"^settings:\n((?:  .*\n)+)", text, re.MULTILINE)[1].splitlines()
     settings = [line for line in lines if not line.strip().startswith("#")]
-    assert len(settings) == len(yaml.safe_load(text)["settings"]) > 10
+    assert len(settings) == len(yaml.safe_load(text)["settings"]) > least
     assert all("#" in line for line in settings)
-    RunConfig(**recipe.settings("imagenet", "resnest50"))  # every key is a field
+    RunConfig(**recipe.settings(name, "resnest50"))  # every key is a field
 
 
 def test_flags_win_and_the_learning_rate_follows_the_batch():

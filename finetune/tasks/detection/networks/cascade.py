@@ -66,7 +66,7 @@ class CascadeHeads(RoIHeads):  # type: ignore[misc]  # torchvision has no types
     ) -> list[Tensor]:
         """A stage's boxes, corrected, within their images, and without a way back for gradients."""
         decoded = self.coders[number].decode(corrections.detach().float(), boxes)[:, 0]
-        parts = decoded.split([len(of_image) for of_image in boxes])
+        parts = decoded.split([of_image.shape[0] for of_image in boxes])  # `len` would be a constant of an export
         return [clip_boxes_to_image(part, size) for part, size in zip(parts, sizes, strict=True)]
 
     def forward(

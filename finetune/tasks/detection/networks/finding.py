@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import resize_boxes
 
@@ -29,18 +31,39 @@ def find(model: nn.Module, image: Tensor, size: tuple[int, int]) -> Found:
         image: float32 `[3, h, w]`, normalised, as large as the model looks at it.
         size: Height and width of the original, in whose pixels the answer is.
     """
+    return placed(seen(model, together(model, [image])), (image.shape[-2], image.shape[-1]), size)
+
+
+def seen(model: nn.Module, batch: ImageList) -> dict[str, Tensor]:
+    """What is in a batch of one image, in the pixels that the model looks at.
+
+    Returns:
+        `boxes` float32 `[n, 4]` xyxy, `labels` int64 `[n]` without background, `scores` float32 `[n]`, and of a model
+        with masks `masks` float32 `[n, 1, 28, 28]`, probabilities within the boxes.
+    """
     described: Any = model
     layout: Layout = described.layout
-    batch = together(model, [image])
     features = described.backbone(batch.tensors)
     if layout.one_stage:
         (found,) = _one_stage(described, batch, list(features.values()))
     else:
         proposals, _ = described.rpn(batch, features)
         (found,), _ = described.roi_heads(features, proposals, batch.image_sizes)
-    boxes = resize_boxes(found["boxes"], batch.image_sizes[0], size)
-    answer: Found = {"boxes": boxes, "scores": found["scores"], "labels": found["labels"] - layout.background}
-    return answer | ({"rles": encoded(found["masks"], boxes, size)} if layout.masks else {})
+    answer = {"boxes": found["boxes"], "labels": found["labels"] - layout.background, "scores": found["scores"]}
+    return answer | ({"masks": found["masks"]} if layout.masks else {})
+
+
+def placed(found: Mapping[str, Tensor], looked_at: tuple[int, int], size: tuple[int, int]) -> Found:
+    """What was `seen` in the pixels of the original.
+
+    Args:
+        found: Of `seen`.
+        looked_at: Height and width of what the model looked at.
+        size: Those of the original.
+    """
+    boxes = resize_boxes(found["boxes"], looked_at, size)
+    answer: Found = {"boxes": boxes, "scores": found["scores"], "labels": found["labels"]}
+    return answer | ({"rles": encoded(found["masks"], boxes, size)} if "masks" in found else {})
 
 
 def _one_stage(model: Any, batch: Any, maps: list[Tensor]) -> list[dict[str, Tensor]]:

@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 
 import cards
 from finetune.tasks.detection import ascoco
+from tests.conftest import need
 from tests.finetune.tasks.detection import drawn
 
 # All that a run may do besides: an average of the weights, and batches in parts.
@@ -170,11 +171,45 @@ def test_what_cannot_be_read_is_not_in_coco_s_document():
     assert made["annotations"] == []
 
 
-@pytest.mark.slow(seconds=10)
-def test_there_is_no_exported_form_and_the_error_says_what_to_take(run, cli):
-    done = cli("finetune", "export", run)
-    assert done.returncode != 0
-    assert "object-detection has no exported form yet: its images have sizes of their own; use model/" in done.stderr
+@pytest.mark.slow(seconds=60)
+@pytest.mark.parametrize("kind", ["run", "masks"])
+def test_its_exported_file_is_certified_and_answers_alone(kind, request, dataset, finetune, tmp_path):
+    need("onnx", "onnx")
+    need("onnxruntime", "onnx")
+    run = shutil.copytree(request.getfixturevalue(kind), tmp_path / "run")
+    about = json.loads((run / "model/finetune.json").read_text()) | {"threshold": 0.011}
+    (run / "model/finetune.json").write_text(json.dumps(about))
+    done = finetune("export", run, "--format", "onnx")
+    assert re.search(
+        r"onnxruntime finds the model's \d+ objects in \d+ test images, a part of one and a pl", done.stderr
+    )
+    assert "Warning" not in done.stderr
+    assert cards.verify(run)["checks"]["onnxruntime"]["passed"]
+    alone = shutil.copy(run / "model/model.onnx", tmp_path / "alone.onnx")
+    lines = [
+        [json.loads(line) for line in answers(finetune, model, dataset, "--format", "json").stdout.splitlines()]
+        for model in (run, alone)
+    ]
+    for live, found in zip(*lines, strict=True):
+        assert len(live["objects"]) == len(found["objects"]) > 3
+        scores = [[one["score"] for one in record["objects"]] for record in (live, found)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+        assert all(("mask" in one) == (kind == "masks") for one in found["objects"])
+    cards.build(run)
+    codes = re.findall(r"```python\n(.*?)```", (run / "model/README.md").read_text(), re.DOTALL)
+    (code,) = [code for code in codes if "onnxruntime" in code]
+    with Image.open(dataset / "test2017/test_01.png") as image:
+        image.save(run / "model/photo.jpg", quality=95)
+    command = [sys.executable, "-W", "error", "-c", code]
+    told = subprocess.run(command, cwd=run / "model", capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stderr) == (0, "")
+    (line,) = finetune(
+        "predict", alone, run / "model/photo.jpg", "--workers", 0, "--format", "json"
+    ).stdout.splitlines()
+    said = sorted((float(row.split()[0]), row.split()[1]) for row in told.stdout.splitlines())
+    ours = sorted((one["score"], one["label"]) for one in json.loads(line)["objects"])
+    assert len(ours) > 3
+    assert [score for score, _ in said] == pytest.approx([score for score, _ in ours], abs=1e-3)
 
 
 @pytest.mark.slow(seconds=40)
