@@ -31,7 +31,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
 
 
-def draw(columns: dict[str, np.ndarray], best_epoch: int | None, shown: Sequence[Line] = SCORES) -> Figure:
+def draw(columns: dict[str, np.ndarray], best_epoch: int | None, shown: Sequence[Line]) -> Figure:
     """Loss, validation scores and learning rate by epoch, the epoch that was kept marked.
 
     Args:

@@ -124,7 +124,7 @@ def _confusion(subject: Subject) -> Figure:
 def _curves(subject: Subject) -> Figure | None:
     columns = curves.read(subject.metrics)
     trained = bool(columns) and columns["epoch"].max() > 0  # the linear probe alone is no curve
-    return curves.draw(columns, subject.best_epoch) if trained else None
+    return curves.draw(columns, subject.best_epoch, curves.SCORES) if trained else None
 
 
 def _reliability(subject: Subject) -> Figure:

@@ -150,7 +150,7 @@ def write_metrics(path, epochs):
 @pytest.mark.parametrize(("epochs", "best"), [(1, 1), (8, 3), (300, 299), (4, None)])
 def test_curves_are_those_of_the_file(tmp_path, epochs, best):
     write_metrics(tmp_path / "metrics.csv", epochs)
-    made = curves.draw(curves.read(tmp_path / "metrics.csv"), best)
+    made = curves.draw(curves.read(tmp_path / "metrics.csv"), best, curves.SCORES)
     lines = {line.get_label(): line.get_ydata() for axes in made.axes for line in axes.get_lines()}
     epoch = np.arange(1, epochs + 1)
     assert lines["training"] == pytest.approx(2 / epoch)
@@ -167,7 +167,7 @@ def test_the_probe_is_a_level_beside_the_curves(tmp_path, best, label):
     write_metrics(tmp_path / "metrics.csv", 3)
     header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
     (tmp_path / "metrics.csv").write_text("\n".join([header, "0,,0.7,0.61,0.1,0.5,,", *rows, ""]))
-    made = curves.draw(curves.read(tmp_path / "metrics.csv"), best)
+    made = curves.draw(curves.read(tmp_path / "metrics.csv"), best, curves.SCORES)
     lines = [line for axes in made.axes for line in axes.get_lines()]
     levels = [list(line.get_ydata()) for line in lines if line.get_label() == label]
     assert levels == [[0.7, 0.7], [0.61, 0.61]]
@@ -177,7 +177,7 @@ def test_the_probe_is_a_level_beside_the_curves(tmp_path, best, label):
 
 def test_curves_pass_over_what_is_missing(tmp_path):
     (tmp_path / "metrics.csv").write_text("epoch,train_loss,lr,val_loss\n1,2.0,0.1,\n2,1.5,0.1,nan\n")
-    shown = texts(curves.draw(curves.read(tmp_path / "metrics.csv"), 2))
+    shown = texts(curves.draw(curves.read(tmp_path / "metrics.csv"), 2, curves.SCORES))
     assert "training" in shown
     assert "validation" not in shown
 

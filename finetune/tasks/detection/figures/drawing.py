@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def _makers(result: RunResult, test: Detected, data: Any, folder: RunFolder) -> 
 
     def learning() -> Figure | None:
         columns = curves.read(folder.metrics)
-        return curves.draw(columns, result.training["best_epoch"]) if columns else None
+        return curves.draw(columns, result.training["best_epoch"], lines(columns)) if columns else None
 
     def reliable() -> Figure | None:
         counted = ~found.ignored[:, 0]
@@ -74,6 +74,13 @@ def _makers(result: RunResult, test: Detected, data: Any, folder: RunFolder) -> 
         "reliability": reliable,
         "curves": learning,
     }
+
+
+def lines(columns: Collection[str]) -> tuple[curves.Line, ...]:
+    """What the curves show of metrics.csv: the AP of boxes, or of masks, which choose the epoch where there are any."""
+    kind = "mask_" if "val_mask_map" in columns else ""
+    name = f"{kind.replace('_', ' ')}AP"
+    return (f"val_{kind}map", name, style.BLUE), (f"val_{kind}map_50", f"{name} at overlap 0.5", style.GREEN)
 
 
 def _examples(test: Detected, data: Any, shown: float) -> Figure:
