@@ -32,7 +32,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "random_erasing": (0, 1, True),
     "mixup": (0, 100, False),
     "cutmix": (0, 100, False),
-    "device_batch_size": (2, math.inf, True),
+    "device_batch_size": (1, math.inf, True),
     "unfreeze_every": (1, math.inf, True),
     "num_nodes": (1, math.inf, True),
     "workers": (0, 1024, True),

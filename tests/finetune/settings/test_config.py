@@ -133,7 +133,7 @@ BELOW_ONE = math.nextafter(1, 0)
         ("layer_decay", [0, -0.5, 1.01], [1e-3, 0.75, 1], "above 0 and at most 1"),
         ("clip_grad", [0, -1], [1e-3, 1, 1e6], "above 0"),
         ("ema", [0, -0.9, 1.01], [0.5, 0.9999, 1], "above 0 and at most 1"),
-        ("device_batch_size", [1, 0, -8], [2, 4096], "at least 2"),
+        ("device_batch_size", [0, -8], [1, 4096], "at least 1"),
         ("warmup_epochs", [-1], [0, 0.5, 5], "at least 0"),
         ("label_smoothing", [-0.1, 1], [0, 0.99], "at least 0 and at most 0.99"),
         ("crop_scale", [0, -0.1, 1.1], [0.01, 1], "above 0 and at most 1"),
