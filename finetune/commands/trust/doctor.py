@@ -245,18 +245,25 @@ def _grouped(data: LabelledImages, places: shown.Places, targets: np.ndarray, ro
 def _write(found: Diagnosis, options: DoctorOptions) -> None:
     data = found.data
     path = options.output or Path(f"doctor-{shown.plain(data.source.id)}.html")
+    serious, warnings = len(found.serious), sum(one.severity == "warning" for one in found.findings)
     head = [
-        f"{sum(data.splits.counts().values())} images, {len(found.serious)} serious findings, "
-        f"{sum(one.severity == 'warning' for one in found.findings)} warnings."
+        f"{sum(data.splits.counts().values()):,} images, {serious} serious finding{'' if serious == 1 else 's'}, "
+        f"{warnings} warning{'' if warnings == 1 else 's'}."
     ]
-    write_text(
-        path, study_page.page(f"Doctor: {data.source.id}", head, [_section(one, found) for one in found.findings])
-    )
+    sections = [_section(one, found) for one in found.findings if one.severity != "note" or one.images]
+    if read := [line for one in found.findings if one.severity == "note" and not one.images for line in _told(one)]:
+        sections.append(Section("What was read", read))
+    write_text(path, study_page.page(f"Doctor: {data.source.id}", head, sections))
     log.info(f"page: {path}")
     if options.fix:
         write_text(options.fix, exclusion.to_text(found.leave_out))
         count = sum(map(len, found.leave_out.values()))
         log.info(f"{count} rows that had better be left out: {options.fix}, for --exclude of train")
+
+
+def _told(one: Finding) -> list[str]:
+    """A note, which needs no heading of its own."""
+    return [f"{one.title[:1].upper()}{one.title[1:]}", *one.lines]
 
 
 def _section(one: Finding, found: Diagnosis) -> Section:

@@ -14,6 +14,7 @@ from finetune.evaluation.metrics import SCORES
 from finetune.evaluation.predictions import Predictions
 from finetune.tasks.classification import judging
 
+pytestmark = pytest.mark.slow(seconds=30)
 NAMES = ("a", "b", "c")
 IMAGES, RUNS = 150, 200
 
