@@ -420,7 +420,9 @@ def test_the_number_of_images_is_limited_by_split_and_class(caplog):
 
 def test_only_the_images_that_are_used_are_looked_at(monkeypatch):
     looked_at = []
-    monkeypatch.setattr(account, "scan", lambda split, column, rows, limit: looked_at.extend(rows) or Scan([]))
+    monkeypatch.setattr(
+        account, "scan", lambda split, column, rows, limit, recorder=None: looked_at.extend(rows) or Scan([])
+    )
     prepare(table(300), max_samples=60)
     assert len(looked_at) == 60
 

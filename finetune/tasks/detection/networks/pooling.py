@@ -35,7 +35,7 @@ def pool(
     first = maps[taken[0]]
     if first.device.type != "cpu" or module.sampling_ratio < 1 or not torch.is_grad_enabled():
         return module(maps, list(boxes), list(sizes))  # type: ignore[no-any-return]  # torchvision has no types
-    found: Tensor = _Pooled.apply(module, taken, sizes, *(maps[name] for name in taken), *boxes)  # type: ignore[no-untyped-call]
+    found: Tensor = _Pooled.apply(module, taken, sizes, *(maps[name] for name in taken), *boxes)
     return found
 
 
