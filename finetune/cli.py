@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
-import os
 import re
-import select
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -117,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {text}" if error.exit_code == 2 else text, file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        if error.errno == errno.EPIPE and _nobody_reads():
+        if error.errno == errno.EPIPE and console.nobody_reads():
             return 128 + signal.SIGPIPE
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -127,19 +125,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped; nothing was saved", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
-
-
-def _nobody_reads() -> bool:
-    """Whether standard output is a pipe whose reader is gone, as after `| head`; Python then says no more of it."""
-    try:
-        ends = select.poll()
-        ends.register(sys.stdout.fileno(), select.POLLERR)
-        gone = any(event & select.POLLERR for _, event in ends.poll(0))
-        if gone:  # or else Python says so once more when it ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (AttributeError, OSError, ValueError):  # no such thing on Windows; standard output is no file
-        return False
-    return gone
 
 
 def _version() -> str:

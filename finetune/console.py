@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import select
 import sys
 from typing import TextIO
 
@@ -79,3 +80,16 @@ def without_tokens(text: str) -> str:
     from cards import redact
 
     return redact(text)
+
+
+def nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader is gone, as after `| head`; Python then says no more of it."""
+    try:
+        ends = select.poll()
+        ends.register(sys.stdout.fileno(), select.POLLERR)
+        gone = any(event & select.POLLERR for _, event in ends.poll(0))
+        if gone:  # or else Python says so once more when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (AttributeError, OSError, ValueError):  # no such thing on Windows; standard output is no file
+        return False
+    return gone

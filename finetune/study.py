@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
 from finetune.task import Schema
-
-if TYPE_CHECKING:
-    from finetune.data.checks.findings import Finding
 
 
 @dataclass(frozen=True)
@@ -85,24 +82,3 @@ class Studying(Protocol):
 
     def without(self, predictions: Any, kept: np.ndarray) -> Mapping[str, float]:
         """Scores over some of the images that the task's collector kept, bool `[N]`."""
-
-
-class Inspection(Protocol):
-    """What stands beside the images of a dataset, looked at one by one; a place counts over all roles' images."""
-
-    def differ(self, first: int, second: int, mirrored: bool) -> bool:
-        """Whether the targets of two whole copies contradict, one perhaps mirrored and of another size."""
-
-    def named(self, place: int) -> str:
-        """A target, for people."""
-
-    def findings(self) -> Iterator[Finding]:
-        """What is odd in single targets."""
-
-
-@runtime_checkable
-class Inspecting(Protocol):
-    """Of a task whose targets are more than what splits are drawn by: boxes, masks. For `doctor` and `train`."""
-
-    def inspection(self, data: Any) -> Inspection:
-        """Of a `finetune.data.dataset.LabelledImages`; nothing is read before it is asked for."""

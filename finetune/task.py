@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -144,14 +144,6 @@ class Schema(Protocol):
         """What result.json's `dataset` has of them, by role of the splits."""
 
 
-@runtime_checkable
-class Marked(Protocol):
-    """Of a schema whose targets say less than there is to learn: how many objects, and not where they are."""
-
-    def digest(self, split: Dataset, rows: np.ndarray) -> str:
-        """A hash of all that there is to learn of some rows, the same wherever the dataset lies."""
-
-
 class Reading(Protocol):
     """For `data/`: which columns are the image and the target."""
 
@@ -164,16 +156,6 @@ class Reading(Protocol):
             SeveralReadingsError: Several columns could be meant; the message says which flag chooses.
             SchemaError: Nothing of this task.
         """
-
-
-@runtime_checkable
-class Guessing(Protocol):
-    """Of a task that takes less for its own where nobody has named it, by `--task` or by a run that is its."""
-
-    def guess(
-        self, features: Mapping[str, Any], image_column: str | None = None, target_column: str | None = None
-    ) -> Schema:
-        """As `Reading.recognise`, without what only a user can say."""
 
 
 class Inputs(Protocol):
@@ -332,29 +314,6 @@ class Saving(Protocol):
 
     def witness(self, network: nn.Module, folder: Path, data: Any, data_config: Mapping[str, Any]) -> None:
         """Write RUN/verify: some test images, and what the live model says of them."""
-
-
-@runtime_checkable
-class Exporting(Protocol):
-    """Of a task whose exported file gives other than one array of logits of a batch of images."""
-
-    def write_file(self, form: Any, network: nn.Module, path: Path, metadata: Mapping[str, str], verify: Path) -> str:
-        """Write a file that appears only where its library gives what the network gives.
-
-        Args:
-            form: A `finetune.export.formats.Format`.
-            network: Of `load`.
-            path: To write.
-            metadata: Text by name, to stand in the file.
-            verify: What `witness` has written; not there where the dataset is out of reach.
-
-        Returns:
-            On what both were compared, and how far apart they are, in words.
-
-        Raises:
-            ConfigError: There is no such form of this task's networks.
-            ExportError: The exporter or the library cannot do it, or their answers differ.
-        """
 
 
 class Answers(Protocol):

@@ -19,10 +19,11 @@ from finetune.errors import ConfigError, DatasetError, ExportError
 from finetune.export import certify, formats, writing
 from finetune.export.formats import Format
 from finetune.networks import model_names, models
+from finetune.optional import Exporting
 from finetune.runs.result import RunResult
 from finetune.runs.runfolder import RunFolder
 from finetune.settings.verbs import ExportOptions
-from finetune.task import Exporting, Task
+from finetune.task import Task
 from finetune.tasks import registry
 
 TOLERANCE = 1e-4

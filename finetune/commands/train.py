@@ -15,6 +15,7 @@ from finetune.commands.start import Start, begin
 from finetune.commands.trained import Trained
 from finetune.console import is_main_process, log, show_in_notebooks
 from finetune.data.checks import quick
+from finetune.data.checks.inspecting import Inspecting
 from finetune.data.dataset import LabelledImages
 from finetune.export import model_folder, publishing
 from finetune.loading import choose
@@ -25,7 +26,6 @@ from finetune.runs.runfolder import RunFolder, settings_of
 from finetune.settings import of_tasks
 from finetune.settings.config import RunConfig
 from finetune.settings.options import LOADER, fields
-from finetune.study import Inspecting
 from finetune.task import Learner, Task
 from finetune.tasks import registry
 from finetune.training import resume

@@ -23,8 +23,9 @@ from finetune.data.source import Source
 from finetune.data.splits import SplitRows, Splits
 from finetune.errors import DatasetError, SchemaError, SplitError, listing
 from finetune.examining import Examining
+from finetune.optional import Marked
 from finetune.settings.limits import MAX_IMAGE_PIXELS
-from finetune.task import Marked, Reading, Schema
+from finetune.task import Reading, Schema
 
 _IMAGES = 16  # of each split, whose bytes are compared
 TARGETS = "targets of the "

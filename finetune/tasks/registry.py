@@ -18,10 +18,11 @@ from finetune.errors import (
 )
 from finetune.examining import Flagged
 from finetune.export import described
+from finetune.optional import Guessing
 from finetune.runs import model_files, reading
 from finetune.settings import of_tasks
 from finetune.study import Studying
-from finetune.task import Guessing, Reading, Schema, Task
+from finetune.task import Reading, Schema, Task
 from finetune.tasks.classification.task import CLASSIFICATION
 from finetune.tasks.detection.task import DETECTION, INSTANCES
 from finetune.tasks.multi_label.task import MULTI_LABEL

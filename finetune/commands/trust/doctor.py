@@ -18,6 +18,7 @@ from finetune.console import log
 from finetune.data.checks import copies, exclusion, grouping, looks, odd
 from finetune.data.checks.copies import Copies
 from finetune.data.checks.findings import Finding, Severity
+from finetune.data.checks.inspecting import Inspecting
 from finetune.data.dataset import LabelledImages
 from finetune.errors import SeriousFindingError
 from finetune.networks import neighbours
@@ -25,7 +26,6 @@ from finetune.runs.runfolder import write_text
 from finetune.serving import study_page
 from finetune.serving.study_page import Card, Section
 from finetune.settings.data_verbs import DoctorOptions
-from finetune.study import Inspecting
 from finetune.tasks import registry
 
 SHOWN = 60

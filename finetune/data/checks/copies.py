@@ -87,7 +87,7 @@ def equals(looks: Looks) -> tuple[list[Pair], np.ndarray]:
 
 
 Differ = Callable[[int, int, bool], bool]
-"""Whether the targets of two whole copies contradict, and whether one is mirrored: `finetune.study.Inspection`."""
+"""Whether the targets of two whole copies contradict, one perhaps mirrored: `finetune.data.checks.inspecting`'s."""
 
 
 def judged(

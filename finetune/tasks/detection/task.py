@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.study import Inspection
+from finetune.data.checks.inspecting import Inspection
 from finetune.task import Answers, Learner, Schema, Score
 
 if TYPE_CHECKING:

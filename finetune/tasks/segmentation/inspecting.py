@@ -27,7 +27,7 @@ SHOWN = 12
 
 
 class InspectedMasks:
-    """`finetune.study.Inspection` of masks.
+    """`finetune.data.checks.inspecting.Inspection` of masks.
 
     Args:
         data: Of a `SegmentationSchema`.

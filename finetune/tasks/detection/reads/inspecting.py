@@ -29,7 +29,7 @@ Boxes = tuple[np.ndarray, np.ndarray, tuple[int, int]]
 
 
 class InspectedBoxes:
-    """`finetune.study.Inspection` of boxes; of masks of objects the boxes around them.
+    """`finetune.data.checks.inspecting.Inspection` of boxes; of masks of objects the boxes around them.
 
     Args:
         data: Of a `DetectionSchema`.
