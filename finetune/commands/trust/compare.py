@@ -20,7 +20,7 @@ from finetune.evaluation import labels
 from finetune.evaluation.comparing import compare as statistics
 from finetune.evaluation.comparing import table
 from finetune.evaluation.comparing.compare import Entry
-from finetune.evaluation.comparing.judged import Judged
+from finetune.evaluation.comparing.judged import Comparing, Judged
 from finetune.networks import models
 from finetune.runs import model_files
 from finetune.runs.result import RunResult
@@ -135,7 +135,8 @@ def _on_their_own(options: CompareOptions) -> Compared:
             workers=options.workers,
         )
         found = found if common is None else predicted.chosen(found, common[place])
-        weighed = predicted.judged(task, "compare", found, result.dataset["classes"])
+        count = result.dataset["splits"]["test"] if common is None else len(common[place])
+        weighed = predicted.judged(task, found, result.dataset["classes"], count)
         runs.append(_Run(name, folder, result, weighed))
     entries = _by_setting(runs)
     if len(entries) < 2:
@@ -233,7 +234,6 @@ def _reopened(folder: RunFolder, result: RunResult) -> LabelledImages | None:
 def _on_dataset(options: CompareOptions) -> Compared:
     names = [_located(name) for name in options.models]
     task = _one_task([registry.of_model(name) for name in names])
-    predicted.comparing(task, "compare")
     data = whole_split(
         options.dataset or "",
         task,
@@ -262,9 +262,12 @@ def _said(name: str, task: Task, data: LabelledImages, options: CompareOptions) 
     network = models.build(name, None, pretrained=True) if not name.startswith("local-dir:") else _loaded(name, task)
     target, outputs, _ = task.aligned(data, network)
     found = predicted.compute(task, target, network, outputs, options.accelerator, options.batch_size, options.workers)
-    own = predicted.judged(task, "compare", found, labels.names(network))
+    part = data.splits.parts["test"]
+    if not isinstance(task, Comparing):
+        return predicted.judged(task, found, (), len(part.rows))
+    own = task.judged(found, labels.names(network))
     # The classes as the dataset has them: each model numbers its outputs in its own way.
-    return replace(own, groups=data.schema.strata(data.splits.parts["test"].targets), names=data.schema.classes)
+    return replace(own, groups=data.schema.strata(part.targets), names=data.schema.classes)
 
 
 def _loaded(name: str, task: Task) -> Any:

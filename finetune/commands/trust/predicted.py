@@ -24,17 +24,6 @@ from finetune.task import Task
 from finetune.training.session import make_trainer, quiet
 
 
-def comparing(task: Task, verb: str) -> Comparing:
-    """What a task brings for image-by-image statistics.
-
-    Raises:
-        ConfigError: It brings nothing yet.
-    """
-    if not isinstance(task, Comparing):
-        raise ConfigError(f"{verb} is not for {task.name} yet: it has no score of single images here")
-    return task
-
-
 def compute(
     task: Task,
     data: LabelledImages,
@@ -110,6 +99,24 @@ def chosen(found: Any, places: Sequence[int] | np.ndarray) -> Any:
     return dataclasses.replace(found, **{name: value[index] for name, value in fields.items()})
 
 
-def judged(task: Task, verb: str, found: Any, classes: Sequence[str]) -> Judged:
-    """Weighed predictions, see `finetune.evaluation.comparing.judged`."""
-    return comparing(task, verb).judged(found, classes)
+def judged(task: Task, found: Any, classes: Sequence[str], images: int) -> Judged:
+    """Weighed predictions, see `finetune.evaluation.comparing.judged`.
+
+    Args:
+        task: Of the model; of one that scores no single images its first score alone is weighed.
+        found: What its collector keeps.
+        classes: Names of the model's outputs.
+        images: How many were predicted.
+    """
+    if isinstance(task, Comparing):
+        return task.judged(found, classes)
+    first, score = task.scores[0], task.resampler(found)
+    return Judged(
+        scores=lambda weights: {first.key: score(weights)},
+        values=np.full(images, np.nan),
+        worth=first,
+        right=None,
+        said=[""] * images,
+        groups=np.full(images, -1),
+        names=(),
+    )

@@ -17,7 +17,6 @@ from finetune.data.dataset import TARGETS, LabelledImages
 from finetune.errors import DatasetError, NotReproducedError, RunFolderError
 from finetune.evaluation.comparing import compare as statistics
 from finetune.evaluation.comparing.compare import TIE, Entry
-from finetune.evaluation.comparing.judged import Comparing
 from finetune.loading import choose
 from finetune.runs import reading, seal
 from finetune.runs.result import RunResult
@@ -167,10 +166,10 @@ def _difference(
     first = task.scores[0]
     ends = result.evaluation.get("intervals", {}).get("test", {}).get(first.key)
     inside = ends is not None and ends[0] <= again.metrics["test"][first.key] <= ends[1]
-    if not same or not isinstance(task, Comparing):
+    if not same:
         return {"verdict": WITHIN if same and inside else NOT, "difference": None}
     models = [
-        task.judged(predicted.of_run(run, of, task), of.dataset["classes"])
+        predicted.judged(task, predicted.of_run(run, of, task), of.dataset["classes"], of.dataset["splits"]["test"])
         for run, of in ((folder, result), (second, again))
     ]
     entries = [Entry(name, [model]) for name, model in zip(("the run", "again"), models, strict=True)]
