@@ -58,7 +58,7 @@ NOT_RUN = {
     "docs/how-to/predict.md: predict a dataset": "needs a dataset of the Hub",
     "docs/how-to/publish.md: train and publish": "needs a dataset of the Hub; test_hub.py does it against a stand-in",
     "docs/how-to/detection.md: train": "takes long at its defaults; tests/finetune/tasks/detection has small ones",
-    "README.md: verbs": "datasets and weights that are not in the project; tests/finetune/commands/trust has small ones",
+    "README.md: verbs": "data and weights that are not in the project; tests/finetune/commands/trust has small ones",
     "docs/how-to/segmentation.md: nuclei": "a dataset and weights that are not in the project",
     "docs/how-to/detection.md: cells": "a dataset and weights that are not in the project",
     "docs/how-to/detection.md: coco": "needs COCO and days; tests/finetune/settings/test_recipe.py has its settings",
