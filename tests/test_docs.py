@@ -7,8 +7,8 @@ import importlib.util
 import io
 import os
 import re
-import signal
 import shlex
+import signal
 from pathlib import Path
 
 import pytest
