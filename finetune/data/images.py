@@ -18,6 +18,7 @@ import numpy as np
 from huggingface_hub import constants
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from finetune.data import file_kinds
 from finetune.settings.limits import MAX_IMAGE_PIXELS
@@ -216,7 +217,15 @@ def upright(image: PILImage.Image) -> PILImage.Image:
 
 def turn_of(image: PILImage.Image) -> PILImage.Transpose | None:
     """What turns an opened image upright, by its EXIF orientation; None where nothing has to be done."""
-    return _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+    return _UPRIGHT.get(orientation(image))
+
+
+def orientation(image: PILImage.Image) -> int:
+    """An opened image's EXIF orientation, 1 to 8; 1 where nothing is said, or nothing that makes sense."""
+    if isinstance(image, JpegImageFile) and not {"exif", "xmp"} & image.info.keys():
+        return 1  # without building an empty Exif, which takes as long as reading the header
+    said = image.getexif().get(_ORIENTATION, 1)
+    return said if isinstance(said, int) and 1 <= said <= 8 else 1
 
 
 def to_rgb(image: PILImage.Image) -> PILImage.Image:

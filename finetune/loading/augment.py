@@ -7,15 +7,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags
 from PIL import Image as PILImage
-from PIL.JpegImagePlugin import JpegImageFile
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
+from finetune.data import images
 from finetune.loading.jpeg import crop, draft
 
 # torch resizes 8-bit pixels three to five times as fast as Pillow, with the same filters; they differ by rounding.
@@ -52,7 +51,7 @@ class RandomResizedCrop:
 
     def __call__(self, image: PILImage.Image) -> Tensor:
         """A random crop, uint8 `[3, H, W]` (channels last in memory), of an image of any mode and orientation."""
-        orientation = _orientation(image)
+        orientation = images.orientation(image)
         height, width = reversed(self.crop.size) if orientation in _SIDEWAYS else self.crop.size
         # In the image as it is stored: scale and aspect ratio are drawn alike for both axes.
         top, left, rows, columns = self.crop.get_params(image, self.crop.scale, self.crop.ratio)
@@ -76,13 +75,6 @@ def resize(pixels: Tensor, height: int, width: int, interpolation: Interpolation
         return F.interpolate(pixels, (height, width), mode=_TORCH_MODES[interpolation], antialias=True)[0]
     resized: Tensor = TF.pil_to_tensor(TF.resize(TF.to_pil_image(pixels[0]), [height, width], interpolation))
     return resized
-
-
-def _orientation(image: PILImage.Image) -> int:
-    if isinstance(image, JpegImageFile) and not {"exif", "xmp"} & image.info.keys():
-        return 1  # without building an empty Exif, which takes as long as reading the header
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return orientation if isinstance(orientation, int) else 1
 
 
 class RandomErase:

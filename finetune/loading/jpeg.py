@@ -35,20 +35,54 @@ def open_jpeg(value: Encoded, max_pixels: int = MAX_IMAGE_PIXELS) -> PILImage.Im
         ValueError: There is no image.
         OSError: It does not open.
     """
+    value = _in_memory(value)
+    return _undecoded(value, max_pixels) or images.decode(value, max_pixels)
+
+
+def open_stored(value: Encoded, max_pixels: int = MAX_IMAGE_PIXELS) -> PILImage.Image:
+    """The same, but an image of another format is as it is stored too: for those who turn more than the image.
+
+    Args:
+        value: As `images.decode` takes it.
+        max_pixels: A larger image is refused.
+
+    Returns:
+        Of any mode and orientation; a JPEG is not decoded, another one is.
+
+    Raises:
+        ValueError: There is no image.
+        OSError: It does not open.
+    """
+    value = _in_memory(value)
+    image = _undecoded(value, max_pixels)
+    if image is None:
+        with images.opened(value, max_pixels) as image:
+            image.load()
+    return image
+
+
+def _in_memory(value: Encoded) -> Encoded:
+    """A file's bytes, which are read once, beside its path."""
     if isinstance(value, str):
         value = {"path": value, "bytes": None}
-    if isinstance(value, dict):
-        content, path = value["bytes"], value["path"]
-        if content is None and path is not None and os.path.isfile(path):  # of no pipe or device
-            content = Path(path).read_bytes()
-            value = {"path": path, "bytes": content}
-        if content is not None and content.startswith(_MAGIC):
-            images.allow(max_pixels)
-            with contextlib.suppress(Exception):  # `decode` says what is wrong
-                image: PILImage.Image = PILImage.open(BytesIO(content))
-                if image.width * image.height <= max_pixels:
-                    return image
-    return images.decode(value, max_pixels)
+    if not isinstance(value, dict) or value["bytes"] is not None:
+        return value
+    path = value["path"]
+    if path is None or not os.path.isfile(path):  # a pipe or a device is not read
+        return value
+    return {"path": path, "bytes": Path(path).read_bytes()}
+
+
+def _undecoded(value: Encoded, max_pixels: int) -> JpegImageFile | None:
+    content = value["bytes"] if isinstance(value, dict) else None
+    if content is None or not content.startswith(_MAGIC):
+        return None
+    images.allow(max_pixels)
+    with contextlib.suppress(Exception):  # `images` says what is wrong
+        image = PILImage.open(BytesIO(content))
+        if isinstance(image, JpegImageFile) and image.width * image.height <= max_pixels:
+            return image
+    return None
 
 
 def draft(image: PILImage.Image, *factors: int) -> int:

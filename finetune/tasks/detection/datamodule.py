@@ -16,6 +16,7 @@ from torch import Tensor
 from finetune.data import images
 from finetune.data.dataset import LabelledImages
 from finetune.errors import ConfigError
+from finetune.loading import jpeg
 from finetune.loading.datamodule import ImageDataModule, ImageRows
 from finetune.loading.sampler import TrainBatches, process
 from finetune.settings.limits import MAX_IMAGE_PIXELS
@@ -110,7 +111,8 @@ class DetectionDataModule(ImageDataModule):
         encoded, limit = self.data.encoded(role), self.data.max_image_pixels
         own = copy.copy(self.inputs)
         own.columns = tuple(name for name in own.columns if name in encoded.column_names)  # sizes may be absent
-        return DetectionRows(encoded, column, part.rows, part.targets, own, training, self.seed, limit, stored)
+        read = jpeg.open_stored if training else stored
+        return DetectionRows(encoded, column, part.rows, part.targets, own, training, self.seed, limit, read)
 
 
 class DetectionRows(ImageRows):

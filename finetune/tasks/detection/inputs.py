@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,20 +9,19 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from finetune.data import images
+from finetune.loading import jpeg
+from finetune.loading.augment import resize
+from finetune.tasks.detection.cropping import OverlapCrop, Part
 from finetune.tasks.detection.reads import frame, masks
 from finetune.tasks.detection.reads.annotations import NOTHING, Objects, objects, parse
 from finetune.tasks.detection.reads.columns import Where
 from finetune.tasks.detection.reads.masks import RLE
 
 Target = dict[str, Any]
-Part = tuple[int, int, int, int]
-"""Top, left, height and width."""
-
 _CROPPED = 0.5  # of the training images, where there are crops
 _SMALLEST = 0.6  # of the short side, in the scale jitter
 _LEAST = 1.0  # pixels that a side of a box must have after all of it
@@ -71,31 +69,27 @@ class DetectionInputs:
         self.columns = where.columns
         self.image_size, self.max_size, self.hflip = image_size, max_size, hflip
         self.interpolation = InterpolationMode(interpolation)
-        self.crop = v2.RandomIoUCrop(min_scale=math.sqrt(crop_scale)) if crop_scale and crop_scale < 1 else None
+        self.crop = OverlapCrop(crop_scale) if crop_scale and crop_scale < 1 else None
         self.colours = v2.ColorJitter(*3 * [color_jitter]) if color_jitter else None
 
     def training(self, image: PILImage.Image, target: Any) -> tuple[Tensor, Target]:
-        """An opened image as it is stored and its row's columns, changed together; crowds are left out."""
+        """An image as `jpeg.open_stored` gives it and its row's columns, changed together; crowds are left out."""
         found = self._objects(image, target)
-        picture = images.decoded(image)
+        picture = image if images.turn_of(image) is None else images.upright(image)
         original = picture.height, picture.width
         keep = np.flatnonzero(~found.crowd)
-        boxes = torch.from_numpy(found.boxes[keep])
-        part = self._part(picture, boxes)
-        if part is not None:
-            top, left, height, width = part
-            picture = picture.crop((left, top, left + width, top + height))
-            boxes = _cut(boxes, part)
+        part = self._part(original, found.boxes[keep])
         jitter = _SMALLEST + (1 - _SMALLEST) * torch.rand(()).item()
-        size = self.resized(picture.height, picture.width, jitter)
+        size = self.resized(*part[2:], jitter)
         flipped = bool(torch.rand(()) < self.hflip)
-        scale = torch.tensor([size[1] / picture.width, size[0] / picture.height] * 2)
-        scaled = boxes * scale
-        pixels = self._pixels(picture, size, flipped)
+        pixels, part = self._pixels_of(picture, part, size)
+        scale = torch.tensor([size[1] / part[3], size[0] / part[2]] * 2)
+        boxes = _cut(torch.from_numpy(found.boxes[keep]), part) * scale
         if flipped:
-            scaled = torch.stack([size[1] - scaled[:, 2], scaled[:, 1], size[1] - scaled[:, 0], scaled[:, 3]], dim=1)
-        kept = ((scaled[:, 2:] - scaled[:, :2]) >= _LEAST).all(dim=1)
-        made = _target(found, keep, scaled, original, size[0] / picture.height)
+            pixels = pixels.flip(-1)
+            boxes = torch.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], dim=1)
+        kept = ((boxes[:, 2:] - boxes[:, :2]) >= _LEAST).all(dim=1)
+        made = _target(found, keep, boxes, original, size[0] / part[2])
         if self.with_masks:
             chosen = [found.rles[n] for n in keep[kept.numpy()]]
             made["masks"] = _masks(chosen, part, size, flipped)
@@ -113,7 +107,9 @@ class DetectionInputs:
         made = _target(found, keep, torch.from_numpy(found.boxes), original, size[0] / picture.height)
         if self.with_masks:
             made["rles"] = list(found.rles)
-        return self._pixels(picture, size, False), made
+        # By Pillow, whose pixels everybody gets who uses the model; torch's differ by 1 here and there.
+        resized: Any = F.resize(picture, list(size), interpolation=self.interpolation)
+        return F.pil_to_tensor(resized), made
 
     def collate(self, targets: Sequence[Any]) -> list[Target]:
         """The dicts, one an image."""
@@ -130,20 +126,19 @@ class DetectionInputs:
             return NOTHING
         return objects(raw, self.form, self.index, self.with_masks)
 
-    def _part(self, picture: PILImage.Image, boxes: Tensor) -> Part | None:
-        """Top, left, height and width of what is cut out; None for the whole."""
+    def _part(self, size: tuple[int, int], boxes: np.ndarray) -> Part:
+        """What is cut out of an image of that height and width."""
+        whole = 0, 0, *size
         if self.crop is None or not len(boxes) or torch.rand(()) >= _CROPPED:
-            return None
-        size = picture.height, picture.width
-        typed = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
-        drawn = self.crop.make_params([picture, typed])
-        return (drawn["top"], drawn["left"], drawn["height"], drawn["width"]) if drawn else None
+            return whole
+        return self.crop.draw(size, boxes) or whole
 
-    def _pixels(self, picture: PILImage.Image, size: tuple[int, int], flipped: bool) -> Tensor:
-        """uint8 `[3, h, w]`."""
-        resized: Any = F.resize(picture, list(size), interpolation=self.interpolation)
-        pixels: Tensor = F.pil_to_tensor(F.horizontal_flip(resized) if flipped else resized)
-        return pixels
+    def _pixels_of(self, picture: PILImage.Image, part: Part, size: tuple[int, int]) -> tuple[Tensor, Part]:
+        """Uint8 `[3, h, w]`, and the part that they show: of a JPEG that is decoded at 1/n of its size whole pixels."""
+        n = jpeg.draft(picture, part[2] // size[0], part[3] // size[1])
+        top, left, bottom, right = part[0] // n, part[1] // n, (part[0] + part[2]) // n, (part[1] + part[3]) // n
+        pixels = resize(jpeg.crop(picture, (left, top, right, bottom)), *size, self.interpolation)
+        return pixels, (top * n, left * n, (bottom - top) * n, (right - left) * n)
 
 
 def _cut(boxes: Tensor, part: Part) -> Tensor:
@@ -166,14 +161,12 @@ def _target(found: Objects, keep: np.ndarray, boxes: Tensor, original: tuple[int
     }
 
 
-def _masks(rles: Sequence[RLE], part: Part | None, size: tuple[int, int], flipped: bool) -> Tensor:
+def _masks(rles: Sequence[RLE], part: Part, size: tuple[int, int], flipped: bool) -> Tensor:
     """uint8 `[n, h, w]`, of the size of the tensor: one at a time, for all at the original size may not fit."""
     made = torch.zeros(len(rles), *size, dtype=torch.uint8)
+    top, left, height, width = part
     for place, rle in enumerate(rles):
-        mask = masks.decoded(rle)
-        if part is not None:
-            top, left, height, width = part
-            mask = mask[top : top + height, left : left + width]
+        mask = masks.decoded(rle)[top : top + height, left : left + width]
         resized = PILImage.fromarray(mask).resize((size[1], size[0]), PILImage.Resampling.NEAREST)
         made[place] = torch.from_numpy(np.array(resized))
     return made.flip(-1) if flipped else made

@@ -58,11 +58,11 @@ def read(value: Encoded, max_pixels: int = MAX_IMAGE_PIXELS) -> PILImage.Image:
 
 def read_lazily(value: Encoded, max_pixels: int = MAX_IMAGE_PIXELS) -> PILImage.Image:
     """The same for training: a JPEG that lies upright is not decoded yet, see `finetune.loading.jpeg`."""
-    image = jpeg.open_jpeg(value, max_pixels)
-    if isinstance(image, JpegImageFile):
-        turn = images.turn_of(image)
-        return image if turn is None else _marked(images.decoded(image), turn)
-    return read(value, max_pixels)
+    image = jpeg.open_stored(value, max_pixels)
+    turn = images.turn_of(image)
+    if turn is None and isinstance(image, JpegImageFile):
+        return image
+    return _marked(images.decoded(image), turn)
 
 
 def _marked(image: PILImage.Image, turn: PILImage.Transpose | None) -> PILImage.Image:

@@ -10,6 +10,7 @@ from datasets import List, Value
 from faster_coco_eval import mask as coco
 from PIL import Image
 
+from finetune.loading import jpeg
 from finetune.tasks.detection.inputs import DetectionInputs
 from finetune.tasks.detection.schema import infer
 
@@ -83,6 +84,52 @@ def test_masks_are_where_the_pixels_are_in_training(seed):
     for mask, label in zip(found["masks"], found["labels"].tolist(), strict=True):
         there = pixels[label] > 125
         assert (mask.bool() & there).sum() / (mask.bool() | there).sum() > 0.75
+
+
+def enlarged(times, turned, buffer):
+    """The picture as a JPEG, `times` as large, and one pixel more; perhaps lying on its side."""
+    large = np.pad(np.asarray(picture()).repeat(times, 0).repeat(times, 1), ((0, 1), (0, 1), (0, 0)), mode="edge")
+    image, exif = Image.fromarray(large), Image.Exif()
+    if turned:
+        image = image.transpose(Image.Transpose.ROTATE_90)
+        exif[0x0112] = 6  # back by a quarter
+    image.save(buffer, "JPEG", exif=exif, quality=95)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("times", "size"), [(5, 64), (9, 64), (17, 48), (1, 150)])
+def test_a_jpeg_that_is_decoded_smaller_keeps_its_boxes_and_masks(times, size, turned, monkeypatch):
+    value = enlarged(times, turned, io.BytesIO())
+    held = target(bbox=[[times * side for side in box] for box in BOXES])
+    whole = (128 * times + 1, 96 * times + 1)
+    held["objects"]["masks"] = [rectangle(box, whole) for box in held["objects"]["bbox"]]
+    shrunk, real = [], jpeg.draft
+    monkeypatch.setattr(jpeg, "draft", lambda *options: shrunk.append(real(*options)) or shrunk[-1])
+    made = inputs(with_masks=True, image_size=size, max_size=3 * size)
+    for seed in range(6):
+        torch.manual_seed(seed)
+        pixels, found = made.training(jpeg.open_stored(value), held)
+        assert min(pixels.shape[1:]) <= size
+        for n, (box, label) in enumerate(zip(found["boxes"], found["labels"].tolist(), strict=True)):
+            np.testing.assert_allclose(box, np.array(bright(pixels, label)), atol=2.0)
+            there = pixels[label] > 125
+            assert (found["masks"][n].bool() & there).sum() / (found["masks"][n].bool() | there).sum() > 0.75
+    assert (max(shrunk) > 1) == (times > 1 and not turned)  # what has to be turned is decoded as it is
+    assert found["size"] == whole[::-1]
+
+
+def test_the_pixels_of_training_are_those_of_pillow():
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize(
+        (128, 96), Image.Resampling.BICUBIC
+    )
+    plain = inputs(crop_scale=None, hflip=0.0)
+    torch.manual_seed(3)
+    pixels, _ = plain.training(image, target())
+    height, width = pixels.shape[1:]
+    expected = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert np.abs(pixels.numpy().astype(int) - expected).max() <= 1
 
 
 def test_flips_and_crops_happen_and_can_be_turned_off():
