@@ -31,6 +31,14 @@ STAGE_WEIGHTS = (1.0, 0.5, 0.25)
 """Of a cascade's three heads, as in https://github.com/zhaoweicai/cascade-rcnn."""
 
 
+MASKED = 32
+"""Regions of an image that the mask head is taught on at most, drawn from all that show an object.
+
+Mask R-CNN (https://arxiv.org/abs/1703.06870) takes all, up to 128 of 512: on CPUs their masks cost more than all else,
+and tell less the more of them are of one object. The loss is a mean over regions, so that its expectation stays.
+"""
+
+
 class Part(NamedTuple):
     """One of the losses of a batch: `total` of its terms, and their `number`, which it is divided by."""
 
@@ -73,6 +81,10 @@ class Draws:
     def _few(self, places: Tensor, most: int, number: int) -> Tensor:
         order = torch.randperm(len(places), generator=self.generators[number])[:most]
         return places[order.to(places.device)]
+
+    def few(self, places: Sequence[Tensor], most: int) -> list[Tensor]:
+        """At most so many of each image's places, ascending."""
+        return [self._few(of_image, most, number).sort().values for number, of_image in enumerate(places)]
 
 
 def together(model: nn.Module, images: Sequence[Tensor]) -> ImageList:
@@ -190,7 +202,7 @@ def _heads(
             len(labels),
         ),
     }
-    return parts | _masks(heads, features, chosen, sizes, targets)
+    return parts | _masks(heads, features, chosen, sizes, targets, draws)
 
 
 def _cascade(
@@ -217,7 +229,7 @@ def _cascade(
         if number + 1 < len(OVERLAPS):
             boxes = _solid(heads.refined(number, corrections, chosen.boxes, sizes))
             chosen = _choose(heads, boxes, targets, heads.matchers[number + 1], None)
-    return parts | _masks(heads, features, first, sizes, targets)
+    return parts | _masks(heads, features, first, sizes, targets, draws)
 
 
 def _solid(boxes: list[Tensor]) -> list[Tensor]:
@@ -226,12 +238,17 @@ def _solid(boxes: list[Tensor]) -> list[Tensor]:
 
 
 def _masks(
-    heads: Any, features: dict[str, Tensor], chosen: _Chosen, sizes: list[tuple[int, int]], targets: list[Target]
+    heads: Any,
+    features: dict[str, Tensor],
+    chosen: _Chosen,
+    sizes: list[tuple[int, int]],
+    targets: list[Target],
+    draws: Draws,
 ) -> dict[str, Part]:
-    """Loss of the masks within the regions that show an object."""
+    """Loss of the masks within regions that show an object."""
     if not heads.has_mask():
         return {}
-    positive = [torch.where(labels > 0)[0] for labels in chosen.labels]
+    positive = draws.few([torch.where(labels > 0)[0] for labels in chosen.labels], MASKED)
     boxes = [of[keep] for of, keep in zip(chosen.boxes, positive, strict=True)]
     logits = heads.mask_predictor(heads.mask_head(pool(heads.mask_roi_pool, features, boxes, sizes)))
     labels = torch.cat([of[keep] for of, keep in zip(chosen.labels, positive, strict=True)])
