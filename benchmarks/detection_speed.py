@@ -38,9 +38,11 @@ from finetune.loading.cores import available_cores
 from finetune.networks import models
 from finetune.settings.config import RunConfig
 from finetune.tasks import registry
+from finetune.tasks.detection import learning
 from finetune.tasks.detection.datamodule import DetectionDataModule, stored
 from finetune.tasks.detection.module import DetectionTask
 from finetune.tasks.detection.networks import build, losses
+from finetune.training import hardware
 
 
 @dataclass
@@ -57,6 +59,8 @@ class Options:
     """Images per step."""
     repeats: int = 3
     """Rounds."""
+    whole: int = 16
+    """Images of the comparison of whole trainings at their defaults."""
     images: int = 64
     """Images of each split that are read, at most."""
     bf16: bool = False
@@ -114,6 +118,46 @@ def steps_of_both(module: DetectionDataModule, outputs: int, options: Options) -
     yield Candidate("torchvision", stepping(plain, theirs, options))
 
 
+def whole_of_both(data: LabelledImages, module: DetectionDataModule, options: Options) -> Iterator[Candidate]:
+    """Loading and training as each comes: our precision, anchors, regions and layout, and torchvision's."""
+    outputs = len(data.schema.classes)
+    model = build.build(options.model, "faster-rcnn", outputs, False, options.size).train()
+    learning.fit_anchors(model, model.layout, module)
+    model = model.to(memory_format=torch.channels_last)
+    narrow = hardware.precision("auto", "cpu") == "bf16-mixed"
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
+
+    def ours() -> int:
+        count = 0
+        for pixels, targets in module.train_dataloader():
+            images = module.on_after_batch_transfer([pixels, targets], 0)[0]
+            with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+                parts = losses.of_batch(model, images, targets, losses.Draws(images, 0, 0)).values()
+            optimizer.zero_grad()
+            torch.stack([part.total / max(1.0, part.number) for part in parts]).sum().backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            count += len(images)
+        return count
+
+    yield Candidate("ours", ours)
+    plain = FasterRCNN(Plain(options.model), outputs + 1, options.size, round(options.size * 5 / 3)).train()
+    descent = torch.optim.SGD(plain.parameters(), 1e-5, momentum=0.9)
+    loader = plain_loader(data, module, options)
+
+    def theirs() -> int:
+        count = 0
+        for images, targets in loader:
+            shifted = [target | {"labels": torch.as_tensor(target["labels"]) + 1} for target in targets]
+            descent.zero_grad()
+            torch.stack(list(plain(list(images), shifted).values())).sum().backward()
+            descent.step()
+            count += len(images)
+        return count
+
+    yield Candidate("torchvision", theirs)
+
+
 def stepping(network: nn.Module, loss: Callable[[], Tensor], options: Options) -> Callable[[], int]:
     """A step of a network."""
     optimizer = torch.optim.SGD(network.parameters(), 1e-5, momentum=0.9)
@@ -152,6 +196,12 @@ class PlainRows(TorchDataset[tuple[Tensor, dict[str, Any]]]):
         return made
 
 
+def plain_loader(data: LabelledImages, module: DetectionDataModule, options: Options) -> Any:
+    """Their way of loading, on the main process as ours here."""
+    rows = PlainRows(data, module)
+    return DataLoader(rows, options.batch_size, shuffle=True, collate_fn=lambda some: tuple(zip(*some, strict=True)))
+
+
 def input_of_both(data: LabelledImages, module: DetectionDataModule, options: Options) -> Iterator[Candidate]:
     """The loaders, from the same encoded images, to the batch that the backbone sees."""
     loader = module.train_dataloader()
@@ -166,8 +216,7 @@ def input_of_both(data: LabelledImages, module: DetectionDataModule, options: Op
     yield Candidate("ours", ours)
     config = module.data_config
     resize = GeneralizedRCNNTransform(options.size, round(options.size * 5 / 3), config["mean"], config["std"])
-    rows = PlainRows(data, module)
-    plain = DataLoader(rows, options.batch_size, shuffle=True, collate_fn=lambda some: tuple(zip(*some, strict=True)))
+    plain = plain_loader(data, module, options)
 
     def theirs() -> int:
         count = 0
@@ -216,6 +265,10 @@ def main(arguments: list[str] | None = None) -> int:
                 f"input: {Path(options.dataset).name}", list(input_of_both(data, module, options)), options.repeats
             ),
         ]
+        few = prepare(options.dataset, reader, max_samples=options.whole)
+        module_of_few = DetectionDataModule(few, config, batch_size=options.batch_size, workers=0)
+        what = f"training, each at its defaults: {options.model}, {options.size} px"
+        rows.append(compare(what, list(whole_of_both(few, module_of_few, options)), options.repeats))
         said = scoring(module, outputs, options)
     versions = f"torch {torch.__version__}; timm {timm.__version__}; torchvision {torchvision.__version__}"
     print(f"{datetime.date.today()}; {available_cores()} cores, one thread; {versions}; {platform.python_version()}\n")
