@@ -1,10 +1,8 @@
 """The Space's folder: its app runs with stock timm on the model as the Hub has it, and says what `predict` says."""
 
 import ast
-import importlib.util
 import json
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -16,23 +14,11 @@ from sklearn.datasets import load_digits
 from cards import CardError
 from cards.space import folder as space
 from finetune import Predictor
-from tests.hub_standin import HubStandIn
-
-needs_gradio = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="needs the extra gradio")
-
-ASK = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-import app
-from PIL import Image
-said = [list(app.classify(Image.open(path)).items()) for path in sys.argv[2:]]
-known = sorted({"cards", "finetune", "resnest_timm"} & set(sys.modules))
-print(json.dumps({"said": said, "known": known, "nothing": app.classify(None), "title": app.demo.title}))
-"""
+from tests import spaces
 
 
 @pytest.mark.slow(seconds=20)
-@needs_gradio
+@spaces.needs_gradio
 def test_the_app_says_what_predict_says(digits_run, tmp_path):
     paths = []
     for i, pixels in enumerate(load_digits().images[:6]):
@@ -46,19 +32,10 @@ def test_the_app_says_what_predict_says(digits_run, tmp_path):
     config["label_names"][8:] = ["same", "same"]
     (model / "config.json").write_text(json.dumps(config))
     names = [*"01234567", "same (class 8)", "same (class 9)"]
-    folder = space.build(model, "owner/digits", tmp_path / "space")
-    with HubStandIn() as hub:
-        hub.add_model("owner/digits", model)
-        command = [sys.executable, "-c", ASK, folder, *paths]
-        env = hub.environment(tmp_path / "home") | {"HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    assert answer["known"] == []
-    assert answer["nothing"] == {}
-    assert answer["title"] == "owner/digits"
+    code = "assert app.classify(None) == {}; said = [list(app.classify(picture).items()) for picture in pictures]"
+    answers = spaces.asked(model, paths, code, tmp_path)
     predictor = Predictor(digits_run, accelerator="cpu")
-    for said, prediction in zip(answer["said"], predictor(paths), strict=True):
+    for said, prediction in zip(answers, predictor(paths), strict=True):
         expected = {names[predictor.classes.index(name)]: p for name, p in prediction.top}
         assert [name for name, _ in said] == list(expected)
         assert dict(said) == pytest.approx(expected, abs=1e-4)

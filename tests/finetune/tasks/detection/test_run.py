@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 
 import cards
 from finetune.tasks.detection import ascoco
+from tests import spaces
 from tests.conftest import need
 from tests.finetune.tasks.detection import drawn
 
@@ -228,3 +229,36 @@ def test_a_run_that_is_killed_goes_on_to_the_same_weights(run, dataset, cli, tmp
     assert done.returncode == 0, done.stderr
     weights = [(of / "model/model.safetensors").read_bytes() for of in (folder, run)]
     assert weights[0] == weights[1]
+
+
+SPACE = """
+assert app.find(None, 0.5) is None
+said = []
+for picture in pictures:
+    image, shown = app.find(picture, {least})
+    assert image.size == picture.size
+    places = [place if isinstance(place, tuple) else [int((place > 0).sum())] for place, _ in shown]
+    said.append([[name, *place] for (_, name), place in zip(shown, places)])
+"""
+
+
+@pytest.mark.slow(seconds=40)
+@spaces.needs_gradio
+@pytest.mark.parametrize("kind", ["run", "masks"])
+def test_the_space_finds_what_predict_finds(kind, request, finetune, dataset, tmp_path):
+    run = request.getfixturevalue(kind)
+    paths = [dataset / "test2017" / f"test_0{n}.png" for n in range(2)]
+    lines = answers(finetune, run, dataset).stdout.splitlines()
+    every = [json.loads(line)["objects"] for line in lines if line.startswith("{")]
+    scores = sorted((one["score"] for objects in every for one in objects), reverse=True)
+    least = max((high - low, (high + low) / 2) for high, low in zip(scores[5:60], scores[6:], strict=False))[1]
+    said = spaces.asked(run / "model", paths, SPACE.format(least=least), tmp_path)
+    for found, objects in zip(said, every, strict=True):
+        expected = [one for one in objects if one["score"] >= least]
+        assert [name for name, *_ in found] == [one["label"] for one in expected]
+        for (_, *place), one in zip(found, expected, strict=True):
+            if kind == "run":
+                assert place == pytest.approx(one["box"], abs=0.51)
+            else:
+                area = float(coco_mask.area(one["mask"]))
+                assert place == [pytest.approx(area, abs=4 + 0.1 * area)]

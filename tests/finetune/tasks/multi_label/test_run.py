@@ -15,6 +15,7 @@ from PIL import Image as PILImage
 from sklearn.metrics import average_precision_score, f1_score
 
 import cards
+from tests import spaces
 from tests.cards.results import code_of
 from tests.conftest import need
 from tests.finetune.tasks.multi_label.colours import COLOURS, SETTINGS, picture, rows
@@ -221,6 +222,25 @@ def test_the_page_shows_the_classes_above_their_thresholds(run_folder, tmp_path)
     assert "Mean avg. precision" in lines[0]
     assert "None of the classes" in html.answer([])
     assert title
+
+
+@pytest.mark.slow(seconds=20)
+@spaces.needs_gradio
+def test_the_space_names_what_predict_names(run_folder, tmp_path):
+    from finetune.tasks.multi_label.answering import MultiLabelPredictor
+
+    paths, rng = [tmp_path / f"{n}.png" for n in range(3)], np.random.default_rng(9)
+    for shown, path in zip(([0, 1, 2], [1], []), paths, strict=True):
+        picture(shown, rng).save(path)
+    code = "assert app.classify(None) == {}; said = [app.classify(picture) for picture in pictures]"
+    said = spaces.asked(run_folder / "model", paths, code, tmp_path)
+    predictor = MultiLabelPredictor(run_folder, accelerator="cpu")
+    limits = dict(zip(predictor.classes, predictor.thresholds.tolist(), strict=True))
+    for found, expected in zip(said, predictor(paths), strict=True):
+        if above := {name: chance for name, chance in expected.top if chance >= limits[name]}:
+            assert found == pytest.approx(above, abs=1e-4)
+        else:
+            assert list(found) == ["none of the classes"]
 
 
 @pytest.mark.slow(seconds=30)

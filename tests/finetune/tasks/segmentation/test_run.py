@@ -19,6 +19,7 @@ from finetune.errors import ConfigError, ModelError
 from finetune.export.network import Network
 from finetune.tasks.segmentation import saving
 from finetune.tasks.segmentation.answering import exported
+from tests import spaces
 from tests.conftest import need
 from tests.finetune.tasks.segmentation import drawn
 
@@ -96,6 +97,25 @@ def test_classes_of_another_dataset_are_matched_by_name(run, tmp_path):
     ours, theirs = (json.loads(finetune("evaluate", run, *common, tmp_path / of).stdout) for of in ("same", "other"))
     assert theirs["metrics"] == pytest.approx(ours["metrics"], rel=1e-9)
     assert ours["classes_by"] == "name"
+
+
+@pytest.mark.slow(seconds=30)
+@spaces.needs_gradio
+def test_the_space_shows_the_classes_that_predict_finds(run, tmp_path):
+    ((pixels, _),) = drawn.scenes(1, seed=5)
+    picture = tmp_path / "scene.png"
+    Image.fromarray(pixels).save(picture)
+    code = "assert app.segment(None, 1.0) == (None, ''); shown, names = app.segment(pictures[0], 1.0)\n"
+    code += "said = [[[int((shown == colour).all(2).sum()) for colour in app.colours], app.classes], names]"
+    (counts, classes), names = spaces.asked(run / "model", [picture], code, tmp_path)
+    words = ("predict", run, picture, "--accelerator", "cpu", "--workers", 0, "--output", tmp_path / "masks")
+    finetune(*words)
+    (mask,) = (tmp_path / "masks").rglob("*.png")
+    with Image.open(mask) as opened:
+        expected = np.bincount(np.asarray(opened).ravel(), minlength=len(classes))
+    assert sum(counts) == expected.sum() == pixels.shape[0] * pixels.shape[1]
+    np.testing.assert_allclose(counts, expected, atol=0.002 * sum(counts))
+    assert all(name in names for name, count in zip(classes, counts, strict=True) if count)
 
 
 @pytest.mark.slow(seconds=60)
