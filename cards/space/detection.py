@@ -87,8 +87,8 @@ def find(image: Image.Image | None, least: float) -> tuple[Image.Image, list[tup
         name = config["label_names"][int(found["labels"][i]) - (not one_stage)]
         place: Any = tuple((found["boxes"][i] * scale).round().int().tolist())
         if "masks" in found:
-            mask = Image.fromarray((found["masks"][i, 0] >= 0.5).numpy()).resize(image.size)
-            place = np.asarray(mask, dtype=np.float32)
+            mask = Image.fromarray(found["masks"][i, 0].numpy()).resize(image.size, Image.Resampling.BILINEAR)
+            place = np.asarray(np.asarray(mask) >= 0.5, dtype=np.float32)
         shown.append((place, name))
     return image, shown
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 TENTHS = 10
 """Of a training, after each of which a trial may be stopped."""
+SPARED = 4
+"""Tenths before which no trial is stopped: a high rate, which may win, is behind at first. With 2, half of ten trials
+on 3,068 photographs of clothes ended there, one of them with the winner's settings at 0.85 times its rate."""
 PRESET, STRONG, GENTLE = "as given", "strong", "gentle"
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
     PRESET: {},
@@ -45,8 +48,9 @@ def sweep(options: SweepOptions) -> dict[str, Any]:
     """Search, and test the winner.
 
     Returns:
-        JSON values: `trials`, of each `trial`, `state`, `score`, `settings`, `seconds`, `why`; `by`; `winner`;
-        `test`, what `compare` says of it against the preset; and where all lies.
+        JSON values: `trials`, of each `trial`, `state`, `score`, `settings`, `seconds`, `why`; `by`; `winner` and
+        `preset`, two of them; `images`, on which was chosen; `test`, what `compare` says of the winner against the
+        preset; and where all lies.
 
     Raises:
         ConfigError: Optuna is missing, or the settings make no sense.
@@ -202,7 +206,7 @@ class _Search:
             study_name="sweep",
             direction="maximize" if higher else "minimize",
             sampler=optuna.samplers.TPESampler(seed=self.config.seed, n_startup_trials=5),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=SPARED),
             load_if_exists=True,
         )
         known = study.user_attrs.get("preset")
@@ -260,6 +264,8 @@ class _Search:
             "folder": str(self.folder),
             "trials": [_entry(one) for one in study.trials if one.state.is_finished()],
             "winner": winner.number,
+            "preset": base.number,
+            "images": self.data.splits.counts()["validation"],
             "test": None,
         }
         for number in sorted({winner.number, base.number}):
@@ -318,6 +324,9 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     else:
         (comparison,) = found["test"]["comparisons"]
         key, first = next(iter(comparison["metrics"].items()))
+        scores = {one["trial"]: one["score"] for one in found["trials"]}
+        ahead = scores[found["winner"]] - scores[found["preset"]]
+        yield f"trial {found['winner']} was chosen for {ahead:+.4f} on {found['images']} validation images"
         low, high = first["interval"]
         yield (
             f"on {found['test']['images']} test images trial {found['winner']} against trial 0: {key} "

@@ -76,3 +76,19 @@ def test_the_preset_is_a_point_of_the_space_and_gives_itself():
 def test_mistakes_are_explained(flags, message, capsys):
     assert main(["sweep", "--dataset", "digits", "--model", "resnest14d", *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_table_says_by_how_little_the_winner_was_chosen():
+    point = {"lr": 1e-3, "epochs": 2}
+    trials = [
+        {"trial": 0, "state": "done", "score": 0.9, "settings": point, "seconds": 2.0, "why": None},
+        {"trial": 1, "state": "stopped", "score": 0.5, "settings": point, "seconds": 1.0, "why": "time is over"},
+        {"trial": 2, "state": "done", "score": 0.91, "settings": point, "seconds": 2.0, "why": None},
+    ]
+    metric = {"difference": -0.02, "interval": [-0.05, 0.01], "verdict": "tie"}
+    found = {"by": "validation accuracy", "trials": trials, "winner": 2, "preset": 0, "images": 100, "folder": "here"}
+    said = list(sweep.lines(found | {"test": {"images": 50, "comparisons": [{"metrics": {"accuracy": metric}}]}}))
+    assert said[2].endswith("lr 0.001, epochs 2 (time is over)")
+    assert said[3].startswith("    2* done")
+    assert said[4] == "trial 2 was chosen for +0.0100 on 100 validation images"
+    assert said[5].endswith("accuracy -0.0200, 95 % interval [-0.0500, +0.0100]: tie")
