@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import pytest
 import torch
@@ -251,7 +252,7 @@ def test_the_space_finds_what_predict_finds(kind, request, finetune, dataset, tm
     lines = answers(finetune, run, dataset).stdout.splitlines()
     every = [json.loads(line)["objects"] for line in lines if line.startswith("{")]
     scores = sorted((one["score"] for objects in every for one in objects), reverse=True)
-    least = max((high - low, (high + low) / 2) for high, low in zip(scores[5:60], scores[6:], strict=False))[1]
+    least = max((high - low, (high + low) / 2) for high, low in pairwise(scores[5:61]))[1]
     said = spaces.asked(run / "model", paths, SPACE.format(least=least), tmp_path)
     for found, objects in zip(said, every, strict=True):
         expected = [one for one in objects if one["score"] >= least]
