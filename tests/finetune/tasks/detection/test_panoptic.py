@@ -275,3 +275,27 @@ def test_a_palette_is_its_colours(known):
     splits = hub(palette=True)
     assert Image.open(io.BytesIO(splits["train"].with_format("arrow")[:1]["panoptic"][0]["bytes"].as_py())).mode == "P"
     check_same(drawn.prepared(splits, schema.INSTANCES), known)
+
+
+# --- through the command line ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow(seconds=60)
+def test_it_trains_evaluates_and_predicts_from_the_folder(cli, tmp_path):
+    data, run = tmp_path / "animals", tmp_path / "run"
+    write_panoptic(data, "annotations")
+    words = "--model resnest14d --no-pretrained --image-size 64 --epochs 1 --batch-size 7 --precision 32-true"
+    done = cli("finetune", "--dataset", data, *words.split(), "--workers", 0, "--accelerator", "cpu", "--output", run)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((run / "result.json").read_text())
+    assert result["task"] == "instance-segmentation"  # by itself
+    assert result["dataset"]["classes"] == ["ant", "bee", "cow"]
+    things = [
+        sum(3 * n + 1 == info["category_id"] for o in drawn.ALL["test"] for info in described(o)) for n in (0, 1, 2)
+    ]
+    assert result["dataset"]["object_counts"]["test"] == things
+    assert sum(things) > 3
+    assert "mask_map" in result["metrics"]["test"]
+    again = cli("finetune", "evaluate", run, "--accelerator", "cpu", "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["metrics"]["mask_map"] == pytest.approx(result["metrics"]["test"]["mask_map"])
