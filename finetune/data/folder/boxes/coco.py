@@ -106,7 +106,9 @@ def read(
 
 def _mask(path: str, file: File, image: File) -> str:
     """The file of a mask, by its path from the image's folder, or that of the annotations, or one above."""
-    root = Path(image.place).parents[len(image.folders)]
+    place, depth = Path(image.place), len(image.folders)
+    # Of an unpacked archive the folders are not those on the disk: counting them would lead out of it.
+    root = place.parents[depth] if place.parts[-1 - depth : -1] == image.folders else place.parent
     return named.resolved(path, [Path(image.place).parent, Path(file.place).parent], root)
 
 

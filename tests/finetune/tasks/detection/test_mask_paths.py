@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import zipfile
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -248,3 +249,25 @@ def test_one_mask_an_image_beside_no_objects_stays_a_mask_of_classes(tmp_path):
     jsonl(tmp_path, lambda one, folder: {"mask": (by_index(one, folder) or ["masks/none.png"])[0]})
     splits = source.load(str(tmp_path)).splits
     assert isinstance(splits["train"].features["mask"], ImageFeature)
+
+
+def test_masks_of_an_archive_in_deep_folders_lead_nowhere_else(tmp_path):
+    """Its folders are said to lie where the archive does, which is not where it was unpacked."""
+    root, content = tmp_path / "data", tmp_path / "content"
+    secret = tmp_path / "secret.png"
+    in_coco(content)
+    one = drawn.ALL["train"][0]
+    bitmaps(one)[0].save(secret)
+    path = content / "annotations/instances_train2017.json"
+    held_there = json.loads(path.read_text())
+    held_there["annotations"][0]["segmentation"] = str(secret)
+    path.write_text(json.dumps(held_there))
+    deep = root / "a/b/c/d/e/f/g/h"
+    deep.mkdir(parents=True)
+    with zipfile.ZipFile(deep / "first.zip", "w") as archive:
+        for file in sorted(file for file in content.rglob("*") if file.is_file()):
+            archive.write(file, file.relative_to(content))
+    with zipfile.ZipFile(deep / "second.zip", "w") as archive:  # of one alone the name is no folder
+        archive.writestr("more/extra.png", drawn.png(one.image))
+    with pytest.raises(SchemaError, match=r"1 rows .* row 0 of 'train': [^ ]*png lies outside of the dataset's folder"):
+        drawn.prepared(str(root), schema.INSTANCES)
