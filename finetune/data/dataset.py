@@ -323,7 +323,8 @@ def _targets(
 
 def guarded(opened: Source, found: Schema) -> Source:
     """The dataset with rows that name no file outside of its folders, neither as image nor beside it."""
-    return outside.of_source(opened, found.image_column, *found.columns)
+    made: Source = outside.of_source(opened, found.image_column, *found.columns)
+    return made
 
 
 def _labelled(found: Schema, targets: Mapping[str, np.ndarray]) -> list[str]:

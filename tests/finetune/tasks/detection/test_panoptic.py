@@ -281,7 +281,7 @@ def test_a_palette_is_its_colours(known):
 
 
 @pytest.mark.slow(seconds=60)
-def test_it_trains_evaluates_and_predicts_from_the_folder(cli, tmp_path):
+def test_it_trains_and_evaluates_from_the_folder(cli, tmp_path):
     data, run = tmp_path / "animals", tmp_path / "run"
     write_panoptic(data, "annotations")
     words = "--model resnest14d --no-pretrained --image-size 64 --epochs 1 --batch-size 7 --precision 32-true"
