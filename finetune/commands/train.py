@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import lightning as L
 from torch import nn
 
 from finetune.commands import report, seeds, shares, write_up
+from finetune.commands.phases import Phases
 from finetune.commands.start import Start, begin
 from finetune.commands.trained import Trained
 from finetune.console import is_main_process, log, show_in_notebooks
@@ -65,26 +67,29 @@ def _run(begun: Start) -> RunResult:
     if peers.from_first(lambda: write_up.unfinished(config, folder)):
         found = peers.in_turn(lambda: choose.load(config, registry.reader(config.task, config), begun.place))
         return peers.from_first(lambda: write_up.go_on(config, found, folder))
-    session = Session(config, seeds.first_folder(config, folder))
-    data = peers.in_turn(lambda: choose.load(config, registry.reader(config.task, config), begun.place))
+    session, phases = Session(config, seeds.first_folder(config, folder)), Phases()
+    with phases.of("reading"):
+        data = peers.in_turn(lambda: choose.load(config, registry.reader(config.task, config), begun.place))
     task = registry.get(data.schema.task)
     config = of_tasks.settle(config, task.name, task.preset(config), task.refused)
     config = config if config.streaming else config.for_images(data.splits.counts()["train"])
     inspected = task.inspection(data) if isinstance(task, Inspecting) else None
-    copies = quick.find(data, inspected.differ if inspected else None) if is_main_process() else None
+    with phases.of("reading"):
+        copies = quick.find(data, inspected.differ if inspected else None) if is_main_process() else None
     for line in quick.lines(copies) if copies else ():
         log.info(line)
     session.settle_precision(config, task)
     log.info(report.plan(config, folder, session))
-    with write_up.on_disk(folder):
+    fit = partial(_train, peers=peers, phases=phases)
+    with write_up.on_disk(folder), phases.of("training"):
         parts = shares.train(
-            config, folder, data, task, session, lambda own, part, of: _train(own, own.seed, task, part, of, peers)
+            config, folder, data, task, session, lambda own, part, of: fit(own, own.seed, task, part, of)
         )
-        trained = seeds.train(config, folder, session, lambda seed, of: _train(config, seed, task, data, of, peers))
+        trained = seeds.train(config, folder, session, lambda seed, of: fit(config, seed, task, data, of))
         trained = shares.add(trained, parts, config, data, task)
     if not is_main_process():
         return trained.result
-    return write_up.write_up(trained, config, task, data, folder, copies)
+    return write_up.write_up(trained, config, task, data, folder, copies, phases)
 
 
 def trial(
@@ -124,11 +129,14 @@ class _Fitted:
     learner: Learner
 
 
-def _train(config: RunConfig, seed: int, task: Task, data: LabelledImages, session: Session, peers: Peers) -> Trained:
+def _train(
+    config: RunConfig, seed: int, task: Task, data: LabelledImages, session: Session, peers: Peers, phases: Phases
+) -> Trained:
     """Train one seed, and evaluate its best weights; the splits, and what the linear probe is fitted to, are given."""
     fitted = _fitted(config, seed, task, data, session, peers)
     config, model, data_config, learner = fitted.config, fitted.model, fitted.data_config, fitted.learner
-    metrics = {role: session.evaluate(learner.module, learner.loader, role) for role in ("validation", "test")}
+    with phases.of("evaluation"):
+        metrics = {role: session.evaluate(learner.module, learner.loader, role) for role in ("validation", "test")}
     result = report.describe(config, session.folder, data, model, data_config, session, metrics)
     session.log_results(metrics)
     said = report.remarks(config, data, session, data_config["input_size"][-1]) if is_main_process() else []

@@ -19,6 +19,7 @@ from torch import nn
 
 import cards
 from finetune.commands import evaluate_published, report, seeds, shares
+from finetune.commands.phases import Phases
 from finetune.commands.trained import Trained
 from finetune.commands.trust import leaks, weaknesses
 from finetune.console import log
@@ -61,7 +62,13 @@ class Finished:
 
 
 def write_up(
-    trained: Trained, config: RunConfig, task: Task, data: LabelledImages, folder: RunFolder, copies: Copies | None
+    trained: Trained,
+    config: RunConfig,
+    task: Task,
+    data: LabelledImages,
+    folder: RunFolder,
+    copies: Copies | None,
+    phases: Phases,
 ) -> RunResult:
     """Save a training's numbers and model, and then everything that is made of them; in the first process.
 
@@ -72,21 +79,24 @@ def write_up(
         data: Of the run.
         folder: Of the run.
         copies: Among the images; None where it was not looked for them.
+        phases: What the run has taken its time for until now.
 
     Raises:
         RunFolderError: The disk is full, or the folder cannot be written any more; what was there is intact.
     """
     predictions = trained.predictions
     with on_disk(folder):
-        result = task.assess(trained.result, predictions, data, trained.session.baseline)
-        result = leaks.add(result, predictions, task, data, copies)
-        if config.robustness and not config.streaming:  # whose images would have to be read once more
-            result = _with_weaknesses(result, trained, task, data)
-        task.save(trained.model, folder.model, data, trained.data_config, result)
-        saved.save(folder.predictions, predictions)
-        result.save(folder.result)
+        with phases.of("evaluation"):
+            result = task.assess(trained.result, predictions, data, trained.session.baseline)
+            result = leaks.add(result, predictions, task, data, copies)
+            if config.robustness and not config.streaming:  # whose images would have to be read once more
+                result = _with_weaknesses(result, trained, task, data)
+        with phases.of("export"):
+            task.save(trained.model, folder.model, data, trained.data_config, result)
+            saved.save(folder.predictions, predictions)
+            result.save(folder.result)
     finished = Finished(trained.model, trained.data_config, result, predictions, trained.remarks)
-    return finish(finished, config, task, data, folder)
+    return finish(finished, config, task, data, folder, phases)
 
 
 def _with_weaknesses(result: RunResult, trained: Trained, task: Task, data: LabelledImages) -> RunResult:
@@ -100,24 +110,29 @@ def _with_weaknesses(result: RunResult, trained: Trained, task: Task, data: Labe
         return result
 
 
-def finish(finished: Finished, config: RunConfig, task: Task, data: LabelledImages, folder: RunFolder) -> RunResult:
+def finish(
+    finished: Finished, config: RunConfig, task: Task, data: LabelledImages, folder: RunFolder, phases: Phases
+) -> RunResult:
     """Witness, figures, certificate, card, and complete.json; each replaces what an earlier try has left of it.
 
     Raises:
         RunFolderError: The disk is full, or the folder cannot be written any more; what was there is intact.
     """
     with on_disk(folder):
-        task.witness(finished.model, folder.verify, data, finished.data_config)
-        result: RunResult = task.draw(finished.result, finished.predictions["test"], data, folder)
-        result = shares_figure.add(result, folder)
-        if not config.streaming:  # whose rows are not numbered
-            evaluate_published.write(folder, result, config, data)
-        certify.certify(folder.path)
-        cards.build(folder.path)
-        shares.tidy(folder)
-        seal.complete(folder, without=_twice(folder, result))
+        with phases.of("export"):
+            task.witness(finished.model, folder.verify, data, finished.data_config)
+        with phases.of("pictures"):
+            result: RunResult = task.draw(finished.result, finished.predictions["test"], data, folder)
+            result = shares_figure.add(result, folder)
+        with phases.of("certificate and card"):
+            if not config.streaming:  # whose rows are not numbered
+                evaluate_published.write(folder, result, config, data)
+            certify.certify(folder.path)
+            cards.build(folder.path)
+            shares.tidy(folder)
+            seal.complete(folder, without=_twice(folder, result))
     seeds.tidy(folder, result)
-    for line in finished.remarks:
+    for line in (*finished.remarks, phases.line()):
         log.info(line)
     log.info(report.table(result, task, task.scores))
     publishing.publish(config, folder.path)
@@ -167,7 +182,7 @@ def go_on(config: RunConfig, data: LabelledImages, folder: RunFolder) -> RunResu
     log.info(f"the training in {folder.path} has come to its end: finishing its figures, certificate and card")
     model = task.load(folder.model)
     predictions = saved.load(folder.predictions, task.collector().kind) or {}
-    return finish(Finished(model, models.data_config(model), result, predictions), config, task, data, folder)
+    return finish(Finished(model, models.data_config(model), result, predictions), config, task, data, folder, Phases())
 
 
 @contextmanager

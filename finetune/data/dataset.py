@@ -16,7 +16,6 @@ from finetune.data import outside, source, splits
 from finetune.data.beside import examine
 from finetune.data.beside.examine import Looked
 from finetune.data.checks import account, exclusion, groups
-from finetune.data.columns import is_image
 from finetune.data.places import Place
 from finetune.data.scan import BadImage
 from finetune.data.source import Source
@@ -324,11 +323,8 @@ def _targets(
 
 def guarded(opened: Source, found: Schema) -> Source:
     """The dataset with rows that name no file outside of its folders, neither as image nor beside it."""
-    features = [split.features for split in opened.splits.values()]
-    beside = [name for name in found.columns if any(is_image(of.get(name)) for of in features)]
-    for column in dict.fromkeys((found.image_column, *beside)):
-        opened = outside.of_source(opened, column)
-    return opened
+    made: Source = outside.of_source(opened, found.image_column, *found.columns)
+    return made
 
 
 def _labelled(found: Schema, targets: Mapping[str, np.ndarray]) -> list[str]:
@@ -380,8 +376,9 @@ def inspect(
     richest = max(splits.values(), key=lambda split: len(split.column_names))
     found = task.recognise(richest.features, image_column, target_column)
     targets: dict[str, Sequence[Any]] = {}
-    for name, split in outside.guarded(splits, found.image_column, roots).items():
-        if not {found.image_column, *found.columns} <= set(split.column_names):
+    columns = (found.image_column, *found.columns)
+    for name, split in outside.all_guarded(splits, columns, roots).items():
+        if not set(columns) <= set(split.column_names):
             targets[name] = [None] * len(split)
             continue
         found.check_split(name, split.features)

@@ -14,12 +14,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 from datasets import Dataset, DatasetDict, config
 from huggingface_hub import constants
 
+from finetune.data.columns import is_image
+from finetune.data.features import leaves
 from finetune.data.images import MARK, VARIABLE
 from finetune.errors import DatasetError
 
@@ -43,7 +46,8 @@ def guarded(splits: DatasetDict, column: str, roots: Sequence[str] | None) -> Da
 
     Args:
         splits: Of a dataset.
-        column: Its images: encoded, or by path; a relative path is one in the first of the folders.
+        column: Its images: encoded, or by path; a relative path is one in the first of the folders. Lists of images
+            and structs that hold some, too.
         roots: The folders, without links in them; None where the dataset is the user's own, in memory.
     """
     if roots is None:
@@ -66,11 +70,13 @@ def _guarded(split: Dataset, column: str, roots: Sequence[str]) -> Dataset:
 
 
 def _checked(chunk: Any, roots: Sequence[str]) -> Any:
-    """A chunk of the column, the same object where nothing in it is changed."""
+    """A chunk of the column, the same object where nothing in it is changed; lists of images are looked into."""
+    if hasattr(chunk.type, "value_type"):
+        return _checked_list(chunk, roots)
     if pa.types.is_struct(chunk.type):
         names = [field.name for field in chunk.type]
         if "path" not in names:
-            return chunk
+            return _checked_struct(chunk, roots)
         paths = chunk.field("path")
         if not (pa.types.is_string(paths.type) or pa.types.is_large_string(paths.type)):
             return chunk
@@ -96,6 +102,36 @@ def _checked(chunk: Any, roots: Sequence[str]) -> Any:
         return fixed
     fields = [fixed if name == "path" else chunk.field(name) for name in names]
     return pa.StructArray.from_arrays(fields, fields=list(chunk.type), mask=pc.is_null(chunk))
+
+
+def _checked_list(chunk: Any, roots: Sequence[str]) -> Any:
+    """The same of a list, whose texts are no files: what names one is an image."""
+    if not _holds_images(chunk.type):
+        return chunk
+    plain = chunk.cast(pa.large_list(chunk.type.value_field))  # of whatever kind, of fixed lengths or not
+    inner = plain.flatten()
+    if (fixed := _checked(inner, roots)) is inner:
+        return chunk
+    lengths = pc.fill_null(pc.list_value_length(plain), 0).to_numpy()
+    ends = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
+    return pa.LargeListArray.from_arrays(ends, fixed, type=plain.type, mask=pc.is_null(plain)).cast(chunk.type)
+
+
+def _checked_struct(chunk: Any, roots: Sequence[str]) -> Any:
+    """The same of a struct."""
+    before = [chunk.field(place) for place in range(chunk.type.num_fields)]
+    after = [_checked(inner, roots) if _holds_images(inner.type) else inner for inner in before]
+    if all(new is old for new, old in zip(after, before, strict=True)):
+        return chunk
+    return pa.StructArray.from_arrays(after, fields=list(chunk.type), mask=pc.is_null(chunk))
+
+
+def _holds_images(kind: Any) -> bool:
+    """Whether an Arrow type has images somewhere in it."""
+    if pa.types.is_struct(kind):
+        fields = list(kind)
+        return {"path", "bytes"} <= {field.name for field in fields} or any(_holds_images(f.type) for f in fields)
+    return hasattr(kind, "value_type") and _holds_images(kind.value_type)
 
 
 def _places_of(mask: Any) -> list[int]:
@@ -172,6 +208,15 @@ def _places(found: Any, within: bool = False) -> Iterator[str]:
             yield from _places(value, within)
 
 
-def of_source(opened: Any, column: str) -> Any:
-    """A `finetune.data.source.Source` with guarded rows."""
-    return dataclasses.replace(opened, splits=guarded(opened.splits, column, opened.roots))
+def all_guarded(splits: DatasetDict, columns: Sequence[str], roots: Sequence[str] | None) -> DatasetDict:
+    """The same for several columns: the first one's values are images, of the others those that are declared so."""
+    for column in dict.fromkeys(columns):
+        kinds = [split.features[column] for split in splits.values() if column in split.features]
+        if column == columns[0] or any(is_image(leaf.feature) for of in kinds for leaf in leaves((column,), of)):
+            splits = guarded(splits, column, roots)
+    return splits
+
+
+def of_source(opened: Any, *columns: str) -> Any:
+    """A `finetune.data.source.Source` with guarded rows, see `all_guarded`."""
+    return dataclasses.replace(opened, splits=all_guarded(opened.splits, columns, opened.roots))

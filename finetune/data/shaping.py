@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from PIL import Image as PILImage
 
 from finetune.console import log
 from finetune.data.columns import is_image, is_mask_name
-from finetune.data.folder import names
+from finetune.data.folder import mask_columns, names
 from finetune.data.folder.matching import split_of
 from finetune.data.folder.tree import image_suffixes
 from finetune.errors import listing
@@ -36,18 +37,20 @@ _MAGIC = (
 )  # of PNG, JPEG, GIF, WebP, BMP, TIFF in base64
 
 
-def plain(splits: Any, folder: Path | None = None) -> Any:
+def plain(splits: Any, folder: Path | None = None, roots: Sequence[str] | None = None) -> Any:
     """The same dataset in plain columns, as far as it is at hand; a stream stays as it is.
 
     Args:
         splits: A `DatasetDict`, or what streams.
         folder: That paths in its columns start from.
+        roots: Folders in which its rows may name files, see `finetune.data.outside`.
     """
     if not isinstance(splits, DatasetDict):
         return splits
     made = {name: _unformatted(name, split) for name, split in splits.items()}
     made = {name: _with_objects(_with_json(split)) for name, split in made.items()}
     made = {name: _with_masks(_with_images(split, folder), folder) for name, split in made.items()}
+    made = {name: mask_columns.read(split, folder, roots) for name, split in made.items()}
     made = _by_column(made)
     same = made.keys() == splits.keys() and all(made[name] is splits[name] for name in made)
     return splits if same else DatasetDict(made)

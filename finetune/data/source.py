@@ -114,7 +114,7 @@ def _may_be_read(path: Path, roots: Sequence[str] | None) -> bool:
 
 
 def _plain(opened: Source) -> Source:
-    return dataclasses.replace(opened, splits=shaping.plain(opened.splits, opened.folder))
+    return dataclasses.replace(opened, splits=shaping.plain(opened.splits, opened.folder, opened.roots))
 
 
 def _from_path(path: Path, config: str | None, streaming: bool) -> Source:

@@ -250,8 +250,9 @@ class RunOptions:
     max_time: Annotated[str | None, _DURATION] = None
     """Train for so long at most (90s, 45m, 1h30m, 2d12h), then validate, keep the best epoch and export as ever. Counts
     from the first step on, validation and what went before a resume included; looked at after each step. What comes
-    before (reading, probe, a detector's anchors) and after (the last validation, evaluation, export) is not counted.
-    The schedule is not fitted to it, but cut."""
+    before (reading, probe, a detector's anchors) and after (the last validation, evaluation, export, pictures,
+    certificate) is not counted: the whole run takes longer, and its end says how long each part took. The schedule is
+    not fitted to it, but cut."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,9 +21,21 @@ from datasets.table import InMemoryTable
 
 from finetune.console import log, shown
 from finetune.data.columns import UNLABELLED
-from finetune.data.folder import archives, labels, layout, matching, pairs, references, shards, tables, tree
+from finetune.data.folder import (
+    archives,
+    labels,
+    layout,
+    matching,
+    named,
+    names,
+    pairs,
+    references,
+    shards,
+    tables,
+    tree,
+)
 from finetune.data.folder.boxes import find as boxes
-from finetune.data.folder.boxes import with_objects
+from finetune.data.folder.boxes import panoptic, with_objects
 from finetune.data.folder.names import SPLIT_WORDS
 from finetune.data.folder.shards import Shards
 from finetune.data.folder.tables import Table
@@ -73,12 +85,16 @@ def read(root: Path, only: Path | None = None) -> Folder | Shards | None:
         _say_shards(planned, found, data)
         return planned
     found = _unpacked(found)
-    if (paired := pairs.find(found.images)) is not None:
+    whole, found = found, named.without(found)
+    drawn = panoptic.find(_with(whole, only))
+    found = panoptic.without(found, panoptic.find(whole) if only else drawn)
+    chosen = only is not None and bool(drawn)
+    if not chosen and (paired := pairs.find(found.images)) is not None:
         return _of_pairs(root, found, paired)
     sources = _tables(found, only)
-    annotated = boxes.find(_with(found, only), sources)
+    annotated = boxes.find(_with(found, only), sources, drawn)
     if annotated is not None:
-        return Folder(with_objects.splits(root, found, annotated))
+        return Folder(with_objects.splits(root, whole, found, annotated))
     if not found.images:
         return _of_tables(sources) if sources else None
     return _of_images(root, found, sources)
@@ -103,10 +119,17 @@ def read_table(path: Path) -> Folder | Shards | None:
     """
     table = tables.read(File((), shown(path.name), str(path)))
     if table is None:
-        return read(path.parent, only=path) if path.suffix.lower() == ".json" else None
+        return _of_json(path) if path.suffix.lower() == ".json" else None
     if any(_are_files(path.parent, values) for values in table.columns.values()):
         return _of_tables([table])  # wherever the images lie: nothing else of the folder counts
     return read(path.parent, only=path)
+
+
+def _of_json(path: Path) -> Folder | Shards | None:
+    """The images that a file is about: beside it, or beside its folder where that is one of annotations."""
+    found = read(path.parent, only=path)
+    above = names.kind(path.parent.name) == "masks"
+    return read(path.parent.parent, only=path) if found is None and above else found
 
 
 def _are_files(folder: Path, values: Sequence[Any]) -> bool:

@@ -36,6 +36,13 @@ def of(files: Sequence[File]) -> pa.Array:
     return pa.StructArray.from_arrays(arrays, ["bytes", "path"])
 
 
+def some(files: Sequence[File | None]) -> pa.Array:
+    """As `of`, with nothing where there is no file."""
+    known = of([file for file in files if file is not None])
+    places = iter(range(len(known)))
+    return known.take(pa.array([None if file is None else next(places) for file in files], pa.int64()))
+
+
 def _spelled(place: str) -> str | None:
     """A path as Arrow holds it, if it opens the same file."""
     raw = os.fsencode(place)

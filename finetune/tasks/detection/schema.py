@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,7 +150,7 @@ class DetectionSchema:
         rows.check_sides(found, form)
         index = {value: number for number, value in enumerate(values)}
         made = dataclasses.replace(self, classes=names, values=values, form=form, _index=index)
-        for line in rows.left_out(found, form, self.with_masks):
+        for line in (*self._stuff(found), *rows.left_out(found, form, self.with_masks)):
             log.info(line)
         return made
 
@@ -167,6 +168,14 @@ class DetectionSchema:
         log.info(f"boxes: {form}, by {len(evidence.boxes)} boxes and the sizes of their images ({why})")
         return form
 
+    def _stuff(self, found: Sequence[Raw]) -> Iterator[str]:
+        """A line of the segments that are no things, if there are any."""
+        counts = Counter(label for raw in found for label in raw.stuff)
+        if counts:
+            names = dict(enumerate(self.where.names))
+            called = listing((f"{names.get(one, one)} {count}" for one, count in counts.most_common()), 3)
+            yield f"left out: {counts.total()} segments of stuff, which is no object ({called})"
+
     def _classes(self, found: Sequence[Raw]) -> tuple[tuple[str, ...], tuple[Any, ...]]:
         """Names, and what stands for each."""
         seen = {label for raw in found for label in raw.labels}
@@ -176,7 +185,8 @@ class DetectionSchema:
         if kind == "class-label":
             rows.check_labels(found, set(range(len(self.where.names))), f"0 to {len(self.where.names) - 1}")
             # A list of ids with holes has names for what does not exist.
-            empty = {n for n, name in enumerate(self.where.names) if name.lower() in ("n/a", "") and n not in seen}
+            stuff = {label for raw in found for label in raw.stuff}
+            empty = {n for n, name in enumerate(self.where.names) if name.lower() in ("n/a", "") or n in stuff} - seen
             kept = [n for n in range(len(self.where.names)) if n not in empty]
             return tuple(self.where.names[n] for n in kept), tuple(kept)
         rows.check_labels(found, seen - {None, ""}, "a class")

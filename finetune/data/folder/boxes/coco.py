@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.data.folder import matching, names
+from finetune.data.folder import matching, named, names
 from finetune.data.folder.boxes.objects import Annotations, Drawn
 from finetune.data.folder.tree import File
 from finetune.errors import DatasetError, listing
 
 _HEAD = 2**16  # bytes by which a file is told
+_MASKS = ("segmentation", "mask", "mask_path", "mask_file", "mask_file_name")
 _OTHERS = re.compile(r"(captions|person_keypoints|stuff|panoptic|image_info)_", re.IGNORECASE)
 
 
@@ -52,7 +53,10 @@ def _read(file: File) -> dict[str, Any] | None:
 
 
 def read(
-    found: Sequence[tuple[File, dict[str, Any]]], images: Sequence[File], roles: Sequence[str | None]
+    found: Sequence[tuple[File, dict[str, Any]]],
+    images: Sequence[File],
+    roles: Sequence[str | None],
+    pictures: Mapping[str, Mapping[Any, File]] | None = None,
 ) -> Annotations:
     """Objects of the images that the files name.
 
@@ -60,6 +64,7 @@ def read(
         found: What `files` gave.
         images: All of the tree.
         roles: Split of each by its folders.
+        pictures: In which objects are drawn, by path of the file and id of the image.
 
     Raises:
         DatasetError: Two files name one image, or a category is not there.
@@ -87,12 +92,24 @@ def read(
                 made.roles[place] = role
             if isinstance(image.get("width"), int) and isinstance(image.get("height"), int):
                 made.sizes[place] = image["width"], image["height"]
-        for place, one in _objects(file, held, categories, places):
+            if (picture := (pictures or {}).get(file.path, {}).get(image.get("id"))) is not None:
+                made.pictures[place] = picture
+        for place, one, mask in _objects(file, held, categories, places):
+            if mask is not None:
+                one.mask = _mask(mask, file, images[place])
             made.objects[place].append(one)
     if lost:
         made.left.append(f"{len(lost)} images of {listing(made.used, 3)} that are not there ({listing(lost, 3)})")
     made.names = list(order)
     return made
+
+
+def _mask(path: str, file: File, image: File) -> str:
+    """The file of a mask, by its path from the image's folder, or that of the annotations, or one above."""
+    place, depth = Path(image.place), len(image.folders)
+    # Of an unpacked archive the folders are not those on the disk: counting them would lead out of it.
+    root = place.parents[depth] if place.parts[-1 - depth : -1] == image.folders else place.parent
+    return named.resolved(path, [Path(image.place).parent, Path(file.place).parent], root)
 
 
 def _places(
@@ -141,7 +158,8 @@ def _categories(file: File, held: dict[str, Any], found: Sequence[tuple[File, di
 
 def _objects(
     file: File, held: dict[str, Any], categories: dict[Any, str], places: dict[Any, int]
-) -> Iterator[tuple[int, Drawn]]:
+) -> Iterator[tuple[int, Drawn, str | None]]:
+    """Objects, with the place of their image and the path of their mask, where that is how it is said."""
     ids = {image.get("id") for image in held["images"]}
     strange = [one for one in held["annotations"] if one.get("image_id") not in ids]
     if strange:
@@ -169,5 +187,7 @@ def _objects(
                 bool(one.get("iscrowd")),
                 [[float(number) for number in part] for part in polygons],
                 outline if isinstance(outline, dict) else None,
+                number if isinstance(number := one.get("id"), int) else None,
             ),
+            next((path for name in _MASKS if named.is_path(path := one.get(name))), None),
         )

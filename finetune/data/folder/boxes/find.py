@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from finetune.data.folder.boxes import coco, corners, voc, yolo
+from finetune.data.folder.boxes import coco, corners, panoptic, voc, yolo
 from finetune.data.folder.boxes.objects import Annotations
+from finetune.data.folder.boxes.panoptic import Panoptic
 from finetune.data.folder.tables import Table
 from finetune.data.folder.tree import File, Tree
 
 
-def find(found: Tree, tables: Sequence[Table]) -> Annotations | None:
+def find(found: Tree, tables: Sequence[Table], drawn: Sequence[Panoptic] = ()) -> Annotations | None:
     """The objects of the images of a tree; None where no file says any.
 
-    Of COCO JSON, VOC's XML, YOLO's texts and tables of corners the first that is there is read: they are commonly made
-    from each other.
+    Of COCO JSON, its panoptic JSON, VOC's XML, YOLO's texts and tables of corners the first that is there is read: they
+    are commonly made from each other.
 
     Args:
-        found: The tree.
+        found: The tree, without what panoptic files are.
         tables: Those of its tables that can be read.
+        drawn: Its panoptic files.
 
     Raises:
         DatasetError: A file is damaged, or means another thing than the others.
@@ -30,13 +32,15 @@ def find(found: Tree, tables: Sequence[Table]) -> Annotations | None:
     made: Annotations | None = None
     if held := coco.files(others):
         made = coco.read(held, images, roles)
+    elif drawn:
+        made = panoptic.read(drawn, images, roles)
     elif trees := voc.files(others):
         made = voc.read(trees, images, others, roles)
     elif labels := yolo.find(images, others):
         made = yolo.read(labels, images, roles)
     else:
         made = corners.read(tables, images, roles)
-    if made is None or not any(made.objects.values()):
+    if made is None or not (any(made.objects.values()) or made.pictures):
         return None
     _place(made, images, roles)
     return made

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from datasets import ClassLabel, Features, List, Value
+from datasets import ClassLabel, Features, Image, List, Value
 
+from finetune.data.folder import references
+from finetune.data.folder.tree import File
 from finetune.errors import DatasetError, listing
 
 
@@ -23,6 +25,8 @@ class Drawn:
         crowd: Whether it stands for many.
         polygons: Flat lists of coordinates.
         rle: Run lengths, `size` and `counts`, as COCO has them.
+        number: Its id in the file; in a picture of ids its colour.
+        mask: Path of the picture of its mask.
     """
 
     box: Sequence[float]
@@ -31,6 +35,8 @@ class Drawn:
     crowd: bool = False
     polygons: list[list[float]] = field(default_factory=list)
     rle: Mapping[str, Any] | None = None
+    number: int | None = None
+    mask: str | None = None
 
 
 @dataclass
@@ -44,6 +50,7 @@ class Annotations:
         names: Classes in their order; empty where they are sorted.
         roles: Split of images, as far as the files say it.
         sizes: Declared width and height.
+        pictures: In which the objects of an image are drawn, by their ids.
         used: Paths of the files that were read.
         left: What was left out, for the line that says it.
     """
@@ -54,6 +61,7 @@ class Annotations:
     names: list[str] = field(default_factory=list)
     roles: dict[int, str] = field(default_factory=dict)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    pictures: dict[int, File] = field(default_factory=dict)
     used: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
@@ -75,7 +83,8 @@ def columns(found: Annotations, places: Sequence[int]) -> dict[str, tuple[Any, p
         places: Of the images, in their order.
 
     Returns:
-        `objects` (null for an image that was not annotated), and `width` and `height` where they are declared.
+        `objects` (null for an image that was not annotated), or `segments_info` where they are drawn, with the pictures
+        as `mask`; and `width` and `height` where they are declared.
     """
     classes = found.classes()
     index = {name: number for number, name in enumerate(classes)}
@@ -90,9 +99,16 @@ def columns(found: Annotations, places: Sequence[int]) -> dict[str, tuple[Any, p
     if masked:
         feature["polygons"] = List(List(List(Value("float64"))))
         feature["rles"] = List({"size": List(Value("int64")), "counts": Value("string"), "runs": List(Value("int64"))})
+    if any(one.mask for of_image in found.objects.values() for one in of_image):
+        feature["masks"] = List(Image())
+    if found.pictures:
+        feature["id"] = List(Value("int64"))
     rows = [_row(found.objects.get(place), index, box, masked) for place in places]
-    kind = Features(objects=feature).arrow_schema.field("objects").type
-    made = {"objects": (feature, pa.array(rows, kind))}
+    head = "segments_info" if found.pictures else "objects"
+    kind = Features({head: feature}).arrow_schema.field(head).type
+    made = {head: (feature, pa.array([row and {name: row[name] for name in feature} for row in rows], kind))}
+    if found.pictures:
+        made["mask"] = Image(), references.some([found.pictures.get(place) for place in places])
     if found.sizes:
         for axis, head in enumerate(("width", "height")):
             values = [found.sizes[place][axis] if place in found.sizes else None for place in places]
@@ -108,6 +124,8 @@ def _row(of_image: list[Drawn] | None, index: Mapping[str, int], box: str, maske
         "category": [index[one.label] for one in of_image],
         "area": [one.area for one in of_image],
         "iscrowd": [one.crowd for one in of_image],
+        "id": [one.number for one in of_image],
+        "masks": [one.mask and {"bytes": None, "path": one.mask} for one in of_image],
     }
     if masked:
         row["polygons"] = [one.polygons for one in of_image]

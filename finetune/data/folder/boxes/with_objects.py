@@ -19,19 +19,20 @@ from finetune.data.folder.tree import Tree
 from finetune.errors import listing
 
 
-def splits(root: Path, found: Tree, made: Annotations) -> DatasetDict:
+def splits(root: Path, whole: Tree, found: Tree, made: Annotations) -> DatasetDict:
     """Rows of `image` and `objects`, by split; what was read, and what not, is said.
 
     Args:
         root: The folder.
-        found: Its tree.
+        whole: Its tree.
+        found: The same, of photographs alone.
         made: The objects of its images.
     """
     by_role: dict[str, list[int]] = {}
     for place, role in sorted(made.roles.items()):
         by_role.setdefault(role, []).append(place)
     key = hashlib.sha256(os.fsencode(root))
-    for file in (*found.images, *found.tables, *found.others):
+    for file in (*whole.images, *whole.tables, *whole.others):
         key.update(f"{file.path} {file.state}\n".encode())
     _say(by_role, made)
     names = [name for name in SPLIT_WORDS if name in by_role]

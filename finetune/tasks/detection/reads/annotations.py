@@ -37,6 +37,7 @@ class Raw:
         masked: bool `[n]`, whether something outlines it.
         extents: float64 `[n, 4]` of polygons, as they are written; NaN where there are none.
         name: The row, for messages.
+        stuff: Classes of segments that are no things, which are none of the objects.
     """
 
     boxes: np.ndarray
@@ -49,6 +50,7 @@ class Raw:
     masked: np.ndarray
     extents: np.ndarray
     name: str = ""
+    stuff: tuple[Any, ...] = ()
 
     def light(self) -> Raw:
         """The same without outlines, which for all rows together may not fit into memory; boxes that they say stay."""
@@ -139,8 +141,10 @@ def parse(row: Mapping[str, Any], where: Where, frame: Frame | None, name: str =
     if head is None:
         return None
     frame = _declared(row, where, frame)
+    row, stuff = _things(row, where)
     boxes = _boxes(row, where)
     outlines = _outlines(row, where)
+    outlines = masks.apart(outlines)
     drawn = masks.drawn(row, where) if where.picture else None
     if drawn is not None:
         labels, ids = drawn
@@ -169,7 +173,27 @@ def parse(row: Mapping[str, Any], where: Where, frame: Frame | None, name: str =
         np.array([not masks.is_missing(one) for one in outlines] or [False] * count, dtype=bool),
         masks.extents(outlines) if outlines else np.full((count, 4), np.nan),
         name,
+        stuff,
     )
+
+
+def _things(row: Mapping[str, Any], where: Where) -> tuple[Mapping[str, Any], tuple[Any, ...]]:
+    """The row without segments that are stuff, and the classes of those."""
+    if where.things is None:
+        return row, ()
+    *container, thing = where.things
+    segments = per_object(gather(row, tuple(container)))
+    things = [one for one in segments if one.get(thing) is None or one[thing]]
+    stuff = [one for one in segments if not (one.get(thing) is None or one[thing])]
+    if not stuff:
+        return row, ()
+    inner = where.classes[len(container) :] if where.classes else ()
+    return _with(row, tuple(container), things), tuple(gather(stuff, inner)) if inner else (ALONE,) * len(stuff)
+
+
+def _with(row: Mapping[str, Any], path: Path, value: Any) -> dict[str, Any]:
+    """The same with another value at a path of names."""
+    return {**row, path[0]: value if len(path) == 1 else _with(row[path[0]], path[1:], value)}
 
 
 def _declared(row: Mapping[str, Any], where: Where, frame: Frame | None) -> Frame | None:

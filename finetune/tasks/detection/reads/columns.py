@@ -7,20 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from datasets import ClassLabel, Image, Value
+from datasets import ClassLabel, Value
 
 from finetune.data.columns import is_image, the_image
 from finetune.data.features import Leaf, leaves, never_the_target
+from finetune.tasks.detection.reads import second
+from finetune.tasks.detection.reads.second import Picture
 
 Path = tuple[str, ...]
 ClassKind = Literal["class-label", "string", "integer", "none"]
-Picture = Literal["panoptic", "classes", "index"]
 
 _CLASS = re.compile(r"(.*_)?(categor|catagor|class|label|name|species|kind|type)", re.IGNORECASE)
 _CLASS_ID = re.compile(r"(categor|catagor|class|label|cls).*ids?", re.IGNORECASE)
 _NO_CLASS = re.compile(r"super.*|.*(score|conf|prob|quality).*|file.*|.*path|image.*", re.IGNORECASE)
 _OUTLINE = re.compile(r".*(mask|segment|polygon|rle)", re.IGNORECASE)
-_MASK_NAMES = ("mask", "segment", "annotation", "label", "semantic")
 _AREA = ("area", "areas")
 _CROWD = ("iscrowd", "iscrowds", "is_crowd", "crowd", "crowds")
 _PER_OBJECT = re.compile(
@@ -74,6 +74,7 @@ class Where:
         drawn: How: `panoptic`, by ids R + 256 G + 65536 B; `classes`, R is the class and G the object; `index`, the
             n-th object has the value n.
         ids: Of each object in a panoptic picture; or the column of classes' ids, by name.
+        things: Whether each is a thing, or stuff, which is no object.
         size: Columns of the declared width and height.
         explains: Columns that are part of the reading.
     """
@@ -92,12 +93,13 @@ class Where:
     ids: Path | None = None
     size: tuple[str, str] | None = None
     explains: tuple[str, ...] = ()
+    things: Path | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Of the dataset, that have to be read beside the image."""
         paths = [*(self.boxes.paths if self.boxes else ()), self.classes, self.area, self.crowd, *self.outlines]
-        heads = [path[0] for path in (*paths, self.ids) if path]
+        heads = [path[0] for path in (*paths, self.ids, self.things) if path]
         return tuple(dict.fromkeys([*heads, *([self.picture] if self.picture else []), *(self.size or ())]))
 
 
@@ -115,7 +117,7 @@ def find(features: Mapping[str, Any], image: str | None = None, target: str | No
     names = [name for name in features if not name.startswith("__")]
     found = [leaf for name in names if name != image for leaf in leaves((name,), features[name])]
     boxes = [one for one in _boxes(found) if target in (None, one.paths[0][0])]
-    drawn = _second_image(features, image)
+    drawn = second.column(features, image)
     readings = [_around(one, features, found, image, drawn) for one in boxes]
     if not boxes and (reading := _masks_alone(features, found, image, drawn)):
         readings = [reading] if target in (None, reading.target) else []
@@ -163,8 +165,8 @@ def _around(
     top = [leaf for leaf in found if len(leaf.path) == 1 and leaf.lists == 1]
     classes = _classes(siblings, boxes.container) or (_classes(top, ()) if boxes.container else None)
     outlines = _outlines(siblings, boxes.container) or (_outlines(found, ()) if boxes.container else ())
-    ids = next((leaf.path for leaf in siblings if leaf.name in ("id", "ids", "segment_id")), None)
-    picture, how = (None, None) if outlines else _picture(boxes.container, drawn, ids)
+    ids = second.ids(siblings)
+    picture, how = (None, None) if outlines else second.how(boxes.container, drawn, ids)
     head = boxes.paths[0][0]
     column = image or _image(features, picture)
     listed = {
@@ -187,6 +189,7 @@ def _around(
         ids if how == "panoptic" else None,
         _size(features),
         explains,
+        second.things(siblings, boxes.container),
     )
 
 
@@ -194,17 +197,19 @@ def _masks_alone(
     features: Mapping[str, Any], found: Sequence[Leaf], image: str | None, drawn: str | None
 ) -> Where | None:
     """Objects that are drawn, or outlined, without boxes."""
-    table = next((name for name, feature in features.items() if drawn and _is_table_of_ids(name, feature)), None)
+    table = next((name for name, feature in features.items() if drawn and second.is_table_of_ids(name, feature)), None)
     if table is not None:
         column = image or _image(features, drawn)
         return Where(
             column, drawn or "", None, None, "string", picture=drawn, drawn="classes", ids=(table,),
             size=_size(features), explains=(drawn or "", table),
         )  # fmt: skip
+    if drawn is not None and (container := second.segments(found)) is not None:
+        return _segments(features, found, image, drawn, container)
     outlines = [leaf for leaf in found if _OUTLINE.match(leaf.path[-1]) or _OUTLINE.match(leaf.path[0])]
     for leaf in outlines:
         container = next((leaf.path[:n] for n, name in enumerate(leaf.path) if _OUTLINE.match(name)), leaf.path[:-1])
-        if leaf.lists == 0 or never_the_target(leaf.name) or _is_semantic(leaf):
+        if leaf.lists == 0 or (never_the_target(leaf.name) and not is_image(leaf.feature)) or _is_semantic(leaf):
             continue
         siblings = [other for other in found if _beside(other, container)]
         classes, paths = _classes(siblings, container), _outlines(siblings, container)
@@ -220,16 +225,23 @@ def _masks_alone(
     return None
 
 
+def _segments(
+    features: Mapping[str, Any], found: Sequence[Leaf], image: str | None, drawn: str, container: Path
+) -> Where:
+    """Segments of a panoptic picture, whose boxes are those of their masks."""
+    siblings = [leaf for leaf in found if _beside(leaf, container)]
+    classes = _classes(siblings, container)
+    return Where(
+        image or _image(features, drawn), container[0], None, classes.path if classes else None, _kind(classes),
+        tuple(getattr(classes.feature, "names", ())) if classes else (), _named(siblings, _AREA),
+        _named(siblings, _CROWD), (), drawn, "panoptic", second.ids(siblings), _size(features),
+        (container[0], drawn), second.things(siblings, container),
+    )  # fmt: skip
+
+
 def _is_semantic(leaf: Leaf) -> bool:
     """Whether a leaf is one picture of numbers an image, and not something an object."""
     return leaf.is_number and leaf.lists == 2 and len(leaf.path) == 1 and "polygon" not in leaf.name
-
-
-def _is_table_of_ids(name: str, feature: Any) -> bool:
-    """Whether a column says the id of each class by its name, as `semantic_class_to_id` does."""
-    if not re.search(r"class.*id|label.*id", name, re.IGNORECASE) or not isinstance(feature, dict):
-        return False
-    return bool(feature) and all(isinstance(inner, Value) and "int" in inner.dtype for inner in feature.values())
 
 
 def _beside(leaf: Leaf, container: Path) -> bool:
@@ -281,9 +293,11 @@ def _outlines(siblings: Sequence[Leaf], container: Path) -> tuple[Path, ...]:
     for leaf in siblings:
         names = leaf.path[depth:]
         place = next((n for n, name in enumerate(names) if _OUTLINE.match(name)), None)
-        if place is None or leaf.lists == 0 or never_the_target(names[-1]) or "box" in leaf.name:
+        if place is None or leaf.lists == 0 or "box" in leaf.name:
             continue
-        held = isinstance(leaf.feature, Image) or is_image(leaf.feature) or leaf.name in ("counts", "size")
+        held = is_image(leaf.feature) or leaf.name in ("counts", "size")
+        if never_the_target(names[-1]) and not is_image(leaf.feature):
+            continue
         if held or (leaf.is_number and leaf.lists >= 2):
             paths.append(leaf.path[: depth + place + 1])
     return tuple(dict.fromkeys(paths))
@@ -300,28 +314,8 @@ def _size(features: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def _is_drawing(name: str) -> bool:
-    return any(word in name.lower() for word in (*_MASK_NAMES, "instance", "panoptic"))
-
-
-def _second_image(features: Mapping[str, Any], image: str | None) -> str | None:
-    """A column of images in which objects are drawn, where it is the only one beside the photographs."""
-    others = [name for name, feature in features.items() if is_image(feature) and name != image and _is_drawing(name)]
-    images = [name for name, feature in features.items() if is_image(feature)]
-    return others[0] if len(others) == 1 and len(images) > 1 else None
-
-
-def _picture(container: Path, drawn: str | None, ids: Path | None) -> tuple[str | None, Picture | None]:
-    """How the objects of a list are drawn in a second image, as far as names say that they are."""
-    if drawn is None:
-        return None, None
-    if ids is not None and container and "segment" in container[-1].lower():
-        return drawn, "panoptic"
-    return (drawn, "index") if "instance" in drawn.lower() else (None, None)
-
-
 def _image(features: Mapping[str, Any], drawn: str | None) -> str:
     """The one column of photographs; what is called as a mask is none."""
     images = [name for name, feature in features.items() if is_image(feature)]
-    plain = [name for name in images if name != drawn and not _is_drawing(name)]
+    plain = [name for name in images if name != drawn and not second.is_drawing(name)]
     return plain[0] if len(plain) == 1 else the_image({name: f for name, f in features.items() if name != drawn})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -81,7 +82,7 @@ def check(outlines: Sequence[Any], frame: Frame) -> None:
     """
     for outline in outlines:
         if _is_picture(outline) and not is_missing(outline):
-            with images.opened(_held(outline)) as image:
+            with _opened(outline) as image:
                 size: tuple[int, int] | None = image.size
         else:
             size = size_of(outline)
@@ -163,20 +164,59 @@ def _bitmap(outline: Any, size: tuple[int, int]) -> np.ndarray:
     return made
 
 
-def pixels(value: Any) -> np.ndarray:
-    """The numbers of a picture as they are stored, palettes as their indices: `[h, w]` or `[h, w, c]`.
+def pixels(value: Any, colours: bool = False) -> np.ndarray:
+    """The numbers of a picture as they are stored: `[h, w]` or `[h, w, c]`.
+
+    Args:
+        value: The picture.
+        colours: Whether a palette stands for its colours; else for its indices.
 
     Raises:
-        BadMaskError: It is named by a path: masks lie in the dataset itself.
+        BadMaskError: It does not open.
     """
-    with images.opened(_held(value)) as image:
-        return np.array(image)
+    with _opened(value) as image:
+        return np.array(image.convert("RGB") if colours and image.mode == "P" else image)
 
 
-def _held(value: Any) -> Any:
-    if isinstance(value, dict) and value["bytes"] is None:
-        raise BadMaskError(f"a mask by its path ({value['path']}): only masks that the dataset itself holds are read")
-    return value
+@contextlib.contextmanager
+def _opened(value: Any) -> Iterator[PILImage.Image]:
+    """A picture that the dataset holds, or whose path may be read."""
+    try:
+        with images.opened(value) as image:
+            yield image
+    except FileNotFoundError as error:
+        raise BadMaskError(f"the mask {value['path']} is not there") from error
+    except (OSError, ValueError, SyntaxError) as error:  # what Pillow's readers raise on broken input
+        if isinstance(error, BadMaskError):
+            raise
+        path = str(value["path"] or "") if isinstance(value, dict) else ""
+        if path.startswith(images.MARK):
+            raise BadMaskError(str(error)) from error
+        named = f" ({path})" if path and path not in str(error) else ""
+        raise BadMaskError(f"a mask that cannot be read{named}: {error}") from error
+
+
+def apart(outlines: list[Any]) -> list[Any]:
+    """The same with the objects of one picture told apart, where several name the same one: n is the n-th's value.
+
+    Raises:
+        BadMaskError: The picture does not have the value of one of its objects.
+    """
+    paths = [one["path"] for one in outlines if _is_picture(one) and isinstance(one, dict) and not one["bytes"]]
+    shared = {path for path in paths if path is not None and paths.count(path) > 1}
+    made = list(outlines)
+    for path in shared:
+        places = [n for n, one in enumerate(outlines) if isinstance(one, dict) and one.get("path") == path]
+        values = pixels(outlines[places[0]])
+        plane = values[..., 0] if values.ndim == 3 else values
+        if lost := [number + 1 for number in places if not (plane == number + 1).any()]:
+            raise BadMaskError(
+                f"{len(places)} objects name one mask ({path}), which has no pixel of {lost[:5]}: expected the value n "
+                "in the n-th object, or a mask for each"
+            )
+        for number in places:
+            made[number] = plane == number + 1
+    return made
 
 
 def drawn(row: Mapping[str, Any], where: Where) -> tuple[tuple[Any, ...], list[np.ndarray]]:
@@ -194,7 +234,7 @@ def drawn(row: Mapping[str, Any], where: Where) -> tuple[tuple[Any, ...], list[n
     """
     from finetune.tasks.detection.reads.annotations import gather, per_object
 
-    values = pixels(row[where.picture or ""])
+    values = pixels(row[where.picture or ""], where.drawn == "panoptic")
     if where.drawn == "classes":
         return _by_class(values, row[where.ids[0]] if where.ids else {})
     labels = tuple(per_object(gather(row, where.classes))) if where.classes else ()

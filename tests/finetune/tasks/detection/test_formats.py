@@ -58,7 +58,7 @@ def test_boxes_alone_of_a_set_with_masks(name):
     check(drawn.prepared(drawn.MASKED[name]()))
 
 
-@pytest.mark.parametrize("name", drawn.FOLDERS)
+@pytest.mark.parametrize("name", [*drawn.FOLDERS, "COCO panoptic"])
 def test_the_page_of_the_documentation_has_every_layout(name):
     page = (Path(__file__).resolve().parents[4] / "docs/how-to/detection.md").read_text(encoding="utf-8")
     assert sum(line.startswith(f"| {name} | ") for line in page.splitlines()) == 1
