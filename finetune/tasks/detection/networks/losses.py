@@ -108,8 +108,7 @@ def of_batch(model: nn.Module, images: Sequence[Tensor], targets: Sequence[Targe
     layout: Layout = described.layout
     batch = together(model, images)
     features = described.backbone(batch.tensors)
-    # In mixed precision, too: small corrections of large boxes need the digits.
-    features = {name: one if one.dtype == torch.float64 else one.float() for name, one in features.items()}
+    features = {name: _exact(one) for name, one in features.items()}
     truth = [dict(target, labels=target["labels"] + layout.background) for target in targets]
     if layout.one_stage:
         return _one_stage(described, layout, batch, list(features.values()), truth)
@@ -118,12 +117,20 @@ def of_batch(model: nn.Module, images: Sequence[Tensor], targets: Sequence[Targe
     return parts | heads(described.roi_heads, features, proposals, batch.image_sizes, truth, draws)
 
 
+def _exact(values: Tensor) -> Tensor:
+    """What a network gives, in float32 at least: in bfloat16 a box at 300 pixels moves in steps of two.
+
+    torchvision decodes boxes in the type of their corrections, which mixed precision makes half as wide.
+    """
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def _regions(
     rpn: Any, batch: ImageList, features: dict[str, Tensor], targets: list[Target], draws: Draws
 ) -> tuple[list[Tensor], dict[str, Part]]:
     """Regions that the second stage looks at, and the losses of the network that proposes them."""
     maps = list(features.values())
-    objectness, corrections = rpn.head(maps)
+    objectness, corrections = ([_exact(level) for level in of] for of in rpn.head(maps))
     anchors = rpn.anchor_generator(batch, maps)
     per_level = [level[0].numel() for level in objectness]
     objectness, corrections = concat_box_prediction_layers(objectness, corrections)
@@ -190,7 +197,8 @@ def _heads(
 ) -> dict[str, Part]:
     """Losses of Fast R-CNN's head, and of Mask R-CNN's where there is one."""
     chosen = _choose(heads, proposals, targets, heads.proposal_matcher, draws)
-    logits, corrections = heads.box_predictor(heads.box_head(pool(heads.box_roi_pool, features, chosen.boxes, sizes)))
+    pooled = pool(heads.box_roi_pool, features, chosen.boxes, sizes)
+    logits, corrections = map(_exact, heads.box_predictor(heads.box_head(pooled)))
     labels = torch.cat(chosen.labels)
     own = corrections.view(len(labels), -1, 4)
     positive = torch.where(labels > 0)[0]
@@ -217,7 +225,8 @@ def _cascade(
     parts: dict[str, Part] = {}
     chosen = first = _choose(heads, proposals, targets, heads.matchers[0], draws)
     for number in range(len(OVERLAPS)):
-        logits, corrections = heads.stage(number, pool(heads.box_roi_pool, features, chosen.boxes, sizes))
+        pooled = pool(heads.box_roi_pool, features, chosen.boxes, sizes)
+        logits, corrections = map(_exact, heads.stage(number, pooled))
         labels = torch.cat(chosen.labels)
         positive = torch.where(labels > 0)[0]
         wanted = torch.cat(heads.coders[number].encode(chosen.wanted, chosen.boxes))
@@ -250,7 +259,7 @@ def _masks(
         return {}
     positive = draws.few([torch.where(labels > 0)[0] for labels in chosen.labels], MASKED)
     boxes = [of[keep] for of, keep in zip(chosen.boxes, positive, strict=True)]
-    logits = heads.mask_predictor(heads.mask_head(pool(heads.mask_roi_pool, features, boxes, sizes)))
+    logits = _exact(heads.mask_predictor(heads.mask_head(pool(heads.mask_roi_pool, features, boxes, sizes))))
     labels = torch.cat([of[keep] for of, keep in zip(chosen.labels, positive, strict=True)])
     if not len(labels):  # the same graph as with objects
         return {"mask": Part(logits.sum() * 0, 0)}
@@ -270,7 +279,7 @@ def _one_stage(
     model: Any, layout: Layout, batch: ImageList, maps: list[Tensor], targets: list[Target]
 ) -> dict[str, Part]:
     """Losses of FCOS and RetinaNet: torchvision's sums, which it divides by the objects of a batch, or of an image."""
-    found = model.head(maps)
+    found = {name: _exact(of) for name, of in model.head(maps).items()}
     anchors = model.anchor_generator(batch, maps)
     if layout.detector == "retinanet":
         losses = model.compute_loss(targets, found, anchors)  # a mean over images of what each is divided by itself
