@@ -94,9 +94,7 @@ def _trained(config: RunConfig, data: LabelledImages, task: Task) -> tuple[int, 
     learner = task.learner(config, images, network, task.baseline(config))
     steps = _Steps()
     with quiet():
-        trainer = make_trainer(
-            config.accelerator, "1", [steps], precision_of(config, task.heavy_head), max_epochs=1
-        )
+        trainer = make_trainer(config.accelerator, "1", [steps], precision_of(config, task.heavy_head), max_epochs=1)
         trainer.limit_val_batches = 0
         trainer.fit(learner.module, learner.loader)
     parameters = sum(parameter.numel() for parameter in network.parameters())
