@@ -1,6 +1,7 @@
 """Near copies that are planted among real images: how many are found, and how many pairs are false alarms.
 
 One kind at a time, each of `--planted` images; what else is paired are false alarms, or copies that the dataset has.
+Half of the copies lie in the other split, and half have another label: both must be told.
 """
 
 from __future__ import annotations
@@ -32,13 +33,35 @@ def main() -> None:
     originals = looked(values)
     for kind in KINDS:
         planted = looked([changed(value, kind, rng) for value in values[: args.planted]])
-        found = copies.find(looks.joined([originals, planted]), ["x"] * (len(rows) + args.planted), np.zeros(10**6))
-        pairs = {(pair.first, pair.second): pair.score for pair in found.pairs}
-        hits = sum((place, len(rows) + place) in pairs for place in range(args.planted))
-        others = [key for key in pairs if key[1] < len(rows)]
-        wrong = [key for key in pairs if key[1] >= len(rows) and key[1] - len(rows) != key[0]]
-        entry = {"recall": hits / args.planted, "other_pairs": len(others) + len(wrong), "images": len(rows)}
+        entry = measure(looks.joined([originals, planted]), len(rows), args.planted)
         print(json.dumps({"dataset": args.dataset, "kind": kind, **entry}), flush=True)
+
+
+def measure(seen: looks.Looks, images: int, planted: int) -> dict[str, float]:
+    """What is found of copies that lie behind the images, the first of the first.
+
+    Every second copy stands in the test split, its original in train, as after splits were swapped; of each two of
+    these and of the others one has another label.
+    """
+    numbers = np.arange(planted)
+    swapped, flipped = numbers % 2 == 1, numbers // 2 % 2 == 1
+    roles = np.array(["train"] * images + ["test" if of else "train" for of in swapped])
+    found = copies.find(seen, roles, np.concatenate([np.zeros(images, int), flipped.astype(int)]))
+    pairs = {(pair.first, pair.second): odd for pair, odd in zip(found.pairs, found.contradicting, strict=True)}
+    hit = np.array([(place, images + place) in pairs for place in numbers])
+    leaked = np.isin(images + numbers, found.leaked())
+    told = np.array([pairs.get((place, images + place), False) for place in numbers], dtype=bool)
+    others = len(pairs) - int(hit.sum())
+    return {
+        "recall": round(float(hit.mean()), 3),
+        "precision": round(float(hit.sum() / max(1, len(pairs))), 3),
+        "other_pairs": others,
+        "images_in_other_pairs": round(others / images, 4),
+        "swapped_found": round(float(leaked[swapped].mean()), 3),
+        "flipped_found": round(float(told[flipped].mean()), 3),
+        "contradictions_that_are_none": int((told & ~flipped).sum()),
+        "images": images,
+    }
 
 
 def looked(values: list[dict]) -> looks.Looks:

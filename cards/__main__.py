@@ -66,7 +66,7 @@ def _add_publish(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--add", action="append", default=[], metavar="NAME", help="also publish this file of model/; may be repeated"
     )
     verb.add_argument("--space", action="store_true", help="also write RUN/space/, a Gradio Space for the model")
-    verb.add_argument("--dry-run", action="store_true", help="say what would change, and write nothing")
+    verb.add_argument("--dry-run", action="store_true", help="say what would change, and write nothing; needs no token")
 
 
 def _verify(folder: Path) -> None:

@@ -74,6 +74,21 @@ def check_permission(repo_id: str, repo_type: str = "model") -> HfApi:
     return api
 
 
+def reader(repo_id: str) -> HfApi:
+    """A client to look at a repository with: of the token where there is one, else of nobody.
+
+    Args:
+        repo_id: OWNER/NAME.
+
+    Raises:
+        PublishError: There can be no such name; with a token also what `check_permission` raises.
+    """
+    if get_token() is not None:
+        return check_permission(repo_id)
+    check_name(repo_id)
+    return HfApi(token=False)
+
+
 def _check_account(account: Mapping[str, Any], repo_id: str) -> None:
     """Compare what whoami says with what is needed; keys that this version does not know decide nothing."""
     owner, name = repo_id.split("/")[0], str(account.get("name"))

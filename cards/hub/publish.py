@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, constants
 from cards.certificate import files as certificate
 from cards.errors import CardError
 from cards.files import model_folder
-from cards.hub.access import PublishError, check_permission
+from cards.hub.access import PublishError, check_permission, reader
 from cards.hub.addressed import addressed
 from cards.hub.push import push
 from cards.hub.redaction import leaks, redact
@@ -74,7 +74,7 @@ def publish(
         repo_id: OWNER/NAME; the repository is made where it is missing.
         private: Visibility of a repository that is made; one that exists keeps its own.
         revision: Branch, made where it is missing; `main` when not given.
-        dry_run: Say what would change, and write nothing.
+        dry_run: Say what would change, and write nothing; that needs no token.
         add: Further files, by their path in model/; what else lies there is named and left out, and so are links.
         say: Takes what is done, line by line.
 
@@ -84,7 +84,9 @@ def publish(
     """
     files = complete_files(run, add, say)
     target = _target(repo_id, private, revision)
-    api = check_permission(repo_id)
+    api = reader(repo_id) if dry_run else check_permission(repo_id)
+    if dry_run and not api.token:
+        say("no token: a private repository looks as if there were none")
     with tempfile.TemporaryDirectory() as folder:
         card = Path(folder, "README.md")
         card.write_text(

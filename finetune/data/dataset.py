@@ -148,55 +148,30 @@ def prepare(
     `dataset` is what `finetune.data.source.load` takes or gave; `task` recognises what there is to learn; the others
     are the command line's flags, see `finetune.settings.options.DataOptions`.
 
-
     Raises:
         DatasetError: It cannot be opened, or too much of it cannot be read.
         SchemaError: Its columns do not say what to learn.
         SplitError: It cannot be split.
     """
     opened, inferred, targets = _targets(dataset, task, dataset_config, revision, image_column, target_column)
-    labelled = _labelled(inferred, targets)
     rng = np.random.default_rng(seed)
-    seen = None
-    if isinstance(inferred, Examining):
-        seen = _look(opened, inferred, targets, labelled, max_samples, max_image_pixels, rng)
-        inferred, targets = seen.schema, seen.targets
-        labelled = _labelled(inferred, targets)
+    seen = _look(opened, inferred, targets, _labelled(inferred, targets), max_samples, max_image_pixels, rng)
+    labelled = _labelled(seen.schema, seen.targets)
     asked = {"train": train_split, "validation": val_split, "test": test_split}
-    _check_asked(asked, targets, labelled)
+    _check_asked(asked, seen.targets, labelled)
     roles = splits.assign(labelled, asked)
-    if seen is None:
-        rows = {name: inferred.draw(targets[name], max_samples, rng) for name in roles.values()}
-        column = inferred.image_column
-        bad = {
-            name: account.scanned(name, opened.splits[name], column, rows[name], max_image_pixels, looking=True)
-            for name in rows
-        }
-        usable = {name: _usable(name, rows[name], bad[name]) for name in rows}
-        unlabelled = {name: int((~inferred.labelled(targets[name])).sum()) for name in rows}
-    else:
-        rows = {name: seen.rows[name] for name in roles.values()}
-        bad, unlabelled = seen.bad, seen.unlabelled
-        usable = {name: examine.usable(seen, name) for name in rows}
+    names = list(roles.values())
+    _decode(seen, opened, names, max_samples, max_image_pixels, rng, looking=True)
     listed = _listed(exclude, targets)
-    usable = {name: exclusion.kept(of, listed.get(name, [])) for name, of in usable.items()}
+    usable = {name: exclusion.kept(examine.usable(seen, name), listed.get(name, [])) for name in names}
     belongs = groups.read(opened.splits, group_column, roles) if group_column else {}
     grouped = belongs.get(roles["train"])
-    made = splits.make(targets, usable, roles, inferred, val_fraction, test_fraction, seed, grouped)
-    prepared = LabelledImages(
-        opened,
-        inferred,
-        made,
-        {name: found for name, found in bad.items() if found},
-        {name: count for name, count in unlabelled.items() if count},
-        max_image_pixels,
-        {name: len(of) for name in rows if (of := np.intersect1d(rows[name], listed.get(name, []))).size},
-    )
-    account.describe(prepared)
-    _count(inferred, {role: part.targets for role, part in made.parts.items()})
+    made = splits.make(seen.targets, usable, roles, seen.schema, val_fraction, test_fraction, seed, grouped)
+    left_out = {name: len(of) for name in names if (of := np.intersect1d(seen.rows[name], listed.get(name, []))).size}
+    prepared = _described(opened, seen, made, max_image_pixels, left_out)
     if belongs:
         groups.say(made, belongs)
-    for line in inferred.remarks(made.parts["train"].targets):
+    for line in seen.schema.remarks(made.parts["train"].targets):
         log.info(line)
     return prepared
 
@@ -238,46 +213,36 @@ def whole_split(
     _check_asked({"": split}, targets, labelled)
     name = splits.to_evaluate(labelled, split)
     rng = np.random.default_rng(seed)
-    if isinstance(inferred, Examining):
-        seen = _look(opened, inferred, targets, [name], max_samples, max_image_pixels, rng)
-        inferred, targets = seen.schema, seen.targets
-        bad, usable, unlabelled = seen.bad[name], examine.usable(seen, name), seen.unlabelled[name]
-        if not len(usable):
-            raise SplitError(f"split {name!r} has no usable row: nothing in column {inferred.target_column!r} counts")
-    else:
-        rows = inferred.draw(targets[name], max_samples, rng)
-        bad = account.scanned(name, opened.splits[name], inferred.image_column, rows, max_image_pixels)
-        usable = _usable(name, rows, bad)
-        unlabelled = int((~inferred.labelled(targets[name])).sum())
-    part = SplitRows(name, usable, targets[name][usable], whole=len(usable) == len(targets[name]))
+    seen = _look(opened, inferred, targets, [name], max_samples, max_image_pixels, rng)
+    _decode(seen, opened, [name], max_samples, max_image_pixels, rng, looking=False)
+    usable = examine.usable(seen, name)
+    if not len(usable):
+        raise SplitError(f"split {name!r} has no usable row: nothing in column {inferred.target_column!r} counts")
+    of = seen.targets[name]
+    part = SplitRows(name, usable, of[usable], whole=len(usable) == len(of))
     others = tuple(other for other in opened.splits if other != name)
-    prepared = LabelledImages(
-        opened,
-        inferred,
-        Splits({"test": part}, ignored=others),
-        {name: bad} if bad else {},
-        {name: unlabelled} if unlabelled else {},
-        max_image_pixels,
-    )
-    account.describe(prepared)
-    _count(inferred, {"test": part.targets})
-    return prepared
+    return _described(opened, seen, Splits({"test": part}, ignored=others), max_image_pixels, {})
 
 
 def _look(
     opened: Source,
     found: Schema,
-    targets: Mapping[str, np.ndarray],
+    targets: dict[str, np.ndarray],
     names: Sequence[str],
     max_samples: int | None,
     max_pixels: int,
     rng: np.random.Generator,
 ) -> Looked:
-    """See what stands beside the images of some splits, and say what of it cannot be used."""
+    """See what stands beside the images of some splits, and say what of it cannot be used.
+
+    Where nothing stands there, nothing is looked at yet.
+    """
+    if not isinstance(found, Examining):
+        return Looked(found, targets)
 
     def decode(name: str, rows: np.ndarray) -> list[BadImage]:
         bad = account.scanned(name, opened.splits[name], found.image_column, rows, max_pixels, looking=True)
-        _usable(name, rows, bad)
+        _check_some(name, rows, bad)
         return bad
 
     seen = examine.look(opened, found, targets, names, decode, max_samples, max_pixels, rng)
@@ -291,9 +256,44 @@ def _look(
     return seen
 
 
-def _count(found: Schema, targets: Mapping[str, np.ndarray]) -> None:
-    for line in found.counted(targets) if isinstance(found, Examining) else ():
-        log.info(line)
+def _decode(
+    seen: Looked,
+    opened: Source,
+    names: Sequence[str],
+    max_samples: int | None,
+    max_pixels: int,
+    rng: np.random.Generator,
+    looking: bool,
+) -> None:
+    """Draw and decode the rows of splits that were not looked at yet; `looking` notes what images look like, too."""
+    column = seen.schema.image_column
+    for name in names:
+        if name in seen.rows:
+            continue
+        of = seen.targets[name]
+        rows = seen.schema.draw(of, max_samples, rng)
+        bad = account.scanned(name, opened.splits[name], column, rows, max_pixels, looking=looking)
+        _check_some(name, rows, bad)
+        seen.rows[name], seen.bad[name] = rows, bad
+        seen.unlabelled[name] = int((~seen.schema.labelled(of)).sum())
+
+
+def _described(opened: Source, seen: Looked, made: Splits, max_pixels: int, listed: dict[str, int]) -> LabelledImages:
+    """All of it in one, and what it is in words."""
+    prepared = LabelledImages(
+        opened,
+        seen.schema,
+        made,
+        {name: found for name, found in seen.bad.items() if found},
+        {name: count for name, count in seen.unlabelled.items() if count},
+        max_pixels,
+        listed,
+    )
+    account.describe(prepared)
+    if isinstance(seen.schema, Examining):
+        for line in seen.schema.counted({role: part.targets for role, part in made.parts.items()}):
+            log.info(line)
+    return prepared
 
 
 def _targets(
@@ -348,14 +348,12 @@ def _check_asked(asked: Mapping[str, str | None], targets: Mapping[str, np.ndarr
             raise SplitError(f"split {name!r} {state}: name another one, of {listing(labelled)}")
 
 
-def _usable(split: str, rows: np.ndarray, bad: Sequence[BadImage]) -> np.ndarray:
-    """The rows whose images decode."""
+def _check_some(split: str, rows: np.ndarray, bad: Sequence[BadImage]) -> None:
     if len(bad) == len(rows):
         raise DatasetError(
             f"no image of the {split!r} split decodes: rows {listing(image.row for image in bad)}. "
             f"Row {bad[0].row}: {bad[0].reason}{f' ({bad[0].path})' if bad[0].path else ''}"
         )
-    return np.setdiff1d(rows, [image.row for image in bad])
 
 
 def inspect(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Image, IterableDataset, Value
 from datasets.table import InMemoryTable
 from PIL import Image as PILImage
 
@@ -38,7 +39,7 @@ _MAGIC = (
 
 
 def plain(splits: Any, folder: Path | None = None, roots: Sequence[str] | None = None) -> Any:
-    """The same dataset in plain columns, as far as it is at hand; a stream stays as it is.
+    """The same dataset in plain columns, as far as it is at hand; of a stream see `streamed`.
 
     Args:
         splits: A `DatasetDict`, or what streams.
@@ -65,15 +66,43 @@ def _unformatted(name: str, split: Dataset) -> Dataset:
 
 def _with_json(split: Dataset) -> Dataset:
     """Fields of the JSON beside each image of a WebDataset, as columns."""
-    fields = split.features.get("json")
-    if "__key__" not in split.column_names or not isinstance(fields, dict):
-        return split
-    values = split["json"][:]
-    for field, feature in fields.items():
-        head = field if field not in split.column_names else f"json.{field}"
-        column = [None if value is None else value.get(field) for value in values]
-        split = split.add_column(head, column, feature=feature)
-    return split.remove_columns("json")
+    heads = _json_heads(split.features)
+    values = split["json"][:] if heads else []
+    for field, head in heads.items():
+        split = split.add_column(head, _json_values(values, field), feature=split.features["json"][field])
+    return split.remove_columns("json") if heads else split
+
+
+def streamed(stream: IterableDataset) -> IterableDataset:
+    """A stream with the fields of a WebDataset's JSON as columns; nothing is read for it, and no image decoded."""
+    heads = _json_heads(stream.features or {})
+    if not heads:
+        return stream
+    fields = {head: stream.features["json"][field] for field, head in heads.items()}
+    features = Features({name: of for name, of in stream.features.items() if name != "json"} | fields)
+    columns = functools.partial(_json_columns, heads=heads, schema=features.arrow_schema)  # other processes are sent it
+    # One row at a time: tables of rows in which a field is missing and of others cannot be joined.
+    arrow = stream.with_format("arrow")
+    return arrow.map(columns, batched=True, batch_size=1, remove_columns="json", features=features)
+
+
+def _json_heads(features: Mapping[str, Any]) -> dict[str, str]:
+    """By field of the JSON beside each image of a WebDataset, the name of its column; nothing of other datasets."""
+    fields = features.get("json")
+    if "__key__" not in features or not isinstance(fields, dict):
+        return {}
+    return {field: field if field not in features else f"json.{field}" for field in fields}
+
+
+def _json_columns(table: pa.Table, heads: Mapping[str, str], schema: pa.Schema) -> pa.Table:
+    """Of the types of the whole stream: a value that is missing in all these rows would be of none."""
+    values = table["json"].to_pylist()
+    fields = {head: pa.array(_json_values(values, field), schema.field(head).type) for field, head in heads.items()}
+    return pa.table({name: fields[name] if name in fields else table[name] for name in schema.names}).cast(schema)
+
+
+def _json_values(values: list[dict[str, Any] | None], field: str) -> list[Any]:
+    return [None if value is None else value.get(field) for value in values]
 
 
 def _with_objects(split: Dataset) -> Dataset:

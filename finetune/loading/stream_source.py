@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetInfo, Features, Image, IterableDataset, Ite
 from datasets.table import InMemoryTable
 
 from finetune.console import log
-from finetune.data import source
+from finetune.data import shaping, source
 from finetune.data.dataset import LabelledImages
 from finetune.data.scan import BadImage
 from finetune.data.splits import ROLES, SplitRows, Splits
@@ -203,8 +203,9 @@ def prepare(
             option = {"train": "--train-split", "validation": "--val-split", "test": "--test-split"}[role]
             hint = suggest(name, opened.splits) or "."
             raise SplitError(f"{option}: no split {name!r}{hint} Splits: {listing(opened.splits)}")
-    found = _schema(opened.splits[train_split], task, image_column, target_column, classes)
-    streams = {role: _stream(opened.splits[name], name, found) for role, name in asked.items()}
+    read = {role: shaping.streamed(opened.splits[name]) for role, name in asked.items()}
+    found = _schema(read["train"], task, image_column, target_column, classes)
+    streams = {role: _stream(read[role], name, found) for role, name in asked.items()}
     nothing = np.empty(0, dtype=np.int64)
     parts = {role: SplitRows(asked[role], nothing, found.encode([]), whole=True) for role in ROLES}
     ignored = tuple(name for name in opened.splits if name not in asked.values())

@@ -225,7 +225,7 @@ def _explain(name: str, error: Exception) -> str:
     if isinstance(error, OSError) and not name.startswith("local-dir:"):
         return (
             f"cannot fetch the weights of {name}: tried {constants.ENDPOINT}, and they are not in the local cache "
-            f"({type(error).__name__}). Behind a mirror set HF_ENDPOINT; without a network give --no-pretrained, or "
-            "--model local-dir:PATH"
+            f"({type(error).__name__}). Behind a mirror set HF_ENDPOINT; without a network give "
+            "--model local-dir:PATH, or train from scratch (--no-pretrained)"
         )
     return f"cannot build {name}: {text}"

@@ -69,7 +69,7 @@ class Section:
 
 def page(title: str, lines: Sequence[str], sections: Sequence[Section]) -> str:
     """The whole document."""
-    head = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    head = "".join(f"<p>{_text(line)}</p>" for line in lines)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -87,16 +87,21 @@ def thumbnail(picture: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
+def _text(text: str) -> str:
+    """Escaped; a number and its % stay on one line."""
+    return escape(text).replace(" %", "&nbsp;%")
+
+
 def _section(section: Section) -> str:
     mark = ' class="serious"' if section.serious else ""
     pairs = " pairs" if any(len(card.pictures) > 1 for card in section.cards) else ""
     cards = f'<div class="cards{pairs}">{"".join(map(_card, section.cards))}</div>' if section.cards else ""
-    text = "".join(f"<p>{escape(line)}</p>" for line in section.lines)
-    return f"<h2{mark}>{escape(section.title)}</h2>{text}{cards}"
+    text = "".join(f"<p>{_text(line)}</p>" for line in section.lines)
+    return f"<h2{mark}>{_text(section.title)}</h2>{text}{cards}"
 
 
 def _card(card: Card) -> str:
     shown = "".join(f'<img alt="" src="{thumbnail(picture)}">' for picture in card.pictures)
-    lines = "".join(f"<i>{escape(line)}</i>" for line in card.lines)
-    title = f"<b>{escape(card.title)}</b>"
+    lines = "".join(f"<i>{_text(line)}</i>" for line in card.lines)
+    title = f"<b>{_text(card.title)}</b>"
     return f'<figure class="card"><div class="shown">{shown}</div><figcaption>{title}{lines}</figcaption></figure>'

@@ -167,7 +167,8 @@ class DoctorOptions(FeatureFlags, DatasetFlags):
     """
 
     model: Annotated[str | None, NONE] = None
-    """With a model: its features find near copies that a look at the pixels misses; and advice on batch and memory."""
+    """With a model: its features find near copies that a look at the pixels misses; and advice on time and, on a
+    GPU, memory."""
     output: Annotated[Path | None, _PAGE] = None
     """Page to write."""
     fix: Annotated[Path | None, NONE] = None

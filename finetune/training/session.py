@@ -132,6 +132,18 @@ def quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
+def precision_of(config: RunConfig, heavy_head: bool) -> str:
+    """Lightning's name of the precision that a training has.
+
+    Args:
+        config: Its settings.
+        heavy_head: Whether what stands on the backbone does much of the work, as a decoder does; then the whole
+            network decides what `--precision auto` means, else the backbone.
+    """
+    depthwise = functools.partial(models.is_depthwise, config.model)
+    return hardware.precision(config.precision, config.accelerator, (lambda: False) if heavy_head else depthwise)
+
+
 class EpochBar(TQDMProgressBar):
     """Counts epochs from 1, as all else that is printed; what an epoch came to is a line of the log."""
 
@@ -180,8 +192,7 @@ class Session:
         chosen: list[L.Callback] = [DropBlockSchedule(config.drop_block)] if config.drop_block else []
         chosen += [EMA(config.ema)] if config.ema else []
         chosen += [StepLog(self.epochs)] if config.logger != "none" else []
-        depthwise = functools.partial(models.is_depthwise, config.model)
-        precision = hardware.precision(config.precision, config.accelerator, depthwise)
+        precision = precision_of(config, heavy_head=False)
         if config.caches_features and config.precision == "auto":
             precision = "32-true"  # a classifier alone has nothing to gain from less
         self.feature_seconds: float | None = None
@@ -218,7 +229,7 @@ class Session:
         strategy = self.trainer.strategy
         if config.precision != "auto" or not task.heavy_head or type(strategy.precision_plugin) is not Precision:
             return
-        if hardware.precision("auto", config.accelerator) == "bf16-mixed":
+        if precision_of(config, heavy_head=True) == "bf16-mixed":
             strategy.precision_plugin = MixedPrecision("bf16-mixed", "cpu")
             self.precision = str(self.trainer.precision)
 

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import tarfile
 
 import numpy as np
@@ -43,15 +44,23 @@ def parquet(numbers, bad=(), unlabelled=(), declared=True):
     return buffer.getvalue()
 
 
-def tar(numbers):
+def tar(numbers, members=None):
+    """A WebDataset; `members` of a number are what lies beside its picture, by suffix."""
+    members = members or (lambda number: {"cls": str(number % 3)})
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for number in numbers:
-            for name, data in ((f"{number:05}.png", picture(number)), (f"{number:05}.cls", str(number % 3).encode())):
-                member = tarfile.TarInfo(name)
+            beside = {suffix: text.encode() for suffix, text in members(number).items()}
+            for suffix, data in ({"png": picture(number)} | beside).items():
+                member = tarfile.TarInfo(f"{number:05}.{suffix}")
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
+
+
+def tar_of_json(numbers):
+    """A WebDataset whose classes are names in its JSON; a picture whose number has a 7 has none."""
+    return tar(numbers, lambda n: {"json": json.dumps({"label": None if "7" in str(n) else CLASSES[n % 3], "n": n})})
 
 
 def write(folder, make=parquet, suffix="parquet", sizes=SHARDS):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -22,10 +21,10 @@ from finetune.settings.data_verbs import DoctorOptions
 from finetune.settings.options import LOADER, fields
 from finetune.task import Task
 from finetune.tasks import registry
-from finetune.training import hardware
-from finetune.training.session import make_trainer, quiet
+from finetune.training.session import make_trainer, precision_of, quiet
 
 _IMAGES, _STEPS = 8, 3
+_FORWARD = 1 / 3  # of the time that an image takes in training: no gradients
 LONG = 60
 """Minutes from which on something quicker is named."""
 
@@ -39,9 +38,12 @@ def of(name: str, data: LabelledImages, options: DoctorOptions) -> Iterator[Find
     except (FinetuneError, RuntimeError) as error:  # of a model that the task cannot have, or out of memory
         yield Finding("advice", "note", f"no advice on {name}: {' '.join(str(error).split())[:300]}")
         return
-    images = data.splits.counts()["train"]
+    counts = data.splits.counts()
+    if steps.timed < 1:
+        yield Finding("advice", "note", f"no advice on {name}: {counts['train']} images are too few to time a step")
+        return
     speed = _IMAGES / steps.seconds
-    minutes = images * (config.epochs or 1) / speed / 60
+    minutes = (counts["train"] + counts["validation"] * _FORWARD) * (config.epochs or 1) / speed / 60
     title = (
         f"{name}, {parameters / 1e6:.1f} million parameters, at {size} pixels: about {speed:.3g} images/s in training "
         f"on {steps.device}, {_duration(minutes)} for the preset's {config.epochs} epochs"
@@ -52,8 +54,10 @@ def of(name: str, data: LabelledImages, options: DoctorOptions) -> Iterator[Find
 def _lines(steps: _Steps, minutes: float, task: Task) -> Iterator[str]:
     if steps.bytes_an_image:
         free, _ = torch.cuda.mem_get_info()
+        free += torch.cuda.memory_reserved() - steps.kept  # what these steps took of it is there for a training again
         fits = int(0.8 * free / steps.bytes_an_image)
         yield f"about {steps.bytes_an_image / 2**20:.0f} MiB an image: {fits} fit at a time (--device-batch-size)"
+        yield f"measured in batches of {_IMAGES}; larger ones are faster on a GPU"
     if minutes > LONG and "freeze" not in task.refused:
         yield "--freeze backbone trains the last layers alone, in much less time"
 
@@ -89,10 +93,8 @@ def _trained(config: RunConfig, data: LabelledImages, task: Task) -> tuple[int, 
     images = task.data_module(some, data_config, balance=False, **loading | {"batch_size": _IMAGES})
     learner = task.learner(config, images, network, task.baseline(config))
     steps = _Steps()
-    depthwise = functools.partial(models.is_depthwise, config.model)
-    precision = hardware.precision(config.precision, config.accelerator, depthwise)
     with quiet():
-        trainer = make_trainer(config.accelerator, "1", [steps], precision, max_epochs=1)
+        trainer = make_trainer(config.accelerator, "1", [steps], precision_of(config, task.heavy_head), max_epochs=1)
         trainer.limit_val_batches = 0
         trainer.fit(learner.module, learner.loader)
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -104,14 +106,21 @@ class _Steps(L.Callback):
 
     Attributes:
         device: Where they were done.
-        seconds: Of the fastest but the first.
+        seconds: Of one of them in the mean, the first left out, which makes ready.
+        timed: How many these are.
         bytes_an_image: On a GPU, besides weights and what the optimizer keeps; else 0.
     """
 
     def __init__(self) -> None:
-        self.device, self.seconds, self.bytes_an_image = "", float("inf"), 0.0
-        self.ended: float | None = None
+        self.device, self.bytes_an_image = "", 0.0
+        self.began = self.ended = 0.0
+        self.timed = -1
         self.kept = 0
+
+    @property
+    def seconds(self) -> float:
+        """The mean, of at least one."""
+        return (self.ended - self.began) / self.timed
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """One more step."""
@@ -119,10 +128,10 @@ class _Steps(L.Callback):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
             peak = torch.cuda.max_memory_allocated(device)
-            self.bytes_an_image = (peak - self.kept) / _IMAGES if self.ended is not None else 0.0
+            self.bytes_an_image = (peak - self.kept) / _IMAGES if self.ended else 0.0
             torch.cuda.reset_peak_memory_stats(device)
             self.kept = torch.cuda.memory_allocated(device)
-        now = time.perf_counter()
-        self.seconds = min(self.seconds, float("inf") if self.ended is None else now - self.ended)
-        self.device, self.ended = device.type, now
+        self.device, self.ended = device.type, time.perf_counter()
+        self.began = self.began or self.ended
+        self.timed += 1
         trainer.should_stop = trainer.global_step > _STEPS

@@ -262,8 +262,8 @@ def _write(found: Diagnosis, options: DoctorOptions) -> None:
 
 
 def _told(one: Finding) -> list[str]:
-    """A note, which needs no heading of its own."""
-    return [f"{one.title[:1].upper()}{one.title[1:]}", *one.lines]
+    """A note, which needs no heading of its own; what begins with a task's or a model's name stays as it is."""
+    return [one.title if one.key in ("task", "advice") else f"{one.title[:1].upper()}{one.title[1:]}", *one.lines]
 
 
 def _section(one: Finding, found: Diagnosis) -> Section:

@@ -106,6 +106,8 @@ def _write(
         f"features of {options.model} that has not seen the image. The least credible first, given and suggested.",
         "Look at each: a rare view of a class, or two classes in one picture, looks like an error too.",
     ]
+    if len(likely) > len(first):
+        lines.append(f"The first {len(first)} are shown; --show shows more, --csv and --json have all.")
     section = Section("Likely label errors", [] if cards else ["None."], cards)
     write_text(path, study_page.page(f"Labels of {data.source.id}", lines, [section]))
     log.info(f"page: {path}")

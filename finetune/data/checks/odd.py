@@ -61,4 +61,5 @@ def _some(
     places = np.flatnonzero(which)
     if len(places):
         shown = places[np.argsort(order[places], kind="stable")][:SHOWN]
-        yield Finding(key, severity, title.format(len(places)), images=tuple((int(place),) for place in shown))
+        said = (f"the {SHOWN} most so are shown",) if len(places) > SHOWN else ()
+        yield Finding(key, severity, title.format(len(places)), said, images=tuple((int(place),) for place in shown))

@@ -145,6 +145,23 @@ def test_a_dry_run_says_all_and_writes_nothing(hub, model, capsys):
     assert not hub.repositories()
 
 
+def test_a_dry_run_needs_no_token_and_asks_as_nobody(hub, model, monkeypatch, capsys):
+    hub.add_model("owner/tiny", {"config.json": b"{}", "a.txt": b"a"})
+    before = hub.head("owner/tiny").sha
+    monkeypatch.delenv("HF_TOKEN")
+    assert publish(model, "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "no token: a private repository looks as if there were none" in said
+    assert re.search(r"changed +\S+ \S+  config.json", said)
+    assert re.search(r"kept +a.txt", said)
+    assert "dry run: nothing was written" in said
+    assert [request.method for request in hub.requests] == ["GET"] * len(hub.requests) != []
+    assert not [request for request in hub.requests if "whoami" in request.path]
+    assert hub.head("owner/tiny").sha == before
+    assert publish(model) == 2  # what writes still wants one
+    assert "no token: publishing to owner/tiny needs one" in capsys.readouterr().err
+
+
 def test_a_branch_is_made_and_takes_the_commit(hub, model, capsys):
     hub.add_model("owner/tiny", {"a.txt": b"a"})
     assert publish(model, "--revision", "v2") == 0

@@ -17,7 +17,7 @@ from finetune.loading.stream_rows import Chunk, merged, parts, shuffled
 from finetune.tasks.classification.task import CLASSIFICATION
 from finetune.training import launch
 from tests.finetune.ranks import ranks
-from tests.finetune.streams import number, parquet, shards, write
+from tests.finetune.streams import CLASSES, number, parquet, shards, tar_of_json, write
 
 NAMES = {"train_split": "train", "val_split": "validation", "test_split": "test"}
 NUMBERS = {split: list(itertools.chain(*numbers)) for split, numbers in shards().items()}
@@ -238,6 +238,22 @@ def test_what_cannot_be_used_is_left_out_and_said(tmp_path, caplog):
     assert len([line for line in said if "'validation'" in line]) == 1
     assert "left out of 'train' so far: 1 images that do not decode (row 3 of shard 0: " in said[-2]
     assert said[-2].endswith("2 rows without a label")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_json_of_a_webdataset_is_columns_of_its_stream(tmp_path, workers):
+    folder = write(tmp_path, tar_of_json, "tar")
+    data = stream_source.prepare(str(folder), CLASSIFICATION, **NAMES, classes=",".join(CLASSES))
+    module = StreamDataModule(data, steps_per_epoch=100, image_size=32, batch_size=6, workers=workers, hflip=0.0)
+    trained = [n for batch in numbers(module.train_dataloader()) for n in batch]
+    seen = [n for batch in numbers(module.test_dataloader()) for n in batch]
+    module.teardown("fit")
+    labelled = {role: [n for n in of if "7" not in str(n)] for role, of in NUMBERS.items()}
+    assert len(trained) == len(set(trained)) == len(labelled["train"]) // 6 * 6
+    assert set(trained) <= set(labelled["train"])
+    assert sorted(seen) == labelled["test"]
+    assert data.splits.parts["test"].targets.tolist() == [n % 3 for n in seen]
+    assert {role: len(rows) for role, rows in data.left_out.items()} == {"train": 4, "test": 1}
 
 
 def test_images_are_found_again_by_their_places(folder):

@@ -11,11 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.errors import ConfigError, ModelError
-from finetune.export import formats
+from finetune.export import exported, formats
 from finetune.export.formats import Format
-from finetune.export.network import Array
-from finetune.loading.cores import available_cores
+from finetune.export.network import Array, Network
 from finetune.networks import model_names
 from finetune.tasks.detection import saving
 from finetune.tasks.detection.exporting.graph import outputs
@@ -63,23 +61,18 @@ def opened(model: str | Path, accelerator: str) -> Finder:
 
 
 def _of_file(form: Format, path: Path, accelerator: str) -> Finder:
-    if accelerator not in ("auto", "cpu"):
-        raise ConfigError(
-            f"--accelerator {accelerator}: {form.library} runs {path.name} on the CPU; give the run itself"
-        )
-    network = form.open(path, "32", min(torch.get_num_threads(), available_cores()), 1)
-    try:
-        about = {name: json.loads(network.metadata[name]) for name in ("classes", "threshold", "temperature")}
-        layout = Layout.from_json(json.loads(network.metadata["layout"]))
-        if network.named is None or len(about["classes"]) != layout.num_classes or not 0 <= about["threshold"] <= 1:
-            raise ValueError("values that cannot be")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{path}: expected metadata that say how to prepare an image, the classes and the threshold, got "
-            f"{', '.join(network.metadata) or 'none'}; use a file that `{form.command}` has written, or the run itself"
-        ) from error
-    run = network.named
+    says = "how to prepare an image, the classes and the threshold"
+    _, (run, layout, about) = exported.opened(form, path, accelerator, says, _known)
     return Finder(path.parent, layout, about, torch.device("cpu"), lambda image, size: _found(run, layout, image, size))
+
+
+def _known(network: Network) -> tuple[Callable[[Array], dict[str, Array]], Layout, dict[str, Any]]:
+    """What runs it, the detector's layout, and `about` of a finder."""
+    about = {name: json.loads(network.metadata[name]) for name in ("classes", "threshold", "temperature")}
+    layout = Layout.from_json(json.loads(network.metadata["layout"]))
+    if network.named is None or len(about["classes"]) != layout.num_classes or not 0 <= about["threshold"] <= 1:
+        raise ValueError("values that cannot be")
+    return network.named, layout, about
 
 
 def _found(

@@ -6,12 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from finetune.errors import ConfigError, ModelError
-from finetune.export.exported import ExportedModule
+from finetune.export import exported
 from finetune.export.formats import Format
-from finetune.loading.cores import available_cores
+from finetune.export.network import Network
 from finetune.tasks.segmentation.inputs import LONGEST
 from finetune.tasks.segmentation.network import MULTIPLE, SegmentationNetwork
 
@@ -30,24 +27,8 @@ def read(form: Format, path: Path, accelerator: str) -> SegmentationNetwork:
         ConfigError: The library is not installed, or there is no such accelerator for it.
         ModelError: There is no such file, the library cannot run it, or it does not say how to use it.
     """
-    if accelerator not in ("auto", "cpu"):
-        raise ConfigError(
-            f"--accelerator {accelerator}: {form.library} runs {path.name} on the CPU; give the run itself"
-        )
-    network = form.open(path, "32", min(torch.get_num_threads(), available_cores()), 1)
-    try:
-        classes = tuple(str(name) for name in json.loads(network.metadata["classes"]))
-        temperature = float(json.loads(network.metadata["temperature"]))
-        tile = json.loads(network.metadata.get("tile", "null"))
-        how: dict[str, Any] = json.loads(network.metadata["preprocessing"])
-        known = all(isinstance(how[name], kind) for name, kind in _PREPROCESSING.items())
-        if not (classes and known and (how["multiple"], how["longest"]) == (MULTIPLE, LONGEST)):
-            raise ValueError("values that cannot be")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{path}: expected metadata that say how to prepare an image, and the classes, got "
-            f"{', '.join(network.metadata) or 'none'}; use a file that `{form.command}` has written, or the run itself"
-        ) from error
+    says = "how to prepare an image, and the classes"
+    network, (classes, temperature, tile, how) = exported.opened(form, path, accelerator, says, _known)
     size = how["image_size"]
     cfg: dict[str, Any] = {
         "input_size": (3, size, size),
@@ -57,6 +38,18 @@ def read(form: Format, path: Path, accelerator: str) -> SegmentationNetwork:
     }
     cfg |= {"interpolation": how["interpolation"], "mean": tuple(how["mean"]), "std": tuple(how["std"])}
     arguments = {"classes": len(classes), "encoder_name": ""}
-    made = SegmentationNetwork(ExportedModule(network), arguments, cfg, tile)
+    made = SegmentationNetwork(exported.ExportedModule(network), arguments, cfg, tile)
     made.classes, made.temperature = classes, temperature
     return made
+
+
+def _known(network: Network) -> tuple[tuple[str, ...], float, int | None, dict[str, Any]]:
+    """Classes, temperature, side of a tile in pixels, and how an image is prepared."""
+    classes = tuple(str(name) for name in json.loads(network.metadata["classes"]))
+    temperature = float(json.loads(network.metadata["temperature"]))
+    tile = json.loads(network.metadata.get("tile", "null"))
+    how: dict[str, Any] = json.loads(network.metadata["preprocessing"])
+    known = all(isinstance(how[name], kind) for name, kind in _PREPROCESSING.items())
+    if not (classes and known and (how["multiple"], how["longest"]) == (MULTIPLE, LONGEST)):
+        raise ValueError("values that cannot be")
+    return classes, temperature, tile, how

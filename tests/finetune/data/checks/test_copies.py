@@ -197,7 +197,7 @@ def test_rows_that_were_not_noted_are_decoded_and_the_others_are_kept():
     assert np.array_equal(looks.look(rows, "image", np.array([5, 0])).grey, every.grey[[5, 0]])
 
 
-@pytest.mark.parametrize(("dark", "severity"), [(1, "warning"), (10, "note")])
+@pytest.mark.parametrize(("dark", "severity"), [(1, "warning"), (10, "note"), (14, "note")])
 def test_a_second_kind_of_images_is_nothing_odd(dark, severity):
     shades = [60 + n for n in range(40)] + [230 + n for n in range(dark)]
     flat = np.full(len(shades), 0.2)
@@ -213,3 +213,5 @@ def test_a_second_kind_of_images_is_nothing_odd(dark, severity):
     assert found.severity == severity
     assert found.title.startswith(f"{dark} images much darker or brighter than the others")
     assert ("a kind of their own" in found.title) == (severity == "note")
+    assert found.lines == (("the 12 most so are shown",) if dark > 12 else ())
+    assert len(found.images) == min(dark, 12)
