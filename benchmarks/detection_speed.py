@@ -42,6 +42,7 @@ from finetune.tasks.detection import learning
 from finetune.tasks.detection.datamodule import DetectionDataModule, stored
 from finetune.tasks.detection.module import DetectionTask
 from finetune.tasks.detection.networks import build, losses
+from finetune.tasks.detection.networks.draws import Draws
 from finetune.training import hardware
 
 
@@ -104,7 +105,7 @@ def steps_of_both(module: DetectionDataModule, outputs: int, options: Options) -
     ours = ours.to(memory_format=torch.channels_last)
 
     def loss() -> Tensor:
-        parts = losses.of_batch(ours, images, targets, losses.Draws(images, 0, 0)).values()
+        parts = losses.of_batch(ours, images, targets, Draws(images, 0, 0)).values()
         return torch.stack([part.total / max(1.0, part.number) for part in parts]).sum()
 
     yield Candidate("ours", stepping(ours, loss, options))
@@ -132,7 +133,7 @@ def whole_of_both(data: LabelledImages, module: DetectionDataModule, options: Op
         for pixels, targets in module.train_dataloader():
             images = module.on_after_batch_transfer([pixels, targets], 0)[0]
             with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
-                parts = losses.of_batch(model, images, targets, losses.Draws(images, 0, 0)).values()
+                parts = losses.of_batch(model, images, targets, Draws(images, 0, 0)).values()
             optimizer.zero_grad()
             torch.stack([part.total / max(1.0, part.number) for part in parts]).sum().backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)

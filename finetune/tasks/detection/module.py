@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.tasks.detection.networks import finding, losses
+from finetune.tasks.detection.networks.draws import Draws
 from finetune.tasks.detection.networks.layout import Layout
 from finetune.tasks.detection.scores import DetectionScores
 from finetune.training.module import Batch, TaskModule
@@ -72,7 +73,7 @@ class DetectionTask(TaskModule):
 
     def training_loss(self, pixels: Any, targets: Any) -> Tensor:
         """Sum of the losses, in such a measure that its weight by images gives the division by the global counts."""
-        draws = losses.Draws(pixels, self.hparams["seed"], self.current_epoch)
+        draws = Draws(pixels, self.hparams["seed"], self.current_epoch)
         parts = losses.of_batch(self.model, pixels, targets, draws)
         here = torch.tensor([len(pixels), *(part.number for part in parts.values())], dtype=torch.float64)
         images, *counts = self._over_all(here).tolist()

@@ -10,7 +10,6 @@ and `fcos.py` in https://github.com/pytorch/vision.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +22,10 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import box_iou
 
 from finetune.tasks.detection.networks.cascade import OVERLAPS, CascadeHeads
+from finetune.tasks.detection.networks.draws import Draws
 from finetune.tasks.detection.networks.layout import Layout
+from finetune.tasks.detection.networks.one_stage import of_one_stage
+from finetune.tasks.detection.networks.parts import Part, exact
 from finetune.tasks.detection.networks.pooling import pool
 
 Target = dict[str, Any]
@@ -37,54 +39,6 @@ MASKED = 32
 Mask R-CNN (https://arxiv.org/abs/1703.06870) takes all, up to 128 of 512: on CPUs their masks cost more than all else,
 and tell less the more of them are of one object. The loss is a mean over regions, so that its expectation stays.
 """
-
-
-class Part(NamedTuple):
-    """One of the losses of a batch: `total` of its terms, and their `number`, which it is divided by."""
-
-    total: Tensor
-    number: float
-
-
-class Draws:
-    """The random choices of one step, of (entropy, image): the same on any number of processes.
-
-    Args:
-        images: float32 `[3, h, w]`, as they come from the loader: what tells one from another.
-        entropy: Of the run and the epoch.
-    """
-
-    def __init__(self, images: Sequence[Tensor], *entropy: int) -> None:
-        said = " ".join(map(str, entropy)).encode()
-        self.generators = []
-        for image in images:
-            sample = image.detach()[:, ::16, ::16].float().contiguous().cpu()
-            generator = torch.Generator().manual_seed(zlib.crc32(sample.numpy().tobytes(), zlib.crc32(said)))
-            self.generators.append(generator)
-
-    def sample(self, labels: Sequence[Tensor], sampler: Any) -> list[Tensor]:
-        """Places of some positives and negatives of each image, as torchvision's sampler takes them, ascending.
-
-        Args:
-            labels: For each image `[n]`: above 0 positive, 0 negative, below 0 neither.
-            sampler: torchvision's `BalancedPositiveNegativeSampler`, whose numbers count.
-        """
-        return [self._sample(of_image, sampler, number) for number, of_image in enumerate(labels)]
-
-    def _sample(self, labels: Tensor, sampler: Any, number: int) -> Tensor:
-        positive, negative = torch.where(labels >= 1)[0], torch.where(labels == 0)[0]
-        most = int(sampler.batch_size_per_image * sampler.positive_fraction)
-        chosen = self._few(positive, most, number)
-        others = self._few(negative, sampler.batch_size_per_image - len(chosen), number)
-        return torch.cat([chosen, others]).sort().values
-
-    def _few(self, places: Tensor, most: int, number: int) -> Tensor:
-        order = torch.randperm(len(places), generator=self.generators[number])[:most]
-        return places[order.to(places.device)]
-
-    def few(self, places: Sequence[Tensor], most: int) -> list[Tensor]:
-        """At most so many of each image's places, ascending."""
-        return [self._few(of_image, most, number).sort().values for number, of_image in enumerate(places)]
 
 
 def together(model: nn.Module, images: Sequence[Tensor]) -> ImageList:
@@ -108,21 +62,13 @@ def of_batch(model: nn.Module, images: Sequence[Tensor], targets: Sequence[Targe
     layout: Layout = described.layout
     batch = together(model, images)
     features = described.backbone(batch.tensors)
-    features = {name: _exact(one) for name, one in features.items()}
+    features = {name: exact(one) for name, one in features.items()}
     truth = [dict(target, labels=target["labels"] + layout.background) for target in targets]
     if layout.one_stage:
-        return _one_stage(described, layout, batch, list(features.values()), truth)
+        return of_one_stage(described, layout, batch, list(features.values()), truth)
     proposals, parts = _regions(described.rpn, batch, features, truth, draws)
     heads = _cascade if isinstance(described.roi_heads, CascadeHeads) else _heads
     return parts | heads(described.roi_heads, features, proposals, batch.image_sizes, truth, draws)
-
-
-def _exact(values: Tensor) -> Tensor:
-    """What a network gives, in float32 at least: in bfloat16 a box at 300 pixels moves in steps of two.
-
-    torchvision decodes boxes in the type of their corrections, which mixed precision makes half as wide.
-    """
-    return values if values.dtype == torch.float64 else values.float()
 
 
 def _regions(
@@ -130,7 +76,7 @@ def _regions(
 ) -> tuple[list[Tensor], dict[str, Part]]:
     """Regions that the second stage looks at, and the losses of the network that proposes them."""
     maps = list(features.values())
-    objectness, corrections = ([_exact(level) for level in of] for of in rpn.head(maps))
+    objectness, corrections = ([exact(level) for level in of] for of in rpn.head(maps))
     anchors = rpn.anchor_generator(batch, maps)
     per_level = [level[0].numel() for level in objectness]
     objectness, corrections = concat_box_prediction_layers(objectness, corrections)
@@ -198,7 +144,7 @@ def _heads(
     """Losses of Fast R-CNN's head, and of Mask R-CNN's where there is one."""
     chosen = _choose(heads, proposals, targets, heads.proposal_matcher, draws)
     pooled = pool(heads.box_roi_pool, features, chosen.boxes, sizes)
-    logits, corrections = map(_exact, heads.box_predictor(heads.box_head(pooled)))
+    logits, corrections = map(exact, heads.box_predictor(heads.box_head(pooled)))
     labels = torch.cat(chosen.labels)
     own = corrections.view(len(labels), -1, 4)
     positive = torch.where(labels > 0)[0]
@@ -226,7 +172,7 @@ def _cascade(
     chosen = first = _choose(heads, proposals, targets, heads.matchers[0], draws)
     for number in range(len(OVERLAPS)):
         pooled = pool(heads.box_roi_pool, features, chosen.boxes, sizes)
-        logits, corrections = map(_exact, heads.stage(number, pooled))
+        logits, corrections = map(exact, heads.stage(number, pooled))
         labels = torch.cat(chosen.labels)
         positive = torch.where(labels > 0)[0]
         wanted = torch.cat(heads.coders[number].encode(chosen.wanted, chosen.boxes))
@@ -259,7 +205,7 @@ def _masks(
         return {}
     positive = draws.few([torch.where(labels > 0)[0] for labels in chosen.labels], MASKED)
     boxes = [of[keep] for of, keep in zip(chosen.boxes, positive, strict=True)]
-    logits = _exact(heads.mask_predictor(heads.mask_head(pool(heads.mask_roi_pool, features, boxes, sizes))))
+    logits = exact(heads.mask_predictor(heads.mask_head(pool(heads.mask_roi_pool, features, boxes, sizes))))
     labels = torch.cat([of[keep] for of, keep in zip(chosen.labels, positive, strict=True)])
     if not len(labels):  # the same graph as with objects
         return {"mask": Part(logits.sum() * 0, 0)}
@@ -273,46 +219,3 @@ def _masks(
     )
     own = logits[torch.arange(len(labels), device=labels.device), labels]
     return {"mask": Part(F.binary_cross_entropy_with_logits(own, wanted, reduction="sum"), wanted.numel())}
-
-
-def _one_stage(
-    model: Any, layout: Layout, batch: ImageList, maps: list[Tensor], targets: list[Target]
-) -> dict[str, Part]:
-    """Losses of FCOS and RetinaNet: torchvision's sums, which it divides by the objects of a batch, or of an image."""
-    found = {name: _exact(of) for name, of in model.head(maps).items()}
-    anchors = model.anchor_generator(batch, maps)
-    if layout.detector == "retinanet":
-        losses = model.compute_loss(targets, found, anchors)  # a mean over images of what each is divided by itself
-        return {name: Part(loss * len(targets), len(targets)) for name, loss in losses.items()}
-    return _fcos(model, found, anchors, [one.shape[2] * one.shape[3] for one in maps], targets)
-
-
-def _fcos(
-    model: Any, found: dict[str, Tensor], anchors: list[Tensor], per_level: list[int], targets: list[Target]
-) -> dict[str, Part]:
-    """Torchvision's losses of FCOS, which divide by the points on objects: these are counted on their way."""
-    head = _CountingHead(model.head)
-    of_anyone: Any = type(model)
-    losses = of_anyone.compute_loss(_WithHead(model.center_sampling_radius, head), targets, found, anchors, per_level)
-    return {name: Part(loss * max(1, head.points), head.points) for name, loss in losses.items()}
-
-
-class _WithHead(NamedTuple):
-    """What `FCOS.compute_loss` needs of its model."""
-
-    center_sampling_radius: float
-    head: Any
-
-
-class _CountingHead:
-    """torchvision's `FCOSHead`, and the points on objects that it was given."""
-
-    def __init__(self, head: Any) -> None:
-        self.head, self.points = head, 0
-
-    def compute_loss(
-        self, targets: list[Target], found: dict[str, Tensor], anchors: list[Tensor], matched: list[Tensor]
-    ) -> Any:
-        """As the head."""
-        self.points = sum(int((of_image >= 0).sum()) for of_image in matched)
-        return self.head.compute_loss(targets, found, anchors, matched)

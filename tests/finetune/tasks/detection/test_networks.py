@@ -10,6 +10,7 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from finetune.errors import ModelError
 from finetune.tasks.detection.networks import anchors, build, cascade, finding, losses
+from finetune.tasks.detection.networks.draws import Draws
 from finetune.tasks.detection.reads.masks import decoded
 from tests.finetune.tasks.detection.small import small
 
@@ -48,7 +49,7 @@ def test_every_parameter_has_a_gradient_with_and_without_objects(kind):
     model = detector(kind).train()
     for truth in (SOME, NONE):
         model.zero_grad()
-        parts = losses.of_batch(model, images(), truth, losses.Draws(images(), 0))
+        parts = losses.of_batch(model, images(), truth, Draws(images(), 0))
         torch.stack([part.total / max(1, part.number) for part in parts.values()]).sum().backward()
         assert [name for name, of in model.named_parameters() if of.grad is None] == []
         assert all(torch.isfinite(of.grad).all() for of in model.parameters())
@@ -78,10 +79,10 @@ def test_losses_are_torchvision_s(kind):
     """Its own forward in train mode, on images of the same size, with the same anchors and regions drawn."""
     model = detector(kind).train()
     first = 0 if kind in ("fcos", "retinanet") else 1
-    parts = losses.of_batch(model, images(), SOME, losses.Draws(images(), 0))
+    parts = losses.of_batch(model, images(), SOME, Draws(images(), 0))
     ours = {name: float((part.total / part.number).detach()) for name, part in parts.items()}
     if first:
-        draws = losses.Draws(images(), 0)
+        draws = Draws(images(), 0)
         model.rpn.fg_bg_sampler = Fixed(model.rpn.fg_bg_sampler, draws)
         model.roi_heads.fg_bg_sampler = Fixed(model.roi_heads.fg_bg_sampler, draws)
     model.transform.normalize = lambda image: image
@@ -119,11 +120,11 @@ def test_draws_depend_on_the_image_and_the_epoch_alone():
     one, two = images()
     labels = torch.cat([torch.ones(300), torch.zeros(700)])
     sampler = BalancedPositiveNegativeSampler(256, 0.5)
-    alone = losses.Draws([two], 0, 1).sample([labels], sampler)[0]
-    second = losses.Draws([one, two], 0, 1).sample([labels, labels], sampler)
+    alone = Draws([two], 0, 1).sample([labels], sampler)[0]
+    second = Draws([one, two], 0, 1).sample([labels, labels], sampler)
     assert torch.equal(alone, second[1])
     assert not torch.equal(alone, second[0])
-    assert not torch.equal(alone, losses.Draws([two], 0, 2).sample([labels], sampler)[0])
+    assert not torch.equal(alone, Draws([two], 0, 2).sample([labels], sampler)[0])
     assert (labels[alone] == 1).sum() == 128
     assert len(alone) == 256
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from finetune.tasks.detection.networks import build, losses
+from finetune.tasks.detection.networks.draws import Draws
 
 KINDS = ("faster-rcnn", "mask-rcnn", "cascade-rcnn", "fcos", "retinanet")
 
@@ -36,7 +37,7 @@ def test_losses_of_thin_objects_are_finite_and_near_those_of_float32(kind, monke
 
     def of(narrow):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=narrow):
-            parts = losses.of_batch(model, images, targets, losses.Draws(images, 0))
+            parts = losses.of_batch(model, images, targets, Draws(images, 0))
         return {name: part.total / max(1.0, part.number) for name, part in parts.items()}
 
     exact, mixed = of(False), of(True)

@@ -6,6 +6,7 @@ import torch
 from finetune.tasks.detection import learning
 from finetune.tasks.detection.learning import Sample
 from finetune.tasks.detection.networks import build, losses
+from finetune.tasks.detection.networks.draws import Draws
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_masks_are_learnt_on_some_of_the_regions(monkeypatch):
 
     def part(entropy):
         with torch.no_grad():
-            return losses.of_batch(model, images, [many, few], losses.Draws(images, entropy))["mask"]
+            return losses.of_batch(model, images, [many, few], Draws(images, entropy))["mask"]
 
     drawn = [part(entropy) for entropy in range(8)]
     side = 28 * 28
