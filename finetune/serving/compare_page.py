@@ -9,6 +9,7 @@ from finetune.serving import sheet
 from finetune.serving.html import escape
 
 _SIDES = {"only_model": "Only {model} is right", "only_reference": "Only {reference} is right"}
+_AHEAD = {"ahead_model": "{model} is ahead", "ahead_reference": "{reference} is ahead"}
 
 
 def page(found: Mapping[str, Any], pictures: Sequence[Mapping[str, Sequence[Mapping[str, Any]]]]) -> str:
@@ -57,6 +58,19 @@ def _comparison(found: Mapping[str, Any], comparison: Mapping[str, Any], shown: 
         if side in comparison:
             parts.append(f"<h3>{escape(title.format(**names))}: {len(comparison[side])} images</h3>")
             parts.append(sheet.pictures([(one["image"], _caption(one)) for one in shown.get(side, ())]))
+    return [*parts, *_ahead(comparison, names, shown)]
+
+
+def _ahead(comparison: Mapping[str, Any], names: Mapping[str, str], shown: Mapping[str, Any]) -> list[str]:
+    """The furthest first, of a score of each image."""
+    if "images" not in comparison:
+        return []
+    of, parts = comparison["images"], []
+    for side, title in _AHEAD.items():
+        parts.append(f"<h3>{escape(title.format(**names))}: {of[side]} images</h3>")
+        if shown.get(side):
+            parts.append(sheet.paragraph(f"By {of['title']}, in brackets; the largest differences first.", "quiet"))
+            parts.append(sheet.pictures([(one["image"], _caption(one)) for one in shown[side]]))
     return parts
 
 
@@ -66,4 +80,4 @@ def _difference(of: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _caption(one: Mapping[str, Any]) -> list[str]:
-    return [f"{one['class']}", f"reference: {one['reference']}", f"model: {one['model']}", str(one["file"])]
+    return [f"true: {one['class']}", f"reference: {one['reference']}", f"model: {one['model']}", str(one["file"])]
