@@ -317,8 +317,7 @@ def _shown(
     shown = []
     for one, place, value, file in zip(found, places, values, files, strict=True):
         said = {"reference": reference.first.said[place], "model": other.first.said[place]}
-        if isinstance(one, Mapping):
-            said = {side: f"{text} ({one[side]:.4g})" for side, text in said.items()}
-        row = int(compared.data.splits.parts["test"].rows[place])
-        shown.append({"image": value, "file": file or f"row {row}", "class": reference.first.true[place], **said})
+        scores = {side: one[side] for side in said} if isinstance(one, Mapping) else {}
+        name = file or f"row {int(compared.data.splits.parts['test'].rows[place])}"
+        shown.append({"image": value, "file": name, "class": reference.first.true[place], **said, "scores": scores})
     return shown

@@ -104,7 +104,8 @@ def _comparison(reference: Entry, other: Entry, scores: Sequence[Score], seed: i
         if of.key in drawn:
             difference = ours[of.key][0] - theirs[of.key][0]
             ends = _interval(reference, other, of, drawn[of.key], difference, level)
-            metrics[of.key] = {"difference": difference, "interval": list(ends), "verdict": verdict(ends, of.higher)}
+            said = verdict(ends, of.higher)
+            metrics[of.key] = {"title": of.title, "difference": difference, "interval": list(ends), "verdict": said}
     entry: dict[str, Any] = {"model": other.name, "metrics": metrics}
     entry["per_class"] = per_class(reference, other, seed, level)
     mine, others = other.first.right, reference.first.right
@@ -221,7 +222,7 @@ def per_class(reference: Entry, other: Entry, seed: int, level: float) -> list[d
     rows: list[dict[str, Any]] = []
     for name, shown in zip(reference.first.names, reference.first.shows.T, strict=True):
         here = shown & known
-        if here.sum() < FEWEST:
+        if here.sum() < FEWEST or here.sum() == known.sum():  # of all images the scores themselves are compared
             continue
         difference = ours[here] - theirs[here]
         rows.append(
