@@ -130,7 +130,8 @@ def robustness(asker: Asker, seen: ImageRows, places: np.ndarray, deadline: floa
 
 def _held(seen: ImageRows, places: np.ndarray) -> list[tuple[Pixels, Any]]:
     """Decoded batches of as many of the images as there is memory for."""
-    found, pixels = [], 0
+    found: list[tuple[Pixels, Any]] = []
+    pixels = 0
     for batch in batches(places, batch_size(seen, int(places[0]))):
         found.append(seen[batch])
         pixels += sum(one.shape[-2] * one.shape[-1] for one in found[-1][0])
