@@ -66,16 +66,16 @@ def _comparison(found: Mapping[str, Any], comparison: Mapping[str, Any], shown: 
         if side in comparison:
             parts.append(f"<h3>{escape(title.format(**names))}: {len(comparison[side])} images</h3>")
             parts.append(sheet.pictures([(one["image"], _caption(one)) for one in shown.get(side, ())]))
-    return [*parts, *_ahead(comparison, names, shown)]
+    return [*parts, *_ahead(comparison, names, shown, found["images"])]
 
 
-def _ahead(comparison: Mapping[str, Any], names: Mapping[str, str], shown: Mapping[str, Any]) -> list[str]:
+def _ahead(comparison: Mapping[str, Any], names: Mapping[str, str], shown: Mapping[str, Any], images: int) -> list[str]:
     """The furthest first, of a score of each image."""
     if "images" not in comparison:
         return []
     of, parts = comparison["images"], []
     for side, title in _AHEAD.items():
-        parts.append(f"<h3>{escape(title.format(**names))}: {of[side]} images</h3>")
+        parts.append(f"<h3>{escape(title.format(**names))}: {of[side]} of {images} images</h3>")
         if shown.get(side):
             parts.append(
                 sheet.paragraph(

@@ -33,7 +33,7 @@ def lines(found: Mapping[str, Any], scores: Sequence[Score]) -> list[str]:
             pair = (values[name][key] for name in (found["reference"], comparison["model"]))
             numbers = "".join(f"{value:>11.4f}" for value in pair)
             said.append(f"{titles[key]:20}{numbers}{of['difference']:>+12.4f}{ends:>22}  {of['verdict']}")
-        said += list(_in_words(comparison, found["reference"]))
+        said += list(_in_words(comparison, found["reference"], found["images"]))
     spread = [model for model in found["models"] if model["sd"]]
     for model in spread:
         each = ", ".join(f"{titles[key]} {sd:.4f}" for key, sd in model["sd"].items())
@@ -41,7 +41,7 @@ def lines(found: Mapping[str, Any], scores: Sequence[Score]) -> list[str]:
     return [*said, "", found["method"], *found["remarks"]]
 
 
-def _in_words(comparison: Mapping[str, Any], reference: str) -> Iterator[str]:
+def _in_words(comparison: Mapping[str, Any], reference: str, images: int) -> Iterator[str]:
     first = next(iter(comparison["metrics"].values()))["verdict"]
     says = "a tie, no difference is shown" if first == TIE else f"{comparison['model']} is {first}"
     yield f"at 95 %: {says}"
@@ -50,7 +50,7 @@ def _in_words(comparison: Mapping[str, Any], reference: str) -> Iterator[str]:
             f"only {comparison['model']} is right on {test['only_model']} images, only {reference} on "
             f"{test['only_reference']} (McNemar, exact: p = {test['p']:.3g})"
         )
-    yield from _images(comparison, reference)
+    yield from _images(comparison, reference, images)
     apart = [row for row in comparison["per_class"] if row["verdict"] != "tie"]
     for row in apart:
         yield f"class {row['class']!r}: {row['difference']:+.4f} on {row['images']} images, {row['verdict']}"
@@ -58,7 +58,7 @@ def _in_words(comparison: Mapping[str, Any], reference: str) -> Iterator[str]:
         yield f"no class is shown to differ (Holm, {len(comparison['per_class'])} classes)"
 
 
-def _images(comparison: Mapping[str, Any], reference: str) -> Iterator[str]:
+def _images(comparison: Mapping[str, Any], reference: str, images: int) -> Iterator[str]:
     """Some of those that one is right on alone, or is the furthest ahead on."""
     names = {"model": comparison["model"], "reference": reference}
     for side, name in names.items():
@@ -73,7 +73,8 @@ def _images(comparison: Mapping[str, Any], reference: str) -> Iterator[str]:
             for one in comparison[f"ahead_{side}"][:NAMED]
         ]
         count = of[f"ahead_{side}"]
-        yield f"{of['title']}: {name} is ahead on {count} images{': ' if count else ''}{_listed(furthest, count)}"
+        listed = f": {_listed(furthest, count)}" if count else ""
+        yield f"{of['title']}: {name} is ahead on {count} of {images} images{listed}"
 
 
 def _where(one: int | Mapping[str, Any]) -> str:
