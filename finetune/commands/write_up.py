@@ -21,7 +21,8 @@ import cards
 from finetune.commands import evaluate_published, report, seeds, shares
 from finetune.commands.phases import Phases
 from finetune.commands.trained import Trained
-from finetune.commands.trust import leaks, weaknesses
+from finetune.commands.trust import leaks
+from finetune.commands.trust.failing import weaknesses
 from finetune.console import log
 from finetune.data.checks.copies import Copies
 from finetune.data.dataset import TARGETS, LabelledImages

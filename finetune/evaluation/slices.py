@@ -48,19 +48,30 @@ def quarters(by: str, values: np.ndarray, low: str, high: str) -> Iterator[Slice
         yield Slice(by, f"{high} (from {last:.4g})", values >= last)
 
 
-def categories(by: str, values: np.ndarray, names: Sequence[str] | None = None) -> Iterator[Slice]:
-    """A slice for each value that is not rare; nothing where there are very many values.
+def categories(by: str, values: np.ndarray) -> Iterator[Slice]:
+    """A slice for each value; nothing where there is one alone, or very many.
 
     Args:
         by: What the values are.
         values: `[N]`, integers or text.
-        names: Of integer values, where they have some; those below 0 are no value.
     """
-    known = [value for value in np.unique(values).tolist() if names is None or value >= 0]
-    if len(known) < 2 or (names is None and len(known) > MOST_VALUES):
-        return
-    for value in known:
-        yield Slice(by, str(value) if names is None else names[value], values == value)
+    known = np.unique(values).tolist()
+    if 2 <= len(known) <= MOST_VALUES:
+        for value in known:
+            yield Slice(by, str(value), values == value)
+
+
+def memberships(by: str, inside: np.ndarray, names: Sequence[str]) -> Iterator[Slice]:
+    """A slice for each class that some images show and others do not.
+
+    Args:
+        by: What the classes are.
+        inside: Bool `[N, K]`; an image may show several, or none.
+        names: K.
+    """
+    for column, name in zip(inside.T, names, strict=True):
+        if column.any() and not column.all():
+            yield Slice(by, name, column)
 
 
 def find(values: np.ndarray, slices: Sequence[Slice], higher: bool = True, seed: int = 0) -> list[dict[str, Any]]:
@@ -71,7 +82,7 @@ def find(values: np.ndarray, slices: Sequence[Slice], higher: bool = True, seed:
     (Westfall and Young's single step): they hold for all slices together, however much these overlap.
 
     Args:
-        values: float64 `[N]`, a score of each image.
+        values: float64 `[N]`, a score of each image; NaN of those that have none, which are left out.
         slices: Of these images.
         higher: Whether a higher score is better.
         seed: Of the permutations.
@@ -82,9 +93,11 @@ def find(values: np.ndarray, slices: Sequence[Slice], higher: bool = True, seed:
 
     Source: Westfall and Young, "Resampling-Based Multiple Testing", 1993, section 2.3.
     """
-    count = len(values)
+    known = np.isfinite(values)
+    values, count = values[known], int(known.sum())
+    slices = [Slice(one.by, one.name, one.inside[known]) for one in slices]
     kept = [one for one in slices if FEWEST <= one.inside.sum() <= count - FEWEST]
-    spread = values.std()
+    spread = values.std() if count else 0.0
     if not kept or spread == 0:
         return []
     members = np.stack([one.inside for one in kept]).astype(np.float64)

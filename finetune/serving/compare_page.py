@@ -9,6 +9,7 @@ from finetune.serving import sheet
 from finetune.serving.html import escape
 
 _SIDES = {"only_model": "Only {model} is right", "only_reference": "Only {reference} is right"}
+_AHEAD = {"ahead_model": "{model} is ahead", "ahead_reference": "{reference} is ahead"}
 
 
 def page(found: Mapping[str, Any], pictures: Sequence[Mapping[str, Sequence[Mapping[str, Any]]]]) -> str:
@@ -16,7 +17,8 @@ def page(found: Mapping[str, Any], pictures: Sequence[Mapping[str, Sequence[Mapp
 
     Args:
         found: As `compare --json` prints it.
-        pictures: Of each comparison, by side, entries of `image`, `file`, `class`, `reference` and `model`.
+        pictures: Of each comparison, by side, entries of `image`, `file`, `class`, `reference` and `model` (what each
+            said), and `scores` of both where an image has one that is no yes or no.
     """
     parts = [
         sheet.paragraph(
@@ -33,12 +35,19 @@ def _comparison(found: Mapping[str, Any], comparison: Mapping[str, Any], shown: 
     names = {"model": comparison["model"], "reference": found["reference"]}
     scores = {model["name"]: model["scores"] for model in found["models"]}
     rows = [
-        (key, *(f"{scores[names[side]][key]:.4f}" for side in ("reference", "model")), *_difference(of), of["verdict"])
+        (
+            of["title"],
+            *(f"{scores[names[side]][key]:.4f}" for side in ("reference", "model")),
+            *_difference(of),
+            of["verdict"],
+        )
         for key, of in comparison["metrics"].items()
     ]
-    key, first = next(iter(comparison["metrics"].items()))
+    first = next(iter(comparison["metrics"].values()))
     low, high = first["interval"]
-    verdict = f"{key} {first['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}: {first['verdict']}."
+    verdict = (
+        f"{first['title']} {first['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}: {first['verdict']}."
+    )
     parts = [f"<h2>{escape(names['model'])} against {escape(names['reference'])}</h2>"]
     parts.append(sheet.paragraph(verdict))
     parts.append(sheet.table(("score", "reference", "model", "difference", "95 % interval", ""), rows))
@@ -57,6 +66,23 @@ def _comparison(found: Mapping[str, Any], comparison: Mapping[str, Any], shown: 
         if side in comparison:
             parts.append(f"<h3>{escape(title.format(**names))}: {len(comparison[side])} images</h3>")
             parts.append(sheet.pictures([(one["image"], _caption(one)) for one in shown.get(side, ())]))
+    return [*parts, *_ahead(comparison, names, shown, found["images"])]
+
+
+def _ahead(comparison: Mapping[str, Any], names: Mapping[str, str], shown: Mapping[str, Any], images: int) -> list[str]:
+    """The furthest first, of a score of each image."""
+    if "images" not in comparison:
+        return []
+    of, parts = comparison["images"], []
+    for side, title in _AHEAD.items():
+        parts.append(f"<h3>{escape(title.format(**names))}: {of[side]} of {images} images</h3>")
+        if shown.get(side):
+            parts.append(
+                sheet.paragraph(
+                    f"By {of['title']}, which stands before what was said; the largest differences first.", "quiet"
+                )
+            )
+            parts.append(sheet.pictures([(one["image"], _caption(one)) for one in shown[side]]))
     return parts
 
 
@@ -66,4 +92,6 @@ def _difference(of: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _caption(one: Mapping[str, Any]) -> list[str]:
-    return [f"{one['class']}", f"reference: {one['reference']}", f"model: {one['model']}", str(one["file"])]
+    scores = {side: f" {value:.4g}" for side, value in one.get("scores", {}).items()}
+    said = [f"{side}{scores.get(side, '')}: {one[side]}" for side in ("reference", "model")]
+    return [f"true: {one['class']}", *said, str(one["file"])]

@@ -20,10 +20,11 @@ _STYLE = """
 body { font: 16px/1.45 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
 body { overflow-wrap: anywhere; }
 h1 { font-size: 1.4rem; line-height: 1.25; } h2 { font-size: 1.15rem; margin-top: 2rem; } h3 { font-size: 1rem; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; overflow-wrap: normal; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .3rem .4rem; text-align: right; border-bottom: 1px solid #8886; }
 th:first-child, td:first-child { text-align: left; min-width: 5rem; }
+td:not(:first-child) { white-space: nowrap; }
 .better { color: #009E73; } .worse { color: #D55E00; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .75rem; padding: 0; }
 figure { margin: 0; } figcaption { font-size: .8rem; line-height: 1.3; }

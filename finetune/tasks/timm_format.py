@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,23 @@ class TimmFormat:
         from finetune.networks import models
 
         return models.build(f"local-dir:{folder}", None, pretrained=True)
+
+    def decisions(self, network: nn.Module) -> Mapping[str, Any]:
+        """None: what it says is the answer."""
+        return {}
+
+    def outputs(self, network: nn.Module) -> Sequence[str]:
+        """As config.json has them."""
+        from finetune.evaluation import labels
+
+        return labels.names(network)
+
+    def kept(self, said: Sequence[Any], targets: Sequence[Any]) -> Any:
+        """Batches of tensors, one after the other, on the CPU."""
+        import torch
+
+        task: Any = self
+        return task.collector().kind(torch.cat(list(said)).float().cpu(), torch.cat(list(targets)).cpu())
 
     def witness(self, network: nn.Module, folder: Path, data: Any, data_config: Mapping[str, Any]) -> None:
         """Test images and the model's answers, of as many kinds of targets as can be."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,10 @@ from finetune.commands.trust import predicted
 from finetune.console import log
 from finetune.data.dataset import LabelledImages, whole_split
 from finetune.errors import FinetuneError, RunFolderError, listing
-from finetune.evaluation import labels
 from finetune.evaluation.comparing import compare as statistics
 from finetune.evaluation.comparing import table
 from finetune.evaluation.comparing.compare import Entry
-from finetune.evaluation.comparing.judged import Comparing, Judged
+from finetune.evaluation.comparing.judged import Comparing, Judged, one_of
 from finetune.networks import models
 from finetune.runs import model_files
 from finetune.runs.result import RunResult
@@ -35,6 +34,8 @@ _ASIDE = {field.name for group in (HardwareOptions, RunOptions) for field in dat
 """Settings in which two trainings of one setting may differ: where they ran, where they went, and the seed."""
 SHOWN = 24
 """Images on the page of those that one model alone gets right."""
+SIDES = ("only_model", "only_reference", "ahead_model", "ahead_reference")
+"""Where a comparison names images."""
 
 
 @dataclass(frozen=True)
@@ -72,30 +73,32 @@ def write(options: CompareOptions) -> None:
     if options.json:
         print(json.dumps(_with_rows(compared)))
         return
-    for line in table.lines(compared.found, compared.task.scores):
+    for line in table.lines(_with_rows(compared), compared.task.scores):
         log.info(line)
     if options.page is not None:
         log.info(f"page: {options.page}")
 
 
 def _with_rows(compared: Compared) -> dict[str, Any]:
-    """With the rows and files of images in place of where they stand in the split, where the dataset is there."""
-    data = compared.data
-    if data is None:
-        return compared.found
-    part = data.splits.parts["test"]
-    rows = []
-    for comparison in compared.found["comparisons"]:
-        only = {
-            side: [
-                {"row": int(part.rows[place]), "file": file}
-                for place, file in zip(comparison[side], data.files("test", comparison[side]), strict=True)
-            ]
-            for side in ("only_model", "only_reference")
-            if side in comparison
-        }
-        rows.append(comparison | only)
+    """With the rows and files of images beside or in place of where they stand in the split, where those are known."""
+    rows = [
+        comparison | {side: _located_images(compared.data, comparison[side]) for side in SIDES if side in comparison}
+        for comparison in compared.found["comparisons"]
+    ]
     return compared.found | {"comparisons": rows}
+
+
+def _located_images(data: LabelledImages | None, found: Sequence[int | Mapping[str, Any]]) -> list[Any]:
+    """Images as JSON has them: places of `only_...`, or dictionaries of `ahead_...`."""
+    if data is None or not found:
+        return list(found)
+    entries = [dict(one) if isinstance(one, Mapping) else {"place": one} for one in found]
+    places = [entry.pop("place") for entry in entries]
+    rows, files = data.splits.parts["test"].rows, data.files("test", places)
+    return [
+        {"row": int(rows[place]), "file": file} | entry
+        for place, file, entry in zip(places, files, entries, strict=True)
+    ]
 
 
 # --- runs on their own test images ---
@@ -134,10 +137,9 @@ def _on_their_own(options: CompareOptions) -> Compared:
             batch_size=options.batch_size,
             workers=options.workers,
         )
-        found = found if common is None else predicted.chosen(found, common[place])
-        count = result.dataset["splits"]["test"] if common is None else len(common[place])
-        weighed = predicted.judged(task, found, result.dataset["classes"], count)
-        runs.append(_Run(name, folder, result, weighed))
+        count = result.dataset["splits"]["test"]
+        weighed = predicted.judged(task, found, result.dataset["classes"], count, result.evaluation)
+        runs.append(_Run(name, folder, result, weighed if common is None else weighed.of(common[place])))
     entries = _by_setting(runs)
     if len(entries) < 2:
         raise RunFolderError(
@@ -264,10 +266,13 @@ def _said(name: str, task: Task, data: LabelledImages, options: CompareOptions) 
     found = predicted.compute(task, target, network, outputs, options.accelerator, options.batch_size, options.workers)
     part = data.splits.parts["test"]
     if not isinstance(task, Comparing):
-        return predicted.judged(task, found, (), len(part.rows))
-    own = task.judged(found, labels.names(network))
-    # The classes as the dataset has them: each model numbers its outputs in its own way.
-    return replace(own, groups=data.schema.strata(part.targets), names=data.schema.classes)
+        return predicted.judged(task, found, (), len(part.rows), {})
+    own, names = task.judged(found, task.outputs(network), task.decisions(network)), data.schema.classes
+    if part.targets.ndim > 1 or not names:
+        return own
+    # One class an image, as the dataset has it: each model numbers its outputs in its own way.
+    true = [names[target] for target in part.targets]
+    return replace(own, true=true, shows=one_of(part.targets, len(names)), names=names)
 
 
 def _loaded(name: str, task: Task) -> Any:
@@ -294,30 +299,25 @@ def _seen(name: str, data: LabelledImages) -> str | None:
 
 
 def _pictures(compared: Compared) -> list[dict[str, list[dict[str, Any]]]]:
-    """Of each comparison the images that one alone gets right, as the page takes them."""
+    """Of each comparison the images that one alone gets right, or is the furthest ahead on, as the page takes them."""
     reference, *others = compared.entries
     return [
-        {
-            side: _shown(compared, reference, other, row[side][:SHOWN])
-            for side in ("only_model", "only_reference")
-            if side in row
-        }
+        {side: _shown(compared, reference, other, row[side][:SHOWN]) for side in SIDES if side in row}
         for other, row in zip(others, compared.found["comparisons"], strict=True)
     ]
 
 
-def _shown(compared: Compared, reference: Entry, other: Entry, places: Sequence[int]) -> list[dict[str, Any]]:
-    if compared.data is None or not places:
+def _shown(
+    compared: Compared, reference: Entry, other: Entry, found: Sequence[int | Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    if compared.data is None or not found:
         return []
+    places = [int(one["place"]) if isinstance(one, Mapping) else one for one in found]
     values, files = compared.data.values("test", places), compared.data.files("test", places)
-    names, groups = reference.first.names, reference.first.groups
-    return [
-        {
-            "image": value,
-            "file": file or f"row {int(compared.data.splits.parts['test'].rows[place])}",
-            "class": names[groups[place]],
-            "reference": reference.first.said[place],
-            "model": other.first.said[place],
-        }
-        for place, value, file in zip(places, values, files, strict=True)
-    ]
+    shown = []
+    for one, place, value, file in zip(found, places, values, files, strict=True):
+        said = {"reference": reference.first.said[place], "model": other.first.said[place]}
+        scores = {side: one[side] for side in said} if isinstance(one, Mapping) else {}
+        name = file or f"row {int(compared.data.splits.parts['test'].rows[place])}"
+        shown.append({"image": value, "file": name, "class": reference.first.true[place], **said, "scores": scores})
+    return shown

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.commands import evaluate
 from finetune.data.dataset import LabelledImages
-from finetune.errors import ConfigError, RunFolderError
+from finetune.errors import RunFolderError
 from finetune.evaluation import saved
 from finetune.evaluation.comparing.judged import Comparing, Judged
 from finetune.loading.allocator import freed_memory_kept
@@ -86,20 +85,7 @@ def opened(model: str | Path) -> tuple[RunFolder, RunResult]:
     return folder, RunResult.load(folder.result)
 
 
-def chosen(found: Any, places: Sequence[int] | np.ndarray) -> Any:
-    """Some images of predictions that are tensors with a row an image.
-
-    Raises:
-        ConfigError: They are not.
-    """
-    fields = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-    if not all(isinstance(value, Tensor) for value in fields.values()):
-        raise ConfigError("--common is not for this task yet: its predictions are not kept by image")
-    index = np.asarray(places, dtype=np.int64).tolist()
-    return dataclasses.replace(found, **{name: value[index] for name, value in fields.items()})
-
-
-def judged(task: Task, found: Any, classes: Sequence[str], images: int) -> Judged:
+def judged(task: Task, found: Any, classes: Sequence[str], images: int, evaluation: Mapping[str, Any]) -> Judged:
     """Weighed predictions, see `finetune.evaluation.comparing.judged`.
 
     Args:
@@ -107,9 +93,10 @@ def judged(task: Task, found: Any, classes: Sequence[str], images: int) -> Judge
         found: What its collector keeps.
         classes: Names of the model's outputs.
         images: How many were predicted.
+        evaluation: As `Comparing.judged` takes it.
     """
     if isinstance(task, Comparing):
-        return task.judged(found, classes)
+        return task.judged(found, classes, evaluation)
     first, score = task.scores[0], task.resampler(found)
     return Judged(
         scores=lambda weights: {first.key: score(weights)},
@@ -117,6 +104,7 @@ def judged(task: Task, found: Any, classes: Sequence[str], images: int) -> Judge
         worth=first,
         right=None,
         said=[""] * images,
-        groups=np.full(images, -1),
+        true=[""] * images,
+        shows=np.zeros((images, 0), dtype=bool),
         names=(),
     )

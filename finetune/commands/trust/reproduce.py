@@ -169,7 +169,13 @@ def _difference(
     if not same:
         return {"verdict": WITHIN if same and inside else NOT, "difference": None}
     models = [
-        predicted.judged(task, predicted.of_run(run, of, task), of.dataset["classes"], of.dataset["splits"]["test"])
+        predicted.judged(
+            task,
+            predicted.of_run(run, of, task),
+            of.dataset["classes"],
+            of.dataset["splits"]["test"],
+            of.evaluation,
+        )
         for run, of in ((folder, result), (second, again))
     ]
     entries = [Entry(name, [model]) for name, model in zip(("the run", "again"), models, strict=True)]

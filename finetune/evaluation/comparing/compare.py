@@ -22,6 +22,8 @@ from finetune.task import Score
 BETTER, WORSE, TIE = "better", "worse", "tie"
 FEWEST = 5
 """Images of a class below which it is not compared by itself."""
+SHOWN = 24
+"""Images that are named at most, where one model is ahead of the other by more or less."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +104,53 @@ def _comparison(reference: Entry, other: Entry, scores: Sequence[Score], seed: i
         if of.key in drawn:
             difference = ours[of.key][0] - theirs[of.key][0]
             ends = _interval(reference, other, of, drawn[of.key], difference, level)
-            metrics[of.key] = {"difference": difference, "interval": list(ends), "verdict": verdict(ends, of.higher)}
+            said = verdict(ends, of.higher)
+            metrics[of.key] = {"title": of.title, "difference": difference, "interval": list(ends), "verdict": said}
     entry: dict[str, Any] = {"model": other.name, "metrics": metrics}
     entry["per_class"] = per_class(reference, other, seed, level)
     mine, others = other.first.right, reference.first.right
     if mine is None or others is None:
-        return entry
+        return entry | apart(reference, other)
     only = {"only_model": np.flatnonzero(mine & ~others), "only_reference": np.flatnonzero(others & ~mine)}
     counts = {name: len(places) for name, places in only.items()}
     single = len(other.models) == len(reference.models) == 1
     if single:
         entry["mcnemar"] = {**counts, "p": paired.mcnemar(counts["only_model"], counts["only_reference"])}
     return entry | {name: places.tolist() for name, places in only.items()}
+
+
+def apart(reference: Entry, other: Entry, most: int = SHOWN) -> dict[str, Any]:
+    """The images on which one of both is ahead the most, of a score of each image that is no yes or no.
+
+    Args:
+        reference: The one.
+        other: The other.
+        most: Images of each side.
+
+    Returns:
+        JSON values: `images` (how many on which each is ahead), `ahead_model` and `ahead_reference` (the furthest
+        first: `place`, and the score of `model` and `reference`); nothing where single images are not scored.
+    """
+    ours, theirs = (_values(entry) for entry in (other, reference))
+    worth = reference.first.worth
+    gain = (ours - theirs) * (1 if worth.higher else -1)
+    if not np.isfinite(gain).any():
+        return {}
+    gain = np.where(np.abs(gain) < 1e-9, 0.0, np.nan_to_num(gain))
+    found: dict[str, Any] = {"images": {"by": worth.key, "title": worth.title, "higher": worth.higher}}
+    for side, of in (("model", gain), ("reference", -gain)):
+        places = [int(place) for place in np.argsort(-of, kind="stable")[:most] if of[place] > 0]
+        found["images"][f"ahead_{side}"] = int((of > 0).sum())
+        found[f"ahead_{side}"] = [
+            {"place": place, "model": float(ours[place]), "reference": float(theirs[place])} for place in places
+        ]
+    return found
+
+
+def _values(entry: Entry) -> np.ndarray:
+    """float64 `[N]`, of each image the mean over the seeds."""
+    found: np.ndarray = np.mean([model.values for model in entry.models], axis=0)
+    return found
 
 
 def verdict(ends: tuple[float, float], higher: bool = True) -> str:
@@ -179,18 +216,18 @@ def student(share: float, degrees: float) -> float:
 
 
 def per_class(reference: Entry, other: Entry, seed: int, level: float) -> list[dict[str, Any]]:
-    """The images of each class by themselves, with p-values that are corrected for the number of classes (Holm)."""
-    groups, names = reference.first.groups, reference.first.names
-    counts = np.bincount(groups[groups >= 0], minlength=len(names))
-    chosen = [group for group in range(len(names)) if counts[group] >= FEWEST]
-    ours, theirs = (np.mean([model.values for model in entry.models], axis=0) for entry in (other, reference))
+    """The images that show each class, with p-values that are corrected for the number of classes (Holm)."""
+    ours, theirs = (_values(entry) for entry in (other, reference))
+    known = np.isfinite(ours) & np.isfinite(theirs)
     rows: list[dict[str, Any]] = []
-    for group in chosen:
-        here = groups == group
+    for name, shown in zip(reference.first.names, reference.first.shows.T, strict=True):
+        here = shown & known
+        if here.sum() < FEWEST or here.sum() == known.sum():  # of all images the scores themselves are compared
+            continue
         difference = ours[here] - theirs[here]
         rows.append(
             {
-                "class": names[group],
+                "class": name,
                 "images": int(here.sum()),
                 "reference": float(theirs[here].mean()),
                 "model": float(ours[here].mean()),

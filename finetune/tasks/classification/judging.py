@@ -16,7 +16,7 @@ from finetune.console import log
 from finetune.data.dataset import LabelledImages
 from finetune.data.splits import SplitRows, Splits
 from finetune.evaluation import calibration, intervals, labels, spread
-from finetune.evaluation.comparing.judged import Judged
+from finetune.evaluation.comparing.judged import Judged, one_of
 from finetune.evaluation.metrics import SCORES, TOP_K
 from finetune.evaluation.predictions import Predictions
 from finetune.runs.result import RunResult
@@ -69,14 +69,15 @@ def judged(found: Predictions, classes: Sequence[str]) -> Judged:
         found: Logits over `classes`.
         classes: Names of the outputs.
     """
-    labels = found.labels.numpy()
+    labels, targets = found.labels.numpy(), found.targets.numpy()
     return Judged(
         scores=_weighted(found),
         values=found.correct.double().numpy(),
         worth=SCORES[0],
         right=found.correct.numpy(),
         said=[classes[label] for label in labels],
-        groups=found.targets.numpy(),
+        true=[classes[target] for target in targets],
+        shows=one_of(targets, len(classes)),
         names=classes,
     )
 

@@ -143,7 +143,7 @@ class Classification(TimmFormat):
 
         return judging.reassess(found, result, model)
 
-    def judged(self, found: Any, classes: Sequence[str]) -> Judged:
+    def judged(self, found: Any, classes: Sequence[str], evaluation: Mapping[str, Any]) -> Judged:
         """Right or wrong, image by image."""
         from finetune.tasks.classification import judging
 

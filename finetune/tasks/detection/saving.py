@@ -81,7 +81,8 @@ def load(folder: Path) -> nn.Module:
             f"({' '.join(str(error).split())[:200]}): put back a copy of them"
         ) from error
     described: Any = model
-    described.label_names = ours(folder)["classes"]
+    about = ours(folder)
+    described.label_names, described.threshold = about["classes"], float(about["threshold"])
     return model.eval()
 
 

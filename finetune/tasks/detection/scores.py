@@ -78,11 +78,12 @@ class DetectionScores(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """float64 scalars, the same in every process."""
-        everything = gathered(self.records)
+        alone = not self.distributed_available_fn()  # also where one process of a run looks at images by itself
+        everything = list(self.records) if alone else gathered(self.records)
         found: list[Any] = [None]
         if everything is not None:
             found = [coco.scores(Detected.of(everything), self.num_classes, self.masks)]
-        if dist.is_available() and dist.is_initialized():
+        if not alone and dist.is_available() and dist.is_initialized():
             dist.broadcast_object_list(found)
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in found[0].items()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,9 @@ from finetune.task import Answers, Learner, Schema, Score
 if TYPE_CHECKING:
     import lightning as L
     import numpy as np
-    from torch import nn
+    from torch import Tensor, nn
+
+    from finetune.evaluation.comparing.judged import Judged
 
 
 class ObjectDetection:
@@ -154,6 +156,34 @@ class ObjectDetection:
 
         pairs = assess.ends(found, len(result.dataset["classes"]), result.seed)
         return {"bootstrapped": {name: (low, high) for name, (low, high) in pairs.items()}}
+
+    def judged(self, found: Any, classes: Sequence[str], evaluation: Mapping[str, Any]) -> Judged:
+        """F1 of each image, at the threshold; of masks where there are any."""
+        from finetune.tasks.detection.judging import weighing
+
+        return weighing.judged(found, classes, self.masks, evaluation.get("threshold", {}).get("score", 0.5))
+
+    def decisions(self, network: nn.Module) -> Mapping[str, Any]:
+        """The threshold."""
+        return {"threshold": {"score": getattr(network, "threshold", 0.5)}}
+
+    def outputs(self, network: nn.Module) -> Sequence[str]:
+        """Classes."""
+        described: Any = network
+        names: Sequence[str] = described.label_names
+        return names
+
+    def kept(self, said: Sequence[Any], targets: Sequence[Any]) -> Any:
+        """Objects, found and true."""
+        from finetune.tasks.detection.judging import weighing
+
+        return weighing.kept(said, targets)
+
+    def looks(self, network: nn.Module, pixels: Tensor) -> Tensor:
+        """The backbone's last map, averaged."""
+        described: Any = network
+        found: Tensor = described.backbone.body(pixels)[-1].mean(dim=(2, 3))
+        return found
 
     # --- Saving
 

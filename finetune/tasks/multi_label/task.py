@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import lightning as L
     import numpy as np
     from torch import nn
+
+    from finetune.evaluation.comparing.judged import Judged
 
 
 class MultiLabel(TimmFormat):
@@ -129,6 +131,20 @@ class MultiLabel(TimmFormat):
         from finetune.tasks.multi_label import judging
 
         return judging.reassess(found, result, model)
+
+    def judged(self, found: Any, classes: Sequence[str], evaluation: Mapping[str, Any]) -> Judged:
+        """F1 of each image, at the thresholds."""
+        from finetune.tasks.multi_label import judging
+        from finetune.tasks.multi_label.measures import weighing
+
+        limits, temperature = evaluation.get("thresholds", {}), evaluation.get("calibration", {})
+        answered = judging.logits_of(limits.get("values"), temperature.get("temperature", 1.0), len(classes))
+        return weighing.judged(found, classes, answered)
+
+    def decisions(self, network: nn.Module) -> Mapping[str, Any]:
+        """Thresholds, and the temperature that they are for."""
+        known = getattr(network, "calibration", {})
+        return {"thresholds": {"values": known.get("thresholds")}, "calibration": known}
 
     # --- Saving
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from finetune.evaluation.intervals import LEVEL, RESAMPLES
@@ -57,6 +59,25 @@ def paired(
     return float(difference.mean()), (float(low), float(high))
 
 
+def weighted(predicted: np.ndarray, targets: np.ndarray) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """All scores by how often each image counts, as `finetune.evaluation.comparing.judged.Judged.scores` has it.
+
+    Args:
+        predicted: float64 `[N]`.
+        targets: float64 `[N]`.
+    """
+    chunk = max(1, _AT_ONCE // max(1, len(targets)))
+
+    def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
+        parts = [
+            _scores(weights[start : start + chunk].astype(np.float64), predicted, targets)
+            for start in range(0, len(weights), chunk)
+        ]
+        return dict(zip(NAMES, np.concatenate(parts, axis=1), strict=True))
+
+    return scores
+
+
 def _drawn(rng: np.random.Generator, count: int, resamples: int) -> np.ndarray:
     """How often each image is in each resample, float64 `[R, N]`."""
     rows = rng.integers(count, size=(resamples, count)) + count * np.arange(resamples)[:, None]
@@ -66,7 +87,7 @@ def _drawn(rng: np.random.Generator, count: int, resamples: int) -> np.ndarray:
 
 def _scores(drawn: np.ndarray, predicted: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Scores float64 `[4, R]` of resamples: how often each of N images was drawn, float64 `[R, N]`."""
-    count, errors = len(targets), predicted - targets
+    count, errors = drawn.sum(axis=1), predicted - targets
     absolute, squared = drawn @ np.abs(errors) / count, drawn @ errors**2 / count
     centred = targets - targets.mean()  # or large numbers would cancel
     spread = drawn @ centred**2 / count - (drawn @ centred / count) ** 2

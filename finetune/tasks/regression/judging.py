@@ -16,6 +16,7 @@ from finetune.data.dataset import LabelledImages
 from finetune.errors import ModelError
 from finetune.evaluation import intervals as classes_intervals
 from finetune.evaluation import labels, spread
+from finetune.evaluation.comparing.judged import Judged
 from finetune.networks.linear_probe import Epoch0
 from finetune.runs.result import RunResult
 from finetune.tasks.regression import conformal, intervals
@@ -132,6 +133,21 @@ def reassess(found: NumberPredictions, result: RunResult, model: Path) -> dict[s
         covered = conformal.coverage(found.errors, calibration["half_width"])
         notes.append(_coverage_line(calibration, covered))
     return assessed | {"notes": notes}
+
+
+def judged(found: NumberPredictions) -> Judged:
+    """Predictions as statistics take them: of an image its absolute error counts."""
+    values, targets = found.values.double().numpy(), found.targets.double().numpy()
+    return Judged(
+        scores=intervals.weighted(values, targets),
+        values=np.abs(values - targets),
+        worth=RANKING[0],
+        right=None,
+        said=[f"{value:.4g}" for value in values],
+        true=[f"{value:.4g}" for value in targets],
+        shows=np.zeros((len(targets), 0), dtype=bool),
+        names=(),
+    )
 
 
 def floors(evaluation: dict[str, Any]) -> Iterator[tuple[str, float, str, float]]:

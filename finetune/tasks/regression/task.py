@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import lightning as L
     import numpy as np
     from torch import nn
+
+    from finetune.evaluation.comparing.judged import Judged
 
 
 class Regression(TimmFormat):
@@ -137,6 +139,12 @@ class Regression(TimmFormat):
         from finetune.tasks.regression import judging
 
         return judging.reassess(found, result, model)
+
+    def judged(self, found: Any, classes: Sequence[str], evaluation: Mapping[str, Any]) -> Judged:
+        """The absolute error of each image."""
+        from finetune.tasks.regression import judging
+
+        return judging.judged(found)
 
     # --- Saving
 

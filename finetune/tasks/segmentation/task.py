@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,9 @@ from finetune.task import Answers, Learner, Schema, Score
 if TYPE_CHECKING:
     import lightning as L
     import numpy as np
-    from torch import nn
+    from torch import Tensor, nn
+
+    from finetune.evaluation.comparing.judged import Judged
 
 
 class Segmentation:
@@ -176,6 +178,36 @@ class Segmentation:
         from finetune.tasks.segmentation import judging
 
         return judging.reassess(found, result, model_files.ours(model).get("temperature"))
+
+    def judged(self, found: Any, classes: Sequence[str], evaluation: Mapping[str, Any]) -> Judged:
+        """The mean IoU of each image."""
+        from finetune.tasks.segmentation.judged import weighing
+
+        return weighing.judged(found, classes)
+
+    def decisions(self, network: nn.Module) -> Mapping[str, Any]:
+        """None: each pixel's answer is its largest logit."""
+        return {}
+
+    def outputs(self, network: nn.Module) -> Sequence[str]:
+        """Classes."""
+        from finetune.tasks.segmentation import judging
+
+        return judging.outputs_of(network)
+
+    def kept(self, said: Sequence[Any], targets: Sequence[Any]) -> Any:
+        """Counts of pixels."""
+        from finetune.tasks.segmentation.judged import weighing
+
+        return weighing.kept(said)
+
+    def looks(self, network: nn.Module, pixels: Tensor) -> Tensor:
+        """The encoder's last map, averaged."""
+        from finetune.tasks.segmentation.saving import check_network
+
+        maps: Any = check_network(network).get_backbone()(pixels)
+        found: Tensor = maps[-1].mean(dim=(2, 3))
+        return found
 
     # --- Saving
 

@@ -42,6 +42,38 @@ def test_where_nothing_is_wrong_one_in_twenty_runs_says_so_at_most():
     assert wrong / 100 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 100)
 
 
+def f1_scores(rng, count):
+    """In [0, 1], many of them 1, and of some images there is none."""
+    values = np.where(rng.random(count) < 0.3, 1.0, rng.beta(4, 1, count))
+    return np.where(rng.random(count) < 0.05, np.nan, values)
+
+
+def absolute_errors(rng, count):
+    """With a heavy tail."""
+    return rng.exponential(size=count) ** 2
+
+
+@pytest.mark.parametrize(("draw", "higher"), [(f1_scores, True), (absolute_errors, False)])
+def test_of_scores_that_are_no_yes_or_no_one_in_twenty_runs_says_so_too(draw, higher, monkeypatch):
+    monkeypatch.setattr(slices, "PERMUTATIONS", 400)
+    rng, runs = np.random.default_rng(3), 200
+    wrong = 0
+    for _ in range(runs):
+        values, number = draw(rng, 120), rng.normal(size=120)
+        kinds = [*masks(rng, 120, 12), *slices.quarters("number", number, "low", "high")]
+        wrong += any(row["worse"] for row in slices.find(values, kinds, higher))
+    assert stats.binom.ppf(0.001, runs, 0.05) <= wrong <= stats.binom.ppf(0.999, runs, 0.05)
+
+
+def test_images_without_a_score_are_in_no_slice():
+    rng = np.random.default_rng(0)
+    inside, values = np.arange(100) < 40, rng.random(100)
+    values[30:60] = np.nan
+    (row,) = slices.find(values, [Slice("kind", "a", inside)])
+    assert (row["images"], row["score"], row["rest"]) == (30, values[:30].mean(), values[60:].mean())
+    assert slices.find(np.full(100, np.nan), [Slice("kind", "a", inside)]) == []
+
+
 def test_p_values_of_one_slice_are_fishers():
     rng = np.random.default_rng(2)
     values, inside = (rng.random(120) < 0.8).astype(float), rng.random(120) < 0.3
@@ -55,7 +87,17 @@ def test_quarters_and_categories():
     low, high = slices.quarters("size", np.arange(100.0), "small", "large")
     assert (low.inside.sum(), high.inside.sum()) == (25, 25)
     assert list(slices.quarters("size", np.ones(100), "small", "large")) == []
-    assert [one.name for one in slices.categories("class", np.array([0, 1, 1, -1]), ["a", "b"])] == ["a", "b"]
+    assert [(one.name, one.inside.sum()) for one in slices.categories("camera", np.array(["a", "b", "b"]))] == [
+        ("a", 1),
+        ("b", 2),
+    ]
+    assert list(slices.categories("camera", np.array(["a", "a"]))) == []
+    shows = np.array([[1, 0, 1], [1, 1, 0], [1, 1, 0]], dtype=bool)
+    kinds = slices.memberships("class", shows, ["everywhere", "b", "c"])
+    assert [(one.name, one.inside.tolist()) for one in kinds] == [
+        ("b", [False, True, True]),
+        ("c", [True, False, False]),
+    ]
     assert list(slices.categories("id", np.arange(50))) == []
 
 

@@ -93,14 +93,19 @@ def resampler(detected: Detected, masks: bool) -> Callable[[np.ndarray], np.ndar
     """
     classes = int(detected.true_labels.max()) + 1 if len(detected.true_labels) else 1
     matches = match(detected, classes, masks)  # what is found of other classes has no part in the mean
+    score = weighted(matches)
+    return lambda weights: score(weights)["map"]
+
+
+def weighted(matches: Matches) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """What `summary` gives, of as many cases as there are; 0 where there is no object."""
     chunk = max(1, int(_AT_ONCE / max(1, len(matches.score))))
 
-    def precisions(weights: np.ndarray) -> np.ndarray:
-        parts = [summary(matches, weights[start : start + chunk])["map"] for start in range(0, len(weights), chunk)]
-        found: np.ndarray = np.nan_to_num(np.concatenate(parts))
-        return found
+    def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
+        parts = [summary(matches, weights[start : start + chunk]) for start in range(0, len(weights), chunk)]
+        return {name: np.nan_to_num(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
-    return precisions
+    return scores
 
 
 def intervals(matches: Matches, seed: int, resamples: int = RESAMPLES, level: float = LEVEL) -> dict[str, list[float]]:

@@ -59,20 +59,39 @@ def bootstrap(logits: np.ndarray, targets: np.ndarray, thresholds: np.ndarray, s
     images, pairs = len(logits), max(logits.size, 1)
     resamples = int(np.clip(_WORK // pairs, LEAST_RESAMPLES, RESAMPLES))
     rng = np.random.default_rng(seed)
-    macro = resampler(logits, targets)
-    together, places = precision.of_all(logits, targets), np.nonzero(targets >= 0)[0]
-    answered = metrics.answers(logits, thresholds)
+    score = weighted(logits, targets, thresholds)
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, resamples, chunk := max(1, _AT_ONCE // pairs)):
-        times = rng.multinomial(images, np.full(images, 1 / images), size=min(chunk, resamples - start))
-        parts.append(
-            {
-                "mean_average_precision": macro(times),
-                "micro_average_precision": _weighted(together, times[:, places]),
-                **_counted(times, answered, targets),
-            }
-        )
+        parts.append(score(rng.multinomial(images, np.full(images, 1 / images), size=min(chunk, resamples - start))))
     return Resampled({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, seed)
+
+
+def weighted(
+    logits: np.ndarray, targets: np.ndarray, thresholds: np.ndarray
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """All scores but the loss by how often each image counts, as `Judged.scores` has it.
+
+    Args:
+        logits: float32 `[N, K]`.
+        targets: int8 `[N, K]`, -1 where it is not known.
+        thresholds: float64 `[K]`, logits from which on a class is answered.
+    """
+    macro = resampler(logits, targets)
+    together, places = precision.of_all(logits, targets), np.nonzero(targets >= 0)[0]
+    answered, chunk = metrics.answers(logits, thresholds), max(1, _AT_ONCE // max(logits.size, 1))
+
+    def scores(times: np.ndarray) -> dict[str, np.ndarray]:
+        parts = [
+            {
+                "mean_average_precision": macro(some),
+                "micro_average_precision": _weighted(together, some[:, places]),
+                **_counted(some, answered, targets),
+            }
+            for some in (times[start : start + chunk] for start in range(0, len(times), chunk))
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    return scores
 
 
 def resampler(logits: np.ndarray, targets: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -153,5 +172,5 @@ def _counted(times: np.ndarray, answered: np.ndarray, targets: np.ndarray) -> di
     return {
         "macro_f1": f1,
         "micro_f1": 2 * right.sum(axis=1) / np.maximum(both.sum(axis=1), 1),
-        "exact_match": wide @ exact.astype(np.float64) / len(targets),
+        "exact_match": wide @ exact.astype(np.float64) / np.maximum(wide.sum(axis=1), 1),
     }

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from finetune.commands import evaluate
-from finetune.commands.trust import predicted, weaknesses
+from finetune.commands.trust import predicted
+from finetune.commands.trust.failing import weaknesses
 from finetune.networks import models
 from finetune.tasks import registry
 from tests.finetune.commands.trust.conftest import TINY
@@ -42,10 +43,10 @@ def test_every_run_has_them_and_they_are_the_same_again(runs, parts):
 
 def test_slices_are_counted_as_the_images_are(runs, parts):
     found = parts[0].evaluation["slices"]
-    judged = parts[5].judged(parts[1]["test"], parts[0].dataset["classes"])
+    judged = parts[5].judged(parts[1]["test"], parts[0].dataset["classes"], {})
     of_class = {row["slice"]: row for row in found["each"] if row["by"] == "class"}
     for group, name in enumerate(judged.names):
-        inside = judged.groups == group
+        inside = judged.shows[:, group]
         if name in of_class:
             assert of_class[name]["images"] == inside.sum()
             assert of_class[name]["score"] == pytest.approx(judged.values[inside].mean())

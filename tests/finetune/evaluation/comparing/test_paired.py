@@ -88,8 +88,9 @@ def values(array, key="error"):
         worth=Score(key, key, higher=False),
         right=None,
         said=[f"{v:.2f}" for v in array],
-        groups=np.zeros(len(array), dtype=np.int64),
-        names=["all"],
+        true=[""] * len(array),
+        shows=np.stack([np.arange(len(array)) % 2 == 0, np.ones(len(array), dtype=bool)], axis=1),
+        names=["every second", "all"],
     )
 
 
@@ -101,7 +102,9 @@ def test_lower_is_better_where_the_score_says_so_and_seeds_widen():
     (only,) = one["comparisons"]
     assert only["metrics"]["error"]["verdict"] == "better"
     assert only["metrics"]["error"]["difference"] == pytest.approx(-0.1)
-    assert only["per_class"][0]["verdict"] == "better"
+    assert [(row["class"], row["images"], row["verdict"]) for row in only["per_class"]] == [
+        ("every second", 100, "better")  # of all images the scores themselves are compared
+    ]
     assert "mcnemar" not in only
     seeds = [values(base - 0.1 + shift) for shift in (-0.3, 0.3)]
     several = compare.compare([compare.Entry("a", [values(base)]), compare.Entry("b", seeds)], scores)
@@ -129,3 +132,21 @@ def test_several_comparisons_are_widened():
     two = compare.compare(models[:2], scores)["comparisons"][0]["metrics"]["error"]["interval"]
     three = compare.compare(models, scores)["comparisons"][0]["metrics"]["error"]["interval"]
     assert three[1] - three[0] > two[1] - two[0]
+
+
+def test_the_images_on_which_one_is_ahead_the_furthest_first():
+    ours, theirs = [0.5, 0.2, 1.0, np.nan, 0.3], [0.5, 0.9, 0.8, 0.1, 0.4]
+    entries = compare.Entry("theirs", [values(theirs)]), compare.Entry("ours", [values(ours)])
+    found = compare.apart(*entries, most=1)  # of errors: lower is better
+    assert found["images"] == {
+        "by": "error",
+        "title": "error",
+        "higher": False,
+        "ahead_model": 2,
+        "ahead_reference": 1,
+    }
+    assert found["ahead_model"] == [{"place": 1, "model": 0.2, "reference": 0.9}]
+    assert found["ahead_reference"] == [{"place": 2, "model": 1.0, "reference": 0.8}]
+    seeds = compare.Entry("two seeds", [values(ours), values([0.5, 0.2, 0.0, 0.0, 0.3])])
+    assert [one["place"] for one in compare.apart(entries[0], seeds)["ahead_model"]] == [1, 2, 4]
+    assert compare.apart(*[compare.Entry(name, [values([np.nan] * 3)]) for name in "ab"]) == {}

@@ -12,9 +12,10 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from torch import nn
 
 from finetune.errors import ModelError, SchemaError
-from finetune.tasks.regression import conformal, intervals, ridge, scaled
+from finetune.tasks.regression import conformal, intervals, judging, ridge, scaled
 from finetune.tasks.regression.image_regression import ImageRegressionTask
 from finetune.tasks.regression.metrics import NumberScores
+from finetune.tasks.regression.predictions import NumberPredictions
 from finetune.tasks.regression.probe import NumberProbing
 from finetune.tasks.regression.scaled import Scale, ScaledLinear
 
@@ -246,3 +247,24 @@ def test_new_images_are_covered_as_often_as_promised():
 
 def test_errors_that_are_not_finite_give_no_interval():
     assert conformal.half_width(np.full(50, np.nan)) is None
+
+
+def test_the_scores_of_a_weighting_are_those_of_repeated_images():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 9, 40).astype(np.float32)
+    said = truth + rng.normal(size=40).astype(np.float32)
+    judged = judging.judged(NumberPredictions(torch.from_numpy(said), torch.from_numpy(truth)))
+    assert judged.values == pytest.approx(np.abs(said.astype(float) - truth))
+    weights = rng.integers(0, 3, (3, 40))
+    scores = judged.scores(weights)
+    for row, times in enumerate(weights):
+        chosen = np.repeat(np.arange(40), times)
+        expected = {
+            "mae": mean_absolute_error(truth[chosen], said[chosen]),
+            "rmse": math.sqrt(mean_squared_error(truth[chosen], said[chosen])),
+            "r2": r2_score(truth[chosen], said[chosen]),
+            "spearman": stats.spearmanr(truth[chosen], said[chosen]).statistic,
+        }
+        assert {name: of[row] for name, of in scores.items()} == pytest.approx(expected, rel=1e-5)
+    part = judged.of(np.array([5, 1, 9]))
+    assert part.once()["mae"] == pytest.approx(judged.values[[5, 1, 9]].mean())

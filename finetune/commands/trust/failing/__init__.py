@@ -1,0 +1,1 @@
+"""Where a finished model fails: kinds of images, and corrupted ones."""
