@@ -54,11 +54,11 @@ def open_stored(value: Encoded, max_pixels: int = MAX_IMAGE_PIXELS) -> PILImage.
         OSError: It does not open.
     """
     value = _in_memory(value)
-    image = _undecoded(value, max_pixels)
-    if image is None:
-        with images.opened(value, max_pixels) as image:
-            image.load()
-    return image
+    if (undecoded := _undecoded(value, max_pixels)) is not None:
+        return undecoded
+    with images.opened(value, max_pixels) as image:
+        image.load()
+        return image
 
 
 def _in_memory(value: Encoded) -> Encoded:

@@ -26,7 +26,7 @@ from tests.finetune.tasks.detection import drawn
 
 # All that a run may do besides: an average of the weights, and batches in parts.
 SETTINGS = "--model resnest14d --no-pretrained --image-size 64 --epochs 2 --batch-size 8 --device-batch-size 4"
-SETTINGS += " --ema 0.9 --precision 32-true --workers 0 --accelerator cpu"
+SETTINGS += " --ema 0.9 --precision 32-true --workers 0 --accelerator cpu --no-robustness"
 BOXES = ("--task", "object-detection", "--detector", "fcos")
 
 

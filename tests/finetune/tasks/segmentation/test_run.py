@@ -25,7 +25,7 @@ from tests.finetune.tasks.segmentation import drawn
 
 SETTINGS = (
     "--task semantic-segmentation --no-pretrained --image-size 64 --epochs 2 --batch-size 8 --lr 4e-3 "
-    "--precision 32-true --workers 0"
+    "--precision 32-true --workers 0 --no-robustness"
 )
 
 
