@@ -72,8 +72,10 @@ def test_norms_train_unless_all_are_held_or_frozen():
 
 @pytest.mark.slow(seconds=30)
 def test_it_trains_on_one_image_at_a_time_and_stops_within_an_epoch_when_time_is_over(folder, cli, tmp_path):
-    words = "--model resnest14d --no-pretrained --freeze backbone --image-size 64 --epochs 500 --batch-size 2 --max-time 1s --no-robustness"
-    words += " --device-batch-size 1 --detector fcos --precision 32-true --workers 0 --accelerator cpu"
+    words = (
+        "--model resnest14d --no-pretrained --freeze backbone --image-size 64 --epochs 500 --batch-size 2 --max-time 1s"
+    )
+    words += " --no-robustness --device-batch-size 1 --detector fcos --precision 32-true --workers 0 --accelerator cpu"
     done = cli(
         "finetune", "--dataset", folder, "--task", "object-detection", *words.split(), "--output", tmp_path / "run"
     )

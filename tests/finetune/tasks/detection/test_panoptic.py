@@ -284,7 +284,8 @@ def test_a_palette_is_its_colours(known):
 def test_it_trains_and_evaluates_from_the_folder(cli, tmp_path):
     data, run = tmp_path / "animals", tmp_path / "run"
     write_panoptic(data, "annotations")
-    words = "--model resnest14d --no-pretrained --image-size 64 --epochs 1 --batch-size 7 --precision 32-true --no-robustness"
+    words = "--model resnest14d --no-pretrained --image-size 64 --epochs 1 --batch-size 7 --precision 32-true"
+    words += " --no-robustness"
     done = cli("finetune", "--dataset", data, *words.split(), "--workers", 0, "--accelerator", "cpu", "--output", run)
     assert done.returncode == 0, done.stderr
     result = json.loads((run / "result.json").read_text())
