@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from faster_coco_eval import mask as coco_mask
 
 from finetune.tasks.detection.judging import coco, weighing
 from finetune.tasks.detection.judging.detected import Detected
@@ -59,6 +60,31 @@ def test_the_scores_of_a_weighting_are_coco_s_of_repeated_images():
     assert judged.of(np.array([1, 0])).once()["map"] == pytest.approx(
         coco.scores(detected(IMAGES[:2]), 2, False)["map"]
     )
+
+
+def filled(boxes, size=100):
+    """Masks as large as the boxes."""
+    rles = []
+    for x0, y0, x1, y1 in torch.as_tensor(boxes).reshape(-1, 4).int().tolist():
+        mask = np.zeros((size, size), dtype=np.uint8, order="F")
+        mask[y0:y1, x0:x1] = 1
+        rles.append(coco_mask.encode(mask))
+    return rles
+
+
+def test_where_there_are_masks_they_are_what_an_image_is_worth():
+    """The second image's boxes are right, and the mask in one of them is that of a quarter of the object."""
+    images = [
+        (found | {"rles": filled(found["boxes"])}, true | {"rles": filled(true["boxes"])}) for found, true in IMAGES
+    ]
+    pairs = [(entry([A, B], [0, 1], [0.9, 0.8]) | {"rles": filled([A, [20, 20, 30, 30]])}, images[0][1])]
+    judged = weighing.judged(detected([*images, *pairs]), NAMES, masks=True, threshold=0.5)
+    assert judged.values == pytest.approx([1, 0.5, 0, 1, 0, 0.5, 0, 0.5])
+    scores = judged.once()
+    expected = coco.scores(detected([*images, *pairs]), 2, True)
+    assert scores == pytest.approx({name: expected[name] for name in scores})
+    assert scores["mask_map"] < scores["map"]
+    assert weighing.judged(detected(pairs), NAMES, masks=False, threshold=0.5).values == pytest.approx([1])
 
 
 def test_batches_at_hand_are_kept_as_the_collector_does():
