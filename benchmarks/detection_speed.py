@@ -39,7 +39,7 @@ from finetune.networks import models
 from finetune.settings.config import RunConfig
 from finetune.tasks import registry
 from finetune.tasks.detection import learning
-from finetune.tasks.detection.datamodule import DetectionDataModule, stored
+from finetune.tasks.detection.loading.datamodule import DetectionDataModule, stored
 from finetune.tasks.detection.module import DetectionTask
 from finetune.tasks.detection.networks import build, losses
 from finetune.tasks.detection.networks.draws import Draws

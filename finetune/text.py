@@ -38,6 +38,16 @@ def cell(value: object) -> object:
     return f"'{line}" if _FORMULA.match(line) else line
 
 
+_SINGULAR = {"pairs": "pair", "images": "image", "boxes": "box", "masks": "mask", "classes": "class", "rows": "row"}
+
+
+def counted(text: str) -> str:
+    """A line that begins with a number and what it counts, `7 pairs of ...`: of one of them, `1 pair of ...`."""
+    number, _, rest = text.partition(" ")
+    word, gap, rest = rest.partition(" ")
+    return f"{number} {_SINGULAR[word]}{gap}{rest}" if number == "1" and word in _SINGULAR else text
+
+
 def unquoted(text: str) -> str:
     """An error's words without the bytes that it quotes of a file, which may be of anything."""
     return re.sub(r"""\bb(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""", "...", text)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 
 from finetune.commands.trust import advice, embed, shown
 from finetune.console import log
 from finetune.data.checks import copies, exclusion, grouping, looks, odd
 from finetune.data.checks.copies import Copies
 from finetune.data.checks.findings import Finding, Severity
-from finetune.data.checks.inspecting import Inspecting
+from finetune.data.checks.inspecting import Inspecting, Inspection
 from finetune.data.dataset import LabelledImages
 from finetune.errors import SeriousFindingError
 from finetune.networks import neighbours
@@ -42,6 +43,7 @@ class Diagnosis:
     Attributes:
         data: The dataset.
         places: Its images in one row.
+        inspected: Its targets, where the task looks at them one by one.
         findings: The serious ones first.
         leaks: Images of test that have a copy in train, and what that share is; scores with and without where known.
         leave_out: By split of the source: row -> why.
@@ -50,6 +52,7 @@ class Diagnosis:
 
     data: LabelledImages
     places: shown.Places
+    inspected: Inspection | None
     findings: Sequence[Finding]
     leaks: dict[str, Any]
     leave_out: dict[str, dict[int, str]]
@@ -114,7 +117,7 @@ def doctor(options: DoctorOptions) -> Diagnosis:
     for place, why in copies.to_leave_out(found).items():
         _, split, row = places.where(place)
         leave_out.setdefault(split, {})[row] = why
-    made = Diagnosis(data, places, findings, leaks, leave_out, time.perf_counter() - began)
+    made = Diagnosis(data, places, inspected, findings, leaks, leave_out, time.perf_counter() - began)
     _write(made, options)
     return made
 
@@ -272,10 +275,18 @@ def _section(one: Finding, found: Diagnosis) -> Section:
         caption = one.captions[number] if one.captions else ""
         head, *rest = caption.split("; ") if caption else [named(found.data, found.places, of[0])]
         _, split, row = found.places.where(of[0])
-        cards.append(Card(found.places.pictures(of), head, rest or [f"{split}, row {row}"]))
+        cards.append(Card(_pictures(of, found), head, rest or [f"{split}, row {row}"]))
     more = [f"{len(one.images) - SHOWN} more are in --json"] if len(one.images) > SHOWN else []
     title = one.title[:1].upper() + one.title[1:]
     return Section(title, [*one.lines, *more], cards, one.severity == "serious")
+
+
+def _pictures(of: Sequence[int], found: Diagnosis) -> list[Image]:
+    """Images; with boxes or masks in them where the task has those, for what is odd may be in them."""
+    pictures = found.places.pictures(of)
+    if found.inspected is None:
+        return pictures
+    return [found.inspected.drawn(*pair) for pair in zip(of, pictures, strict=True)]
 
 
 def report(found: Diagnosis, options: DoctorOptions) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from finetune.text import counted
+
 Severity = Literal["note", "warning", "serious"]
 
 
@@ -28,6 +30,10 @@ class Finding:
     lines: tuple[str, ...] = ()
     images: tuple[tuple[int, ...], ...] = ()
     captions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Counts what there is one of as one."""
+        object.__setattr__(self, "title", counted(self.title))
 
     def to_json(self, rows: Sequence[Sequence[tuple[str, int]]]) -> dict[str, Any]:
         """As `--json` has it; `rows` are split and row of `images`."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from finetune.data.checks.findings import Finding
 
 
@@ -17,6 +19,9 @@ class Inspection(Protocol):
 
     def named(self, place: int) -> str:
         """A target, for people."""
+
+    def drawn(self, place: int, picture: Image) -> Image:
+        """An upright RGB image, no larger than a thumbnail has to be, with its target drawn into it."""
 
     def findings(self) -> Iterator[Finding]:
         """What is odd in single targets."""

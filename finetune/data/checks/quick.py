@@ -15,6 +15,7 @@ from finetune.data.checks.copies import Copies, Differ
 from finetune.data.checks.looks import Looks
 from finetune.data.checks.near import Pair
 from finetune.data.dataset import LabelledImages
+from finetune.text import counted
 
 MOST = 50_000
 """Images up to which equal bytes are looked for: seconds."""
@@ -91,7 +92,7 @@ def lines(found: Copies) -> Iterator[str]:
     if shared := len(found.leaked("validation")):
         yield f"warning: {shared} validation images are training images too"
     if odd := int(found.contradicting.sum()):
-        yield f"warning: {odd} pairs of copies have different targets; {advice}"
+        yield f"warning: {counted(f'{odd} pairs of copies')} with different targets; {advice}"
     if same := int((~found.across & ~found.contradicting).sum()):
         yield f"{same} images are copies of others of their split"
 

@@ -36,7 +36,7 @@ class ObjectDetection:
 
     def inspection(self, data: Any) -> Inspection:
         """Boxes, of an image and of its copies."""
-        from finetune.tasks.detection.reads.inspecting import InspectedBoxes
+        from finetune.tasks.detection.inspecting import InspectedBoxes
 
         return InspectedBoxes(data)
 
@@ -80,7 +80,7 @@ class ObjectDetection:
 
     def data_module(self, data: Any, data_config: Mapping[str, Any], **options: Any) -> Any:
         """Image and objects change together."""
-        from finetune.tasks.detection.datamodule import DetectionDataModule
+        from finetune.tasks.detection.loading.datamodule import DetectionDataModule
 
         return DetectionDataModule(
             data, data_config, **{name: value for name, value in options.items() if name != "steps_per_epoch"}

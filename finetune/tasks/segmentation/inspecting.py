@@ -15,6 +15,7 @@ from finetune.data.beside.meaning import turned_size
 from finetune.data.checks.findings import Finding
 from finetune.data.dataset import LabelledImages
 from finetune.tasks.segmentation import masks
+from finetune.tasks.segmentation.answering import palette
 from finetune.tasks.segmentation.masks import VOID
 
 SIDE = 128
@@ -23,7 +24,8 @@ SAME = 0.7
 """Mean IoU over the classes of two copies' masks below which they contradict; outlines that differ by a few pixels of
 small objects cost less."""
 NAMED = 3
-SHOWN = 12
+SHOWN, DRAWN = 12, 240
+"""Images of a finding, and the width of one in pixels."""
 
 
 class InspectedMasks:
@@ -80,10 +82,16 @@ class InspectedMasks:
         total = max(1, int(pixels.sum()))
         return ", ".join(f"{self.data.schema.classes[k]} {100 * pixels[k] / total:.0f} %" for k in order if pixels[k])
 
+    def drawn(self, place: int, picture: PILImage.Image) -> PILImage.Image:
+        """With its classes' colours over it."""
+        pixels = np.asarray(picture.resize((DRAWN, round(DRAWN * picture.height / picture.width) or 1)))
+        mask = PILImage.fromarray(self.of(place)).resize(pixels.shape[1::-1], PILImage.Resampling.NEAREST)
+        return PILImage.fromarray(palette.overlaid(pixels, np.asarray(mask), len(self.data.schema.classes)))
+
     def findings(self) -> Iterator[Finding]:
         """Masks of one class alone, where most have several."""
         pixels = np.concatenate([part.targets for part in self.data.splits.parts.values()])
         alone = np.flatnonzero((pixels > 0).sum(axis=1) == 1)
         if 0 < len(alone) < len(pixels) / 2:
-            title = f"{len(alone)} masks of {len(pixels):,} show one class alone: is nothing there, or nothing drawn?"
+            title = f"{len(alone)} masks of {len(pixels):,} with one class alone: is nothing there, or nothing drawn?"
             yield Finding("mask-alone", "warning", title, images=tuple((int(place),) for place in alone[:SHOWN]))

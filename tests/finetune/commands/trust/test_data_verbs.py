@@ -109,7 +109,7 @@ def test_train_says_leaks_and_the_card_and_evaluate_give_the_number_without_them
     done = cli("finetune", "--dataset", faulty, "--output", run, "--workers", 0, *words.split())
     assert done.returncode == 0, done.stderr
     assert "warning: 6 of 30 test images are training images too (5 byte for byte, 1 near copy)" in done.stdout
-    assert "warning: 1 pairs of copies have different targets" in done.stdout
+    assert "warning: 1 pair of copies with different targets" in done.stdout
     result = json.loads((run / "result.json").read_text())
     leaks = result["evaluation"]["leaks"]
     assert leaks["rows"] == [0, 1, 2, 3, 4, 29]

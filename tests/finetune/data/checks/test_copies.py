@@ -111,7 +111,7 @@ def test_what_train_says_by_itself():
     said = list(quick.lines(found))
     assert said[0].startswith("warning: 1 of 1 test images are training images too (1 byte for byte)")
     assert said[1].startswith("warning: 1 validation images are training images too")
-    assert said[2].startswith("warning: 1 pairs of copies have different targets")
+    assert said[2].startswith("warning: 1 pair of copies with different targets")
     assert quick.leaked_places(found).tolist() == [0]
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from finetune.data import dataset
 from finetune.tasks.detection import schema
-from finetune.tasks.detection.datamodule import inputs
+from finetune.tasks.detection.loading.datamodule import inputs
 
 NAMES = ("ant", "bee", "cow")
 SIZES = {"train": 14, "validation": 4, "test": 4}
@@ -436,7 +436,7 @@ CONFIG = {
 
 def targets(data, role):
     """Of each image of a role: boxes, names of classes, masks, from what the loader would give."""
-    from finetune.tasks.detection.datamodule import stored
+    from finetune.tasks.detection.loading.datamodule import stored
 
     made, part = inputs(data.schema, CONFIG), data.splits.parts[role]
     table = data.encoded(role).with_format("arrow")

@@ -8,7 +8,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from finetune.tasks.detection.cropping import OVERLAPS, OverlapCrop
+from finetune.tasks.detection.loading.cropping import OVERLAPS, OverlapCrop
 
 SIZE = (96, 160)
 SCALE = 0.1

@@ -11,7 +11,7 @@ from faster_coco_eval import mask as coco
 from PIL import Image
 
 from finetune.loading import jpeg
-from finetune.tasks.detection.inputs import DetectionInputs
+from finetune.tasks.detection.loading.inputs import DetectionInputs
 from finetune.tasks.detection.schema import infer
 
 FLOATS = List(Value("float32"))

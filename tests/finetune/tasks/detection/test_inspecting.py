@@ -6,7 +6,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Va
 from PIL import Image as PILImage
 
 from finetune.data.checks import copies, looks
-from finetune.tasks.detection.reads.inspecting import InspectedBoxes, overlaps
+from finetune.tasks.detection.inspecting import InspectedBoxes, overlaps
 from finetune.tasks.detection.task import DETECTION
 from tests.finetune.data.checks.test_copies import encoded, scene
 from tests.finetune.tasks.detection import drawn
@@ -88,7 +88,7 @@ def test_what_is_odd_in_one_image_is_found_and_nothing_else():
         "box-fills": ((2,),),
         "box-tiny": ((3,),),
     }
-    assert found["box-classes"].title == "1 pairs of boxes at one place (overlap 0.9 and more) with different classes"
+    assert found["box-classes"].title == "1 pair of boxes at one place (overlap 0.9 and more) with different classes"
     assert found["box-fills"].title.startswith("1 of 14 boxes fill their image")
 
 
@@ -106,3 +106,16 @@ def test_overlaps_are_those_of_torchvision():
     ours, theirs = (np.concatenate([of, of + rng.uniform(1, 60, of.shape)], axis=1) for of in corners)
     expected = ops.box_iou(torch.from_numpy(ours), torch.from_numpy(theirs)).numpy()
     np.testing.assert_allclose(overlaps(ours, theirs), expected)
+
+
+def test_thumbnails_show_the_boxes_where_they_are():
+    large = PILImage.fromarray(np.full((600, 600, 3), 128, dtype=np.uint8))
+    data = prepared([(encoded(large), [[150, 300, 300, 150]], [1]), plain(1), plain(2), plain(3)])
+    inspected = DETECTION.inspection(data)
+    shown = np.asarray(inspected.drawn(0, large)).astype(int)
+    assert max(shown.shape[:2]) == 320
+    rows, columns = np.nonzero(np.abs(shown - 128).max(axis=2) > 40)
+    scale = 320 / 600
+    edges = [columns.min(), rows.min(), columns.max(), rows.max()]
+    assert edges == pytest.approx([150 * scale, 300 * scale, 450 * scale, 450 * scale], abs=2)
+    assert np.asarray(large).max() == 128  # which is as it was

@@ -11,7 +11,7 @@ from finetune.data.dataset import TARGETS
 from finetune.errors import SplitError
 from finetune.loading.sampler import TrainBatches
 from finetune.tasks.detection import schema
-from finetune.tasks.detection.datamodule import DetectionDataModule
+from finetune.tasks.detection.loading.datamodule import DetectionDataModule
 from finetune.tasks.detection.networks import build
 from finetune.training import resume
 from finetune.training.callbacks.batch_norm import norms_train

@@ -8,8 +8,8 @@ import torch
 from finetune.errors import ConfigError
 from finetune.loading.sampler import TrainBatches
 from finetune.tasks.detection import schema
-from finetune.tasks.detection.aspects import WINDOW, AspectBatches
-from finetune.tasks.detection.datamodule import DetectionDataModule
+from finetune.tasks.detection.loading.aspects import WINDOW, AspectBatches
+from finetune.tasks.detection.loading.datamodule import DetectionDataModule
 from tests.conftest import SHARED
 from tests.finetune.tasks.detection import drawn
 

@@ -57,6 +57,15 @@ def test_masks_without_anything_are_shown_where_most_have_something():
     found = inspected((scene(9), mask(value=0)))
     (one,) = found.findings()
     assert (one.key, one.images) == ("mask-alone", ((4,),))
-    assert one.title.startswith("1 masks of 7 show one class alone")
+    assert one.title.startswith("1 mask of 7 with one class alone")
     assert list(inspected().findings()) == []
     assert found.named(0).endswith("14 %")
+
+
+def test_thumbnails_show_the_masks_over_their_images():
+    grey = PILImage.fromarray(np.full((320, 320, 3), 128, dtype=np.uint8))
+    shown = np.asarray(inspected((grey, mask(320))).drawn(4, grey)).astype(int)
+    assert shown.shape == (240, 240, 3)
+    inside = shown[50:130, 35:115]
+    assert (inside == inside[0, 0]).all()
+    assert np.abs(inside[0, 0] - shown[10, 10]).max() > 30

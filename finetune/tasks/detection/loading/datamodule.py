@@ -20,8 +20,8 @@ from finetune.loading import jpeg
 from finetune.loading.datamodule import ImageDataModule, ImageRows
 from finetune.loading.sampler import TrainBatches, process
 from finetune.settings.limits import MAX_IMAGE_PIXELS
-from finetune.tasks.detection.aspects import AspectBatches
-from finetune.tasks.detection.inputs import DetectionInputs
+from finetune.tasks.detection.loading.aspects import AspectBatches
+from finetune.tasks.detection.loading.inputs import DetectionInputs
 from finetune.tasks.detection.reads.rows import opened
 from finetune.tasks.detection.schema import DetectionSchema
 
@@ -32,9 +32,9 @@ LONG = 5 / 3
 class DetectionDataModule(ImageDataModule):
     """The rows of a dataset of objects, ready for Lightning's Trainer.
 
-    Loaders give a list of uint8 `[3, h, w]` and a list of the targets of `finetune.tasks.detection.inputs`; on the
-    device the pixels become float32, normalised. The images of a training batch are about as wide as each other for
-    their height, so that little of a padded batch is padding.
+    Loaders give a list of uint8 `[3, h, w]` and a list of the targets of `DetectionInputs`; on the device the pixels
+    become float32, normalised. The images of a training batch are about as wide as each other for their height, so that
+    little of a padded batch is padding.
 
     Args:
         data: What `finetune.data.dataset.prepare` returned; its schema is a `DetectionSchema`.

@@ -8,9 +8,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 
 from finetune.data.checks.findings import Finding
 from finetune.data.dataset import LabelledImages
+from finetune.tasks.detection.figures import boxes
+from finetune.tasks.detection.figures.boxes import Shown
 from finetune.tasks.detection.reads import rows
 from finetune.tasks.detection.reads.annotations import placed
 
@@ -22,7 +25,8 @@ FILLS = 0.98
 """Share of the image's area from which on a box says little of where its object is."""
 TINY = 4.0
 """Pixels of a side below which there is little to find."""
-SHOWN = 12
+SHOWN, DRAWN = 12, 320
+"""Images of a finding, and the longest side of one in pixels."""
 
 Boxes = tuple[np.ndarray, np.ndarray, tuple[int, int]]
 """float64 `[n, 4]`, xyxy in pixels; int64 `[n]` classes; width and height of the image."""
@@ -53,10 +57,10 @@ class InspectedBoxes:
             if raw is None or raw.frame is None:
                 made.append((np.zeros((0, 4)), np.zeros(0, dtype=np.int64), (1, 1)))
                 continue
-            boxes, outside, empty = placed(raw, schema.form)
+            whole, outside, empty = placed(raw, schema.form)
             keep = np.flatnonzero(~outside & ~empty & ~raw.crowd)
             labels = np.array([schema.index[raw.labels[n]] for n in keep.tolist()], dtype=np.int64)
-            made.append((boxes[keep].astype(np.float64), labels, raw.frame.size))
+            made.append((whole[keep].astype(np.float64), labels, raw.frame.size))
         return made
 
     def differ(self, first: int, second: int, mirrored: bool) -> bool:
@@ -75,15 +79,26 @@ class InspectedBoxes:
         counts = Counter(self.of(place)[1].tolist())
         return ", ".join(f"{count} {self.classes[label]}" for label, count in sorted(counts.items())) or "no object"
 
+    def drawn(self, place: int, picture: Image) -> Image:
+        """With its boxes, in the colours of their classes."""
+        small = picture.copy()
+        small.thumbnail((DRAWN, DRAWN))
+        found, labels, _ = self.of(place)
+        scaled = found * (small.width / picture.width)
+        return boxes.draw(
+            small,
+            [Shown(box, "", boxes.colour(label)) for box, label in zip(scaled.tolist(), labels.tolist(), strict=True)],
+        )
+
     def findings(self) -> Iterator[Finding]:
         """Boxes of nearly the same place, boxes that fill the image, and tiny ones."""
-        every = [boxes for role, count in self.data.splits.counts().items() for boxes in self._read(role, range(count))]
+        every = [one for role, count in self.data.splits.counts().items() for one in self._read(role, range(count))]
         total = sum(len(labels) for _, labels, _ in every)
         kinds: dict[str, list[tuple[int, int]]] = {"classes": [], "twice": [], "fills": [], "tiny": []}
-        for place, (boxes, labels, size) in enumerate(every):
-            same = np.triu(overlaps(boxes, boxes) >= TWICE, 1)
+        for place, (found, labels, size) in enumerate(every):
+            same = np.triu(overlaps(found, found) >= TWICE, 1)
             apart = labels[:, None] != labels[None, :]
-            sides = boxes[:, 2:] - boxes[:, :2]
+            sides = found[:, 2:] - found[:, :2]
             counts = {
                 "classes": int((same & apart).sum()),
                 "twice": int((same & ~apart).sum()),
@@ -106,9 +121,9 @@ class InspectedBoxes:
             yield from _some(f"box-{kind}", severity, title, kinds[kind])
 
 
-def _shares(boxes: np.ndarray, _: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _shares(whole: np.ndarray, _: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Boxes in shares of the image's sides, so that copies of other sizes can be compared."""
-    found: np.ndarray = boxes / np.array([*size, *size], dtype=np.float64)
+    found: np.ndarray = whole / np.array([*size, *size], dtype=np.float64)
     return found
 
 
@@ -117,7 +132,7 @@ def overlaps(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     low = np.maximum(ours[:, None, :2], theirs[None, :, :2])
     high = np.minimum(ours[:, None, 2:], theirs[None, :, 2:])
     shared = (high - low).clip(min=0).prod(axis=2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (ours, theirs)]
+    areas = [(of[:, 2:] - of[:, :2]).prod(axis=1) for of in (ours, theirs)]
     union = areas[0][:, None] + areas[1][None, :] - shared
     found: np.ndarray = shared / np.maximum(union, 1e-12)
     return found

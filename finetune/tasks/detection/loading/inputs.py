@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from finetune.data import images
 from finetune.loading import jpeg
 from finetune.loading.augment import resize
-from finetune.tasks.detection.cropping import OverlapCrop, Part
+from finetune.tasks.detection.loading.cropping import OverlapCrop, Part
 from finetune.tasks.detection.reads import frame, masks
 from finetune.tasks.detection.reads.annotations import NOTHING, Objects, objects, parse
 from finetune.tasks.detection.reads.columns import Where
