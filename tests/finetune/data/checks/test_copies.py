@@ -211,7 +211,8 @@ def test_a_second_kind_of_images_is_nothing_odd(dark, severity):
     )
     (found,) = [one for one in odd.find(seen) if one.key == "brightness"]
     assert found.severity == severity
-    assert found.title.startswith(f"{dark} images much darker or brighter than the others")
+    counted = "1 image" if dark == 1 else f"{dark} images"
+    assert found.title.startswith(f"{counted} much darker or brighter than the others")
     assert ("a kind of their own" in found.title) == (severity == "note")
     assert found.lines == (("the 12 most so are shown",) if dark > 12 else ())
     assert len(found.images) == min(dark, 12)
