@@ -19,9 +19,14 @@ def test_a_part_within_another_stops_the_clock_of_the_outer_one():
         with phases.of("evaluation"):
             now[0] = 10.0
         now[0] = 14.0
-    with pytest.raises(KeyError, match="on the way"), phases.of("evaluation"):
-        now[0] = 15.0
-        raise KeyError("on the way")
+
+    def stopped():
+        with phases.of("evaluation"):
+            now[0] = 15.0
+            raise KeyError("on the way")
+
+    with pytest.raises(KeyError, match="on the way"):
+        stopped()
     assert phases.seconds == {"reading": 1.0, "training": 7.0, "evaluation": 3.0}
     assert phases.line() == "time: 1.0 s reading, 7.0 s training, 3.0 s evaluation"
 
