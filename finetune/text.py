@@ -1,4 +1,4 @@
-"""Text from outside, where it is shown: nothing in it acts on a terminal, in a log or in a spreadsheet."""
+"""Text where it is shown: of strangers, nothing in it acts on a terminal, in a log or in a spreadsheet."""
 
 from __future__ import annotations
 

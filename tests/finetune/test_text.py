@@ -9,7 +9,7 @@ import pytest
 from finetune import console
 from finetune.errors import listing
 from finetune.evaluation.assessment import write_table
-from finetune.text import cell, unquoted, visible
+from finetune.text import cell, counted, unquoted, visible
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,18 @@ def test_other_cells_stay(value):
 
 def test_bytes_are_taken_out_of_an_errors_words():
     assert unquoted("""broken (chunk b'ro\\'ot') or b"x" of 'name'""") == "broken (chunk ...) or ... of 'name'"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("1 pairs of copies", "1 pair of copies"),
+        ("1 boxes", "1 box"),
+        ("2 pairs of copies", "2 pairs of copies"),
+        ("1 do not decode", "1 do not decode"),
+        ("11 images", "11 images"),
+        ("pairs", "pairs"),
+    ],
+)
+def test_one_of_what_is_counted_is_one(line, expected):
+    assert counted(line) == expected
