@@ -62,6 +62,7 @@ NOT_RUN = {
     "README.md: verbs": "data and weights that are not in the project; tests/finetune/commands/trust has small ones",
     "docs/how-to/segmentation.md: nuclei": "a dataset and weights that are not in the project",
     "docs/how-to/detection.md: cells": "a dataset and weights that are not in the project",
+    "docs/how-to/detection.md: nuclei": "a dataset and weights that are not in the project",
     "docs/how-to/detection.md: coco": "needs COCO and days; tests/finetune/settings/test_recipe.py has its settings",
     "docs/how-to/detection.md: use": "needs the run above; tests/finetune/tasks/detection has small ones",
     "docs/how-to/detection.md: onnx": "needs the run above; tests/finetune/tasks/detection/test_run.py has small ones",
