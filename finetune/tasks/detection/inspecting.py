@@ -29,7 +29,7 @@ SHOWN, DRAWN = 12, 320
 """Images of a finding, and the longest side of one in pixels."""
 
 Boxes = tuple[np.ndarray, np.ndarray, tuple[int, int]]
-"""float64 `[n, 4]`, xyxy in pixels; int64 `[n]` classes; width and height of the image."""
+"""float64 `[n, 4]`, xyxy in pixels; int64 `[n]` classes; width and height of the image; both upright."""
 
 
 class InspectedBoxes:
@@ -60,7 +60,7 @@ class InspectedBoxes:
             whole, outside, empty = placed(raw, schema.form)
             keep = np.flatnonzero(~outside & ~empty & ~raw.crowd)
             labels = np.array([schema.index[raw.labels[n]] for n in keep.tolist()], dtype=np.int64)
-            made.append((whole[keep].astype(np.float64), labels, raw.frame.size))
+            made.append((whole[keep].astype(np.float64), labels, raw.frame.upright))
         return made
 
     def differ(self, first: int, second: int, mirrored: bool) -> bool:

@@ -1,5 +1,7 @@
 """Boxes that contradict: planted, and found; copies whose boxes agree are let be."""
 
+import io
+
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
@@ -119,3 +121,26 @@ def test_thumbnails_show_the_boxes_where_they_are():
     edges = [columns.min(), rows.min(), columns.max(), rows.max()]
     assert edges == pytest.approx([150 * scale, 300 * scale, 450 * scale, 450 * scale], abs=2)
     assert np.asarray(large).max() == 128  # which is as it was
+
+
+def test_boxes_of_a_turned_image_are_compared_in_its_upright_frame():
+    """A stored image whose declared size says that its boxes turn with it, and an upright copy with the same boxes."""
+
+    upright, exif, buffer = scene(0).resize((160, 80)), PILImage.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    stored = upright.transpose(PILImage.Transpose.ROTATE_90)
+    stored.save(buffer, "JPEG", exif=exif, quality=95)
+    features = Features(FEATURES | {"width": Value("int64"), "height": Value("int64")})
+    whole = {"bbox": [[10, 20, 50, 40]], "category": [0]}  # upright, xywh
+    turned = {"bbox": [[20, 160 - 60, 40, 50]], "category": [0]}
+    other = {"bbox": [[5, 5, 20, 20]], "category": [1]}
+    rows = [
+        {"image": {"bytes": buffer.getvalue(), "path": None}, "objects": turned, "width": 80, "height": 160},
+        {"image": encoded(upright), "objects": whole, "width": 160, "height": 80},
+        *({"image": encoded(scene(n)), "objects": other, "width": 160, "height": 160} for n in range(1, 5)),
+    ]
+    parts = {"train": rows[:4], "validation": rows[4:5], "test": rows[5:]}
+    data = DatasetDict({role: Dataset.from_list(part, features=features) for role, part in parts.items()})
+    inspected = DETECTION.inspection(drawn.prepared(data, box_format="xywh"))
+    assert inspected.of(0)[2] == inspected.of(1)[2] == (160, 80)
+    assert not inspected.differ(0, 1, False)
