@@ -388,7 +388,8 @@ def _raise_config_error(known: Sequence[str], event: tyro_errors.ParseErrorEvent
             names = ", ".join(a.arg.display_name() for a in missing)
             raise ConfigError(f"{names} must be given{help_hint}")
         case tyro_errors.InvalidChoice(argument=argument, value=value, choices=choices):
-            raise ConfigError(f"{argument.display_name()} must be one of {', '.join(choices)}, got {value!r}")
+            named = sorted({*choices} - {"None"}) if "None" in choices else choices  # which come in no order there
+            raise ConfigError(f"{argument.display_name()} must be one of {', '.join(named)}, got {value!r}")
         case tyro_errors.BadValue(argument=argument):
             raise ConfigError(f"{argument.display_name()} needs a value{help_hint}")
         case tyro_errors.InstantiationFailure(argument=argument, message=message):

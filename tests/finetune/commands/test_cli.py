@@ -180,6 +180,12 @@ def test_freezing():
         parse_train([*GIVEN, "--freeze", "stem"])
 
 
+def test_the_values_of_a_flag_that_may_be_left_out_are_named_in_order():
+    expected = "cascade-mask-rcnn, cascade-rcnn, faster-rcnn, fcos, mask-rcnn, retinanet"
+    with pytest.raises(ConfigError, match=rf"^--detector must be one of {expected}, got 'yolo'$"):
+        parse_train([*GIVEN, "--detector", "yolo"])
+
+
 def test_switches():
     assert parse_train([*GIVEN, "--compile"]).compile
     assert parse_train([*GIVEN, "--sync-bn"]).sync_bn
